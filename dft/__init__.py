@@ -1,0 +1,1 @@
+"""Structures and energies: prototypes, substitution, relaxation, convex hull, matching."""

@@ -1,0 +1,342 @@
+"""Prototype sources: where the crystals come from whose elements are exchanged."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Element, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from ccdcgan.dft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """A crystal with its name.
+
+    Attributes
+    ----------
+    id
+        ``source:name``, unique within a source.
+    structure
+        The crystal as the source gives it, with its own elements.
+    """
+
+    id: str
+    structure: Structure
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that a source could not read, with the reason."""
+
+    id: str
+    reason: str
+
+
+class _Source(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AflowSource(_Source):
+    """The AFLOW prototypes that pymatgen ships: offline, 176 binaries among 288.
+
+    Mehl et al., Comput. Mater. Sci. 136, S1 (2017).
+    """
+
+    source: Literal["aflow"] = "aflow"
+
+    def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
+        from pymatgen.analysis.prototypes._data import AFLOW_PROTOTYPE_LIBRARY
+
+        names: Counter[str] = Counter()
+        for entry in AFLOW_PROTOTYPE_LIBRARY:
+            structure = entry["snl"].structure
+            if len(structure.composition) != n_elements:
+                continue
+            label = entry["tags"]["aflow"]
+            names[label] += 1
+            suffix = f"-{names[label]}" if names[label] > 1 else ""
+            yield Prototype(f"aflow:{label}{suffix}", structure)
+
+
+class FilesSource(_Source):
+    """A file or a folder of the user's: CIF, POSCAR, extxyz, JSON or JSON.gz."""
+
+    source: Literal["files"] = "files"
+    path: Path = Field(description="A structure file or a folder of them.")
+
+    def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
+        for item in read_structures(self.path):
+            yield item
+
+
+class RandomSource(_Source):
+    """Random symmetric crystals from PyXtal (extra ``random``)."""
+
+    source: Literal["random"] = "random"
+    count: int = Field(100, ge=1, description="Number of crystals.")
+
+    def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
+        # Any elements will do: substitution replaces them and sets the volume.
+        elements = ["Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In"][:n_elements]
+        yield from random_crystals(elements, self.count, max_sites, seed)
+
+
+class MaterialsProjectSource(_Source):
+    """All compounds of the Materials Project with the system's number of elements.
+
+    Needs the extra ``mp`` and an API key in the environment variable ``MP_API_KEY``.
+    """
+
+    source: Literal["materials_project"] = "materials_project"
+
+    def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
+        key = os.environ.get("MP_API_KEY")
+        if not key:
+            raise UserError(
+                "the Materials Project source needs an API key: set the environment variable "
+                "MP_API_KEY (from https://materialsproject.org/api)"
+            )
+        try:
+            from mp_api.client import MPRester
+        except ImportError:
+            raise UserError(
+                "the Materials Project source needs mp-api: pip install 'ccdcgan[mp]'"
+            ) from None
+        with MPRester(key) as mpr:
+            documents = mpr.materials.summary.search(
+                num_elements=n_elements,
+                num_sites=(1, max_sites),
+                deprecated=False,
+                include_gnome=False,
+                fields=["material_id", "structure"],
+            )
+        for document in documents:
+            structure = document.structure
+            if isinstance(structure, dict):
+                structure = Structure.from_dict(structure)
+            yield Prototype(f"mp:{document.material_id}", structure)
+
+
+Source = Annotated[
+    AflowSource | FilesSource | RandomSource | MaterialsProjectSource, Field(discriminator="source")
+]
+
+
+class Filters(BaseModel):
+    """Which prototypes take part (paper: at most 20 atoms, lattice vectors below 10 Å)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_sites: int = Field(20, ge=1, description="Most atoms in the primitive cell.")
+    max_length: float = Field(10.0, gt=0, description="Longest lattice vector in Å.")
+
+    def reason(self, structure: Structure, n_elements: int) -> str | None:
+        """Why a primitive cell is rejected, or None."""
+        if not structure.is_ordered:
+            return "disordered"
+        if len(structure.composition) != n_elements:
+            return "number of elements"
+        if any(not isinstance(site.specie.element if hasattr(site.specie, "element") else site.specie, Element) for site in structure):
+            return "dummy species"
+        if len(structure) > self.max_sites:
+            return "too many sites"
+        if max(structure.lattice.abc) > self.max_length:
+            return "lattice vector too long"
+        return None
+
+
+def collect(
+    sources: Iterable[Source], filters: Filters, n_elements: int, seed: int
+) -> tuple[list[Prototype], Counter[str], list[Skipped]]:
+    """Primitive, Niggli-reduced prototypes of all sources that pass the filters.
+
+    Returns
+    -------
+    prototypes, rejections counted by reason, and what could not be read.
+    """
+    kept: list[Prototype] = []
+    rejected: Counter[str] = Counter()
+    skipped: list[Skipped] = []
+    for source in sources:
+        for item in source.load(n_elements, filters.max_sites, seed):
+            if isinstance(item, Skipped):
+                skipped.append(item)
+                continue
+            if not item.structure.is_ordered:
+                rejected["disordered"] += 1
+                continue
+            structure = primitive_cell(item.structure)
+            reason = filters.reason(structure, n_elements)
+            if reason:
+                rejected[reason] += 1
+            else:
+                kept.append(Prototype(item.id, structure))
+    return kept, rejected, skipped
+
+
+def primitive_cell(structure: Structure) -> Structure:
+    """The Niggli-reduced primitive cell, without oxidation states and site properties."""
+    plain = Structure(
+        structure.lattice,
+        [getattr(site.specie, "element", site.specie) for site in structure],
+        structure.frac_coords,
+    )
+    try:
+        return plain.get_primitive_structure(tolerance=0.1).get_reduced_structure()
+    except Exception:  # noqa: BLE001  pymatgen raises many kinds on degenerate cells
+        return plain
+
+
+def random_crystals(
+    elements: list[str], count: int, max_sites: int, seed: int, attempts: int = 200
+) -> Iterator[Prototype | Skipped]:
+    """Random crystals, space group and composition drawn uniformly among compatible pairs.
+
+    Parameters
+    ----------
+    elements
+        One symbol for each kind of atom; each occurs at least once.
+    count
+        Number of crystals.
+    max_sites
+        Most atoms in the primitive cell.
+    seed
+        The same seed gives the same crystals.
+    attempts
+        Draws for one crystal before it is given up.
+    """
+    try:
+        from pyxtal import pyxtal
+        from pyxtal.symmetry import Group
+    except ImportError:
+        raise UserError("random crystals need PyXtal: pip install 'ccdcgan[random]'") from None
+    k = len(elements)
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        for _ in range(attempts):
+            total = int(rng.integers(k, max_sites + 1))
+            cuts = np.sort(rng.choice(np.arange(1, total), k - 1, replace=False)) if k > 1 else []
+            counts = [int(c) for c in np.diff([0, *cuts, total])]
+            spacegroup = int(rng.integers(1, 231))
+            group = Group(spacegroup, quick=False)
+            if not group.check_compatible(counts)[0]:
+                continue
+            crystal = pyxtal()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    crystal.from_random(
+                        3,
+                        spacegroup,
+                        elements,
+                        counts,
+                        conventional=False,
+                        random_state=int(rng.integers(2**31)),
+                    )
+            except Exception:  # noqa: BLE001  PyXtal signals impossible draws in many ways
+                continue
+            if crystal.valid:
+                yield Prototype(f"random:{spacegroup}-{seed}-{number}", crystal.to_pymatgen())
+                break
+        else:
+            yield Skipped(f"random:{seed}-{number}", f"no crystal in {attempts} draws")
+
+
+_SUFFIXES = {".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json", ".gz"}
+
+
+def read_structures(path: Path) -> Iterator[Prototype | Skipped]:
+    """Structures of a file or of all structure files in a folder.
+
+    A file or an entry that cannot be read is yielded as `Skipped`.
+
+    Raises
+    ------
+    UserError
+        The path does not exist, or nothing in it can be read.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a structure file or a folder of them")
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.is_file() and _is_structure_file(f))
+        if not files:
+            raise UserError(f"{path} holds no structure file (CIF, POSCAR, extxyz, JSON, JSON.gz)")
+    found = False
+    reasons: list[Skipped] = []
+    for file in files:
+        for item in _read_file(file):
+            if isinstance(item, Skipped):
+                reasons.append(item)
+            else:
+                found = True
+            yield item
+    if not found:
+        first = reasons[0] if reasons else Skipped(str(path), "empty")
+        raise UserError(f"no structure in {path} can be read: {first.id}: {first.reason}")
+
+
+def _is_structure_file(file: Path) -> bool:
+    return file.suffix.lower() in _SUFFIXES or "POSCAR" in file.name or "CONTCAR" in file.name
+
+
+def _read_file(file: Path) -> Iterator[Prototype | Skipped]:
+    name = f"file:{file.name}"
+    try:
+        if file.stat().st_size == 0:
+            yield Skipped(name, "empty file")
+            return
+        suffixes = [s.lower() for s in file.suffixes]
+        if ".json" in suffixes:
+            opener: Any = gzip.open if suffixes[-1] == ".gz" else open
+            with opener(file, "rt", encoding="utf-8") as stream:
+                yield from _from_json(json.load(stream), name)
+        elif suffixes and suffixes[-1] in {".xyz", ".extxyz"}:
+            from ase.io import read
+
+            for i, atoms in enumerate(read(file, index=":", format="extxyz")):
+                if not atoms.cell.rank == 3:
+                    yield Skipped(f"{name}#{i}", "no cell")
+                else:
+                    structure = AseAtomsAdaptor.get_structure(atoms)
+                    yield Prototype(f"{name}#{i}", structure)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if suffixes and suffixes[-1] == ".cif":
+                    structure = Structure.from_file(file)
+                else:
+                    structure = Structure.from_str(file.read_text(encoding="utf-8"), fmt="poscar")
+            yield Prototype(name, structure)
+    except Exception as error:  # noqa: BLE001  a broken file may raise anything in its parser
+        yield Skipped(name, _one_line(error))
+
+
+def _from_json(data: Any, name: str) -> Iterator[Prototype | Skipped]:
+    rows = data if isinstance(data, list) else [data]
+    for i, row in enumerate(rows):
+        label = f"{name}#{i}" if isinstance(data, list) else name
+        try:
+            inner = row["structure"] if "structure" in row else row
+            if not isinstance(inner, dict) or "lattice" not in inner or "sites" not in inner:
+                raise ValueError("not a pymatgen structure")
+            yield Prototype(label, Structure.from_dict(inner))
+        except Exception as error:  # noqa: BLE001
+            yield Skipped(label, _one_line(error))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]

@@ -1,0 +1,335 @@
+"""The report: what it says without a browser, and what it does in one."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.launchers.report import write_report
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!--"
+LABELS = ((0.1, "stable"), (0.15, "metastable"), (float("inf"), "unstable"))
+
+
+def bi2se3() -> Structure:
+    return Structure.from_spacegroup(
+        "R-3m",
+        Lattice.hexagonal(4.14, 28.64),
+        ["Bi", "Se", "Se"],
+        [[0, 0, 0.4], [0, 0, 0], [0, 0, 0.2118]],
+    )
+
+
+def rocksalt(first: str, second: str, a: float = 5.99) -> Structure:
+    return Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(a), [first, second], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    )
+
+
+def element(name: str) -> Structure:
+    return Structure(Lattice.cubic(3.1), [name], [[0, 0, 0]])
+
+
+def phase(
+    structure: Structure,
+    formation: float | None,
+    above: float | None,
+    kind: str = "prototype",
+    **changes: Any,
+) -> dict[str, Any]:
+    label = "not converged"
+    if above is not None:
+        label = next(name for limit, name in LABELS if above < limit)
+    record = {
+        "id": f"{kind}-{structure.reduced_formula}-{above}",
+        "structure": structure.as_dict(),
+        "formula": structure.reduced_formula,
+        "spacegroup": "{} ({})".format(*structure.get_space_group_info()),
+        "energy_per_atom": -4.0,
+        "formation_energy_per_atom": formation,
+        "e_above_hull": above,
+        "label": label,
+        "converged": above is not None,
+        "distinct": kind == "generated",
+        "origin": {"kind": kind, "id": f"{kind}-id", "round": 1 if kind == "generated" else None},
+        "level_of_theory": {"engine": "SevenNet-0"},
+    }
+    return {**record, **changes}
+
+
+def bismuth_selenide() -> list[dict[str, Any]]:
+    low = rocksalt("Bi", "Se")
+    low.perturb(0.05, seed=1)
+    hostile = {"kind": "generated", "id": HOSTILE, "round": 2}
+    return [
+        phase(element("Bi"), 0.0, 0.0, "element"),
+        phase(element("Se"), 0.0, 0.0, "element"),
+        phase(bi2se3(), -0.41, 0.0),
+        phase(rocksalt("Bi", "Se"), -0.22, 0.12),
+        phase(rocksalt("Bi", "Se", 7.5), 1.4, 1.74),
+        phase(rocksalt("Bi", "Se", 9.9), None, None),
+        phase(low, -0.32, 0.02, "generated", file="structures/001_BiSe.cif"),
+        phase(
+            bi2se3().copy(),
+            -0.39,
+            0.013 + 0.1,
+            "generated",
+            origin=hostile,
+            file="structures/2.cif",
+        ),
+        phase(bi2se3(), -0.41, 0.0, "generated", distinct=False),
+    ]
+
+
+def a_summary(system: tuple[str, ...] = ("Bi", "Se")) -> dict[str, Any]:
+    stages = "sampled decoded valid screened relaxed converged distinct"
+    numbers = dict(zip(stages.split(), (1000, 720, 310, 150, 150, 121, 31), strict=True))
+    counts = {**numbers, "distinct_metastable": 9, "distinct_stable": 0}
+    return {
+        "system": list(system),
+        "level_of_theory": {"engine": "SevenNet-0", "model": "7net-0", "force_tolerance": 0.02},
+        "seed": 0,
+        "database": {
+            "candidates": 1480,
+            "relaxed": 1480,
+            "converged": 1337,
+            "rejected": {"volume above the cube": 96, "no convergence": 47},
+            "stable": 214,
+            "metastable": 288,
+        },
+        "autoencoder": {"match_fraction": 0.94, "held_out": 130},
+        "constraint": {"mae_ev_per_atom": np.float64(0.087), "r2": 0.91, "held_out": 130},
+        "rounds": [counts, {name: n // 2 for name, n in counts.items()}],
+        "wall_seconds": {"database": 812.4, "training": 4100.0, "generation": 95.2},
+    }
+
+
+def some_curves() -> list[dict[str, Any]]:
+    steps = list(range(0, 400, 10))
+    training: list[float | None] = [0.8 * float(np.exp(-s / 90)) + 0.06 for s in steps]
+    validation = [None if s % 20 else 0.75 * float(np.exp(-s / 95)) + 0.09 for s in steps]
+    return [
+        {
+            "title": f"Constraint, round {number}",
+            "x_label": "step",
+            "y_label": "MAE / eV per atom",
+            "x": steps,
+            "series": {"training": training, "validation": validation},
+        }
+        for number in (1, 2)
+    ]
+
+
+def page_of(
+    folder: Path, summary: dict[str, Any], phases: list[dict[str, Any]], curves: Any = ()
+) -> tuple[str, dict[str, Any]]:
+    path = folder / "report.html"
+    write_report(path, summary, phases, list(curves))
+    source = path.read_text()
+    found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', source, re.DOTALL)
+    assert found
+    return source.split("<script", 1)[0], json.loads(found[1])
+
+
+def points(data: dict[str, Any]) -> int:
+    traces = [t for t in data["figures"]["hull"]["data"] if t.get("meta", {}).get("phases")]
+    return sum(len(t["customdata"]) for t in traces)
+
+
+def test_the_headline_counts_new_low_energy_crystals(tmp_path: Path) -> None:
+    page, data = page_of(tmp_path, a_summary(), bismuth_selenide(), some_curves())
+    assert "2 new low-energy Bi–Se crystals, best 0.020 eV/atom above the hull." in page
+    assert points(data) == 8
+    assert data["start"] == 6
+    assert "1 structure has no formation energy" in page
+    assert "structures/001_BiSe.cif" in page
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_no_generated_structure_is_said_plainly(tmp_path: Path) -> None:
+    phases = [p for p in bismuth_selenide() if p["origin"]["kind"] != "generated"]
+    page, data = page_of(tmp_path, {**a_summary(), "rounds": []}, phases)
+    assert "No generated Bi–Se crystal was relaxed" in page
+    assert "No round of generation was run." in page
+    assert "No learning curve was recorded." in page
+    assert data["structures"][str(data["start"])]["formula"] == "Bi2Se3"
+
+
+def test_distinct_structures_far_above_the_hull_are_no_success(tmp_path: Path) -> None:
+    phases = [*bismuth_selenide()[:6], phase(rocksalt("Bi", "Se", 6.6), 0.1, 0.42, "generated")]
+    page, _ = page_of(tmp_path, a_summary(), phases)
+    assert "No new low-energy Bi–Se crystal: of 1 distinct" in page
+    assert "the best is 0.420 eV/atom above the hull" in page
+
+
+def test_a_ternary_is_drawn_in_a_triangle(tmp_path: Path) -> None:
+    phases = [
+        *(phase(element(name), 0.0, 0.0, "element") for name in ("Bi", "Se", "Pb")),
+        phase(rocksalt("Pb", "Se"), -0.5, 0.0),
+        phase(rocksalt("Bi", "Se"), -0.2, 0.04, "generated"),
+    ]
+    _, data = page_of(tmp_path, a_summary(("Bi", "Se", "Pb")), phases)
+    traces = data["figures"]["hull"]["data"]
+    assert {t["type"] for t in traces} == {"scatterternary"}
+    assert points(data) == 5
+    generated = next(t for t in traces if "generated" in t["name"])
+    assert (generated["a"], generated["b"], generated["c"]) == ([0.5], [0.5], [0.0])
+
+
+def test_four_elements_are_drawn_by_formula(tmp_path: Path) -> None:
+    phases = [
+        *(phase(element(name), 0.0, 0.0, "element") for name in ("Bi", "Se", "Pb", "Te")),
+        phase(rocksalt("Pb", "Te"), -0.4, 0.0),
+    ]
+    page, data = page_of(tmp_path, a_summary(("Bi", "Se", "Pb", "Te")), phases)
+    assert points(data) == 5
+    assert "more than three elements" in page
+
+
+def test_what_was_not_computed_is_a_dash(tmp_path: Path) -> None:
+    nothing = {"system": ["Bi", "Se"], "constraint": {"mae_ev_per_atom": None, "r2": float("nan")}}
+    page, _ = page_of(tmp_path, {**nothing, "autoencoder": None, "rounds": [{"sampled": None}]}, [])
+    assert "R² –" in page
+    assert "None" not in page
+    assert "nan" not in page
+
+
+def test_a_large_run_embeds_only_the_structures_worth_seeing(tmp_path: Path) -> None:
+    many = [phase(rocksalt("Bi", "Se"), 0.01 * i, 0.3 + 0.01 * i) for i in range(3)] * 220
+    phases = [*many, *bismuth_selenide()]
+    _, data = page_of(tmp_path, a_summary(), phases)
+    assert points(data) == len(phases) - 1
+    assert 400 <= len(data["structures"]) < 420
+    assert str(data["start"]) in data["structures"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        if os.environ.get("CI"):
+            pytest.fail("chromium and chromedriver are needed here")
+        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    folder = tmp_path_factory.mktemp("report")
+    write_report(folder / "report.html", a_summary(), bismuth_selenide(), some_curves())
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1280,900",
+        f"user-data-dir={folder / 'profile'}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        # The browser's own start page has requests of its own, which are not the report's.
+        browser.get("about:blank")
+        browser.get_log("performance")
+        browser.get((folder / "report.html").as_uri())
+        WebDriverWait(browser, 60).until(
+            lambda b: b.execute_script("return window.reportReady === true")
+        )
+        yield browser
+    finally:
+        browser.quit()
+
+
+def title(page: Any) -> str:
+    return str(page.find_element("id", "viewer-title").text.replace("\n", ""))
+
+
+def test_every_phase_with_a_formation_energy_is_a_point(page: Any) -> None:
+    placed = [p for p in bismuth_selenide() if p["formation_energy_per_atom"] is not None]
+    assert page.execute_script("return window.hullPoints") == len(placed)
+    assert len(page.find_elements("css selector", "#hull .scatterlayer .points path")) >= 8
+
+
+def test_a_row_and_a_point_show_their_structure(page: Any) -> None:
+    rows = page.find_elements("css selector", "tr[data-phase]")
+    assert len(rows) == 2
+    assert title(page) == "BiSe"
+    rows[1].click()
+    assert title(page) == "Bi2Se3"
+    origin = page.find_element("id", "viewer-facts").text
+    assert "28.640" in origin
+    page.execute_script(
+        "document.getElementById('hull').emit('plotly_click', {points: [{customdata: 0}]})"
+    )
+    assert title(page) == "Bi"
+
+
+def test_the_canvas_shows_atoms_and_turns(page: Any) -> None:
+    page.find_elements("css selector", "tr[data-phase]")[0].click()
+    script = """
+        const canvas = document.getElementById("crystal");
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let sum = 0;
+        for (let i = 3; i < data.length; i += 4) sum += data[i] > 0;
+        return [sum / (data.length / 4), canvas.toDataURL()];
+    """
+    filled, before = page.execute_script(script)
+    assert filled > 0.05
+    from selenium.webdriver import ActionChains
+
+    canvas = page.find_element("id", "crystal")
+    ActionChains(page).drag_and_drop_by_offset(canvas, 80, 30).perform()
+    assert page.execute_script(script)[1] != before
+
+
+def test_hostile_text_is_shown_and_runs_nothing(page: Any) -> None:
+    row = page.find_elements("css selector", "tr[data-phase]")[1]
+    assert HOSTILE in row.text
+    row.click()
+    assert HOSTILE in page.find_element("id", "viewer-facts").text
+    assert page.execute_script("return window.hacked === undefined")
+    assert not page.find_elements("css selector", "img")
+    assert page.execute_script(
+        "const t = document.getElementById('hull').data.filter(t => t.meta && t.meta.phases);"
+        "return t.some(t => t.text.some(s => s.includes('&lt;img')));"
+    )
+
+
+def test_the_page_fits_a_phone(page: Any) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
+    )
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    # The figures follow the window a moment later.
+    WebDriverWait(page, 10).until(
+        lambda b: b.execute_script("return document.documentElement.scrollWidth") <= 390
+    )
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_nothing_is_asked_of_the_network_and_nothing_fails(page: Any) -> None:
+    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    requests = [
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    ]
+    assert any(url.endswith("/report.html") for url in requests)
+    assert [u for u in requests if not u.startswith(("file:", "data:", "blob:"))] == []
+    assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
