@@ -18,6 +18,7 @@ from pymatgen.core import Element, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.matching import is_degenerate
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class AflowSource(_Source):
     """
 
     source: Literal["aflow"] = "aflow"
+    designated: bool = Field(
+        default=False, description="Only those with a Strukturbericht designation."
+    )
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
         from pymatgen.analysis.prototypes._data import AFLOW_PROTOTYPE_LIBRARY
@@ -63,6 +67,8 @@ class AflowSource(_Source):
         for entry in AFLOW_PROTOTYPE_LIBRARY:
             structure = entry["snl"].structure
             if len(structure.composition) != n_elements:
+                continue
+            if self.designated and entry["tags"]["strukturbericht"] == "None":
                 continue
             label = entry["tags"]["aflow"]
             names[label] += 1
@@ -77,15 +83,14 @@ class FilesSource(_Source):
     path: Path = Field(description="A structure file or a folder of them.")
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
-        for item in read_structures(self.path):
-            yield item
+        yield from read_structures(self.path)
 
 
 class RandomSource(_Source):
     """Random symmetric crystals from PyXtal (extra ``random``)."""
 
     source: Literal["random"] = "random"
-    count: int = Field(100, ge=1, description="Number of crystals.")
+    count: int = Field(default=100, ge=1, description="Number of crystals.")
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
         # Any elements will do: substitution replaces them and sets the volume.
@@ -139,8 +144,8 @@ class Filters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_sites: int = Field(20, ge=1, description="Most atoms in the primitive cell.")
-    max_length: float = Field(10.0, gt=0, description="Longest lattice vector in Å.")
+    max_sites: int = Field(default=20, ge=1, description="Most atoms in the primitive cell.")
+    max_length: float = Field(default=10.0, gt=0, description="Longest lattice vector in Å.")
 
     def reason(self, structure: Structure, n_elements: int) -> str | None:
         """Why a primitive cell is rejected, or None."""
@@ -148,8 +153,10 @@ class Filters(BaseModel):
             return "disordered"
         if len(structure.composition) != n_elements:
             return "number of elements"
-        if any(not isinstance(site.specie.element if hasattr(site.specie, "element") else site.specie, Element) for site in structure):
+        if not all(isinstance(site.specie, Element) for site in structure):
             return "dummy species"
+        if is_degenerate(structure):
+            return "degenerate cell"
         if len(structure) > self.max_sites:
             return "too many sites"
         if max(structure.lattice.abc) > self.max_length:
@@ -193,6 +200,8 @@ def primitive_cell(structure: Structure) -> Structure:
         [getattr(site.specie, "element", site.specie) for site in structure],
         structure.frac_coords,
     )
+    if is_degenerate(plain):
+        return plain
     try:
         return plain.get_primitive_structure(tolerance=0.1).get_reduced_structure()
     except Exception:  # noqa: BLE001  pymatgen raises many kinds on degenerate cells
@@ -227,11 +236,12 @@ def random_crystals(
         rng = np.random.default_rng([seed, number])
         for _ in range(attempts):
             total = int(rng.integers(k, max_sites + 1))
-            cuts = np.sort(rng.choice(np.arange(1, total), k - 1, replace=False)) if k > 1 else []
+            cuts = np.sort(rng.choice(np.arange(1, total), k - 1, replace=False))
             counts = [int(c) for c in np.diff([0, *cuts, total])]
             spacegroup = int(rng.integers(1, 231))
             group = Group(spacegroup, quick=False)
-            if not group.check_compatible(counts)[0]:
+            # Wyckoff multiplicities are those of the conventional cell, counts the primitive one's.
+            if not group.check_compatible([n * group.cellsize() for n in counts])[0]:
                 continue
             crystal = pyxtal()
             try:
@@ -277,7 +287,8 @@ def read_structures(path: Path) -> Iterator[Prototype | Skipped]:
     found = False
     reasons: list[Skipped] = []
     for file in files:
-        for item in _read_file(file):
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        for item in _read_file(file, f"file:{name}"):
             if isinstance(item, Skipped):
                 reasons.append(item)
             else:
@@ -292,8 +303,7 @@ def _is_structure_file(file: Path) -> bool:
     return file.suffix.lower() in _SUFFIXES or "POSCAR" in file.name or "CONTCAR" in file.name
 
 
-def _read_file(file: Path) -> Iterator[Prototype | Skipped]:
-    name = f"file:{file.name}"
+def _read_file(file: Path, name: str) -> Iterator[Prototype | Skipped]:
     try:
         if file.stat().st_size == 0:
             yield Skipped(name, "empty file")
@@ -307,7 +317,7 @@ def _read_file(file: Path) -> Iterator[Prototype | Skipped]:
             from ase.io import read
 
             for i, atoms in enumerate(read(file, index=":", format="extxyz")):
-                if not atoms.cell.rank == 3:
+                if atoms.cell.rank != 3:
                     yield Skipped(f"{name}#{i}", "no cell")
                 else:
                     structure = AseAtomsAdaptor.get_structure(atoms)
@@ -329,7 +339,7 @@ def _from_json(data: Any, name: str) -> Iterator[Prototype | Skipped]:
     for i, row in enumerate(rows):
         label = f"{name}#{i}" if isinstance(data, list) else name
         try:
-            inner = row["structure"] if "structure" in row else row
+            inner = row.get("structure", row) if isinstance(row, dict) else None
             if not isinstance(inner, dict) or "lattice" not in inner or "sites" not in inner:
                 raise ValueError("not a pymatgen structure")
             yield Prototype(label, Structure.from_dict(inner))

@@ -69,7 +69,7 @@ class Patches(layers.Layer):
 
 
 def build_sites_autoencoder(
-    points: int = 16, filters: int = 64, blocks: int = 2, depth: int = 4
+    points: int = 16, filters: int = 64, blocks: int = 2, depth: int = 4, noise: float = 0.2
 ) -> keras.Model:
     """Autoencoder of periodic sites voxels whose code keeps its place in space.
 
@@ -82,6 +82,9 @@ def build_sites_autoencoder(
     depth
         Numbers in the code for each 4×4×4 cube of grid points: the code has
         ``depth * (points / 4)**3`` numbers in (-1, 1).
+    noise
+        Standard deviation of the noise that training puts on the code. What a GAN draws is never
+        exactly a code; the decoder learns to forgive.
 
     Returns
     -------
@@ -101,7 +104,8 @@ def build_sites_autoencoder(
     y = _residual(y, filters, blocks)
     y = PeriodicConvolution(PATCH**3)(y)
     decoder = keras.Model(code, Patches(points, join=True)(y), name="decoder")
-    return keras.Model(picture, decoder(encoder(picture)), name="sites_autoencoder")
+    noisy = layers.GaussianNoise(noise)(encoder(picture))
+    return keras.Model(picture, decoder(noisy), name="sites_autoencoder")
 
 
 def _residual(x: Any, filters: int, blocks: int) -> Any:

@@ -1,0 +1,116 @@
+"""Engines: what gives energy, forces and stress, and the level of theory that they carry."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from ase.calculators.calculator import Calculator
+from pydantic import BaseModel, ConfigDict, Field
+
+from ccdcgan.dft.errors import UserError
+
+
+class LevelOfTheory(BaseModel):
+    """What an energy was computed with. Energies of different levels never meet on one hull."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str = Field(description="Name of the engine, e.g. SevenNet-0.")
+    package: str = Field(description="Package that ran it.")
+    checkpoint: str = Field(description="First 16 hex digits of the weights' SHA-256.")
+    scale: str = Field(description="Energy scale of the engine, e.g. PBE without corrections.")
+
+    def __str__(self) -> str:
+        return f"{self.engine} ({self.package}, weights {self.checkpoint}, {self.scale})"
+
+
+class EngineSettings(BaseModel):
+    """The engine of a campaign."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["sevennet", "chgnet"] = Field(
+        default="sevennet",
+        description="sevennet: SevenNet-0, raw PBE scale. chgnet: CHGNet, MP2020-corrected scale.",
+    )
+
+    def calculator(self) -> Calculator:
+        """A new calculator on the CPU, or on the GPU where torch sees one."""
+        _quiet()
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.name == "sevennet":
+            from sevenn.calculator import SevenNetCalculator
+
+            return SevenNetCalculator(model="7net-0", device=device)
+        try:
+            from chgnet.model.dynamics import CHGNetCalculator
+        except ImportError:
+            raise UserError("engine chgnet needs the package: pip install chgnet") from None
+        return CHGNetCalculator(use_device=device)
+
+    def level_of_theory(self) -> LevelOfTheory:
+        return _level_of_theory(self.name)
+
+
+@functools.cache
+def _level_of_theory(name: str) -> LevelOfTheory:
+    if name == "sevennet":
+        from sevenn._const import SEVENNET_0_11Jul2024 as weights
+
+        return LevelOfTheory(
+            engine="SevenNet-0",
+            package="sevenn",
+            checkpoint=_sha256(Path(weights)),
+            scale="PBE, uncorrected",
+        )
+    try:
+        import chgnet
+    except ImportError:
+        raise UserError("engine chgnet needs the package: pip install chgnet") from None
+    folder = Path(chgnet.__file__).parent / "pretrained" / "0.3.0"
+    files = sorted(folder.glob("*.pth.tar"))
+    if not files:
+        raise UserError(f"the weights of CHGNet 0.3.0 are not in {folder}: reinstall chgnet")
+    return LevelOfTheory(
+        engine="CHGNet 0.3.0",
+        package="chgnet",
+        checkpoint=_sha256(files[0]),
+        scale="PBE with MP2020 corrections",
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _quiet() -> None:
+    """Keep the potentials' start-up notices off the user's screen."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"(torch|e3nn|sevenn|chgnet|matgl)(\..*)?")
+    for noisy in ("sevenn", "e3nn", "torch"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def same_level(levels: list[LevelOfTheory | dict[str, Any]]) -> LevelOfTheory:
+    """The one level of theory of all entries.
+
+    Raises
+    ------
+    UserError
+        There is more than one; the message names two of them.
+    """
+    unique: dict[str, LevelOfTheory] = {}
+    for level in levels:
+        parsed = LevelOfTheory.model_validate(level)
+        unique[parsed.model_dump_json()] = parsed
+    if len(unique) != 1:
+        names = " and ".join(str(v) for v in list(unique.values())[:2]) or "none"
+        raise UserError(f"a hull is built from one level of theory only, here are: {names}")
+    return next(iter(unique.values()))

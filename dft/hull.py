@@ -1,0 +1,84 @@
+"""Convex hull: formation energies, distances to the hull, and what counts as stable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition, Element
+
+from ccdcgan.dft.engines import LevelOfTheory, same_level
+from ccdcgan.dft.errors import UserError
+
+
+class Thresholds(BaseModel):
+    """Distances to the hull, eV/atom, below which a phase counts as stable or metastable.
+
+    Only phases of negative formation energy count (paper, Results: 0.100 and 0.150; stable phases
+    are metastable too).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stable: float = Field(default=0.100, ge=0)
+    metastable: float = Field(default=0.150, ge=0)
+
+    def label(self, formation_energy: float, e_above_hull: float) -> str:
+        """``stable``, ``metastable`` (and not stable) or ``unstable``."""
+        if formation_energy < 0 and e_above_hull < self.stable:
+            return "stable"
+        if formation_energy < 0 and e_above_hull < self.metastable:
+            return "metastable"
+        return "unstable"
+
+
+class Hull:
+    """Convex hull of the entries of one level of theory.
+
+    Parameters
+    ----------
+    compositions, energies_per_atom
+        One composition and one energy (eV/atom) for each entry; the lowest entry of each pure
+        element is its reference.
+    levels
+        Level of theory of each entry.
+    elements
+        Elements of the system.
+
+    Raises
+    ------
+    UserError
+        The entries mix levels of theory, or an end member is missing (its name is in the message).
+    """
+
+    def __init__(
+        self,
+        compositions: Sequence[Composition],
+        energies_per_atom: Sequence[float],
+        levels: Sequence[LevelOfTheory],
+        elements: Sequence[str],
+    ) -> None:
+        self.level = same_level(list(levels))
+        entries = [
+            PDEntry(c, e * c.num_atoms)
+            for c, e in zip(compositions, energies_per_atom, strict=True)
+        ]
+        for element in elements:
+            if not any(c.is_element and c.elements[0].symbol == element for c in compositions):
+                raise UserError(
+                    f"the convex hull needs the pure element {element} at the level of theory "
+                    f"{self.level}: no structure of it converged"
+                )
+        self._diagram = PhaseDiagram(entries, elements=[Element(e) for e in elements])
+
+    def formation_energy(self, composition: Composition, energy_per_atom: float) -> float:
+        """Formation energy against the elements, eV/atom."""
+        entry = PDEntry(composition, energy_per_atom * composition.num_atoms)
+        return float(self._diagram.get_form_energy_per_atom(entry))
+
+    def e_above_hull(self, composition: Composition, energy_per_atom: float) -> float:
+        """Distance to the hull, eV/atom; negative for an entry below it."""
+        entry = PDEntry(composition, energy_per_atom * composition.num_atoms)
+        value = self._diagram.get_e_above_hull(entry, allow_negative=True)
+        return float(value if value is not None else 0.0)

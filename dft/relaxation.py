@@ -1,0 +1,230 @@
+"""Relaxation of cell and positions, guarded against collapse, one result for every structure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS, FIRE, LBFGS
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from ccdcgan.dft.engines import EngineSettings, LevelOfTheory
+
+OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
+
+
+class RelaxationSettings(BaseModel):
+    """How a structure is relaxed.
+
+    The gates reject what no crystal can be: potentials extrapolate without limit, and a wild
+    start can fall to -1000 eV/atom.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: EngineSettings = EngineSettings()
+    optimizer: Literal["FIRE", "BFGS", "LBFGS"] = "FIRE"
+    fmax: float = Field(
+        default=0.05, gt=0, description="Largest force (and stress times volume), eV/Å."
+    )
+    max_steps: int = Field(default=200, ge=1, description="Ionic steps before giving up.")
+    min_distance: float = Field(
+        default=1.5, gt=0, description="Shortest distance between atoms, Å."
+    )
+    volume_range: tuple[float, float] = Field(default=(8.0, 120.0), description="Å³ per atom.")
+    energy_range: tuple[float, float] = Field(default=(-15.0, 10.0), description="eV per atom.")
+
+    def gate(
+        self, structure: Structure | Atoms, energy_per_atom: float | None = None
+    ) -> str | None:
+        """Why a geometry or its energy cannot be trusted, or None."""
+        atoms = structure if isinstance(structure, Atoms) else structure.to_ase_atoms()
+        cell = np.asarray(atoms.cell)
+        if not (np.isfinite(cell).all() and np.isfinite(atoms.positions).all()):
+            return "geometry is not finite"
+        volume = abs(np.linalg.det(cell)) / len(atoms)
+        if not self.volume_range[0] <= volume <= self.volume_range[1]:
+            return "volume per atom out of range"
+        if shortest_distance(atoms) < self.min_distance:
+            return "atoms too close"
+        if energy_per_atom is not None and not (
+            self.energy_range[0] <= energy_per_atom <= self.energy_range[1]
+        ):
+            return "energy out of range"
+        return None
+
+
+class Relaxation(BaseModel):
+    """The result of one relaxation.
+
+    A structure that was rejected or failed has its reason and no energy.
+    """
+
+    key: str = Field(description="Content key: input structure, level of theory and settings.")
+    structure: dict[str, Any] = Field(description="Relaxed pymatgen structure.")
+    energy_per_atom: float | None = Field(
+        default=None, description="eV/atom at the level of theory."
+    )
+    max_force: float | None = Field(default=None, description="Largest force on an atom, eV/Å.")
+    max_stress: float | None = Field(default=None, description="Largest stress component, eV/Å³.")
+    steps: int = Field(default=0, description="Ionic steps.")
+    converged: bool = False
+    reason: str | None = Field(default=None, description="Why it did not converge.")
+    seconds: float = Field(default=0.0, description="Processor time of the relaxation.")
+
+
+def shortest_distance(atoms: Atoms) -> float:
+    """Shortest distance in Å between atoms, periodic images included."""
+    from ase.neighborlist import neighbor_list
+
+    distances = neighbor_list("d", atoms, 3.5)
+    return float(distances.min()) if len(distances) else 3.5
+
+
+def content_key(structure: Structure, level: LevelOfTheory, settings: RelaxationSettings) -> str:
+    """Hash of the input structure, the level of theory and the relaxation settings.
+
+    Whoever relaxes the same input with the same settings finds the result under this key.
+    """
+    lattice = np.round([*structure.lattice.abc, *structure.lattice.angles], 4) + 0.0
+    # Into the cell before rounding, so that a lattice translation leaves the same digits.
+    coords = np.mod(np.round(np.mod(structure.frac_coords, 1.0), 4), 1.0) + 0.0
+    sites = sorted(
+        (site.specie.symbol, *map(float, xyz)) for site, xyz in zip(structure, coords, strict=True)
+    )
+    text = json.dumps(
+        [
+            lattice.tolist(),
+            sites,
+            level.model_dump(),
+            settings.model_dump(mode="json", exclude={"engine"}),
+        ],
+        sort_keys=True,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Relaxer:
+    """Relaxes one structure after another with one calculator."""
+
+    def __init__(self, settings: RelaxationSettings) -> None:
+        self.settings = settings
+        self.level = settings.engine.level_of_theory()
+        self.calculator = settings.engine.calculator()
+
+    def __call__(self, structure: Structure) -> Relaxation:
+        """Relax cell and positions to `fmax`; never raises for a bad structure."""
+        from time import process_time
+
+        settings = self.settings
+        start = process_time()
+        result = Relaxation(
+            key=content_key(structure, self.level, settings), structure=structure.as_dict()
+        )
+        result.reason = settings.gate(structure)
+        if result.reason:
+            return result
+        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        # Leftover site properties would become arrays that not every calculator accepts.
+        atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
+        atoms.calc = self.calculator
+        optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
+        reason: str | None = None
+        converged = False
+        try:
+            for done in optimizer.irun(fmax=settings.fmax, steps=settings.max_steps):
+                converged = bool(done)
+                reason = settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
+                if reason:
+                    break
+        except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
+            reason = f"engine failed: {type(error).__name__}"
+        result.steps = int(optimizer.nsteps)
+        result.seconds = process_time() - start
+        if reason:
+            result.reason = reason
+            return result
+        relaxed = AseAtomsAdaptor.get_structure(atoms)
+        result.structure = Structure(
+            relaxed.lattice, relaxed.species, relaxed.frac_coords, to_unit_cell=True
+        ).as_dict()
+        result.energy_per_atom = float(atoms.get_potential_energy() / len(atoms))
+        result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+        result.max_stress = float(np.abs(atoms.get_stress()).max())
+        result.converged = converged
+        result.reason = None if converged else f"not converged in {settings.max_steps} steps"
+        return result
+
+
+_relaxer: Relaxer | None = None
+
+
+def _start_worker(settings: RelaxationSettings) -> None:
+    global _relaxer
+    # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import torch
+
+    torch.set_num_threads(1)
+    _relaxer = Relaxer(settings)
+
+
+def _relax_in_worker(index: int, structure: Structure) -> tuple[int, Relaxation]:
+    assert _relaxer is not None
+    return index, _relaxer(structure)
+
+
+def relax_many(
+    structures: Sequence[Structure], settings: RelaxationSettings, workers: int | None = None
+) -> Iterator[tuple[int, Relaxation]]:
+    """Relax structures in parallel processes; results come as they are ready.
+
+    One thread a process makes each result independent of the number of workers.
+
+    Parameters
+    ----------
+    workers
+        Processes; by default one a core.
+
+    Yields
+    ------
+    index of the structure, result
+    """
+    if not structures:
+        return
+    settings.engine.level_of_theory()  # a missing engine is an error here, not in the workers
+    workers = min(workers or len(os.sched_getaffinity(0)), len(structures))
+    # spawn: TensorFlow or torch threads of the parent do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (settings,))
+    waiting: set[Future[tuple[int, Relaxation]]] = set()
+    try:
+        queue = iter(enumerate(structures))
+        for index, structure in queue:
+            waiting.add(pool.submit(_relax_in_worker, index, structure))
+            if len(waiting) < 2 * workers:
+                continue
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        # Taken first: the pool forgets its processes when it shuts down.
+        processes = list((getattr(pool, "_processes", None) or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()

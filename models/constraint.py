@@ -1,0 +1,133 @@
+"""The constraint: formation energy from a crystal graph, by a small ensemble."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from ccdcgan.models.presets import ConstraintSettings
+from ccdcgan.models.training import make_deterministic
+from ccdcgan.models.voxels import FloatArray
+
+
+@dataclass
+class TrainedConstraint:
+    """A trained constraint with its errors on crystals that it never saw.
+
+    Attributes
+    ----------
+    model
+        Whitened crystal graphs (n, size) to formation energies (n, members), eV/atom.
+    mae, r2
+        Mean absolute error (eV/atom) and coefficient of determination on the test crystals.
+    held_out
+        Number of test crystals.
+    history
+        Mean absolute error of the ensemble in eV/atom by epoch: ``training``, ``test``.
+    """
+
+    model: keras.Model
+    mae: float
+    r2: float
+    held_out: int
+    history: dict[str, list[float]]
+
+
+def build_dense_constraint(size: int, settings: ConstraintSettings) -> keras.Model:
+    """Ensemble of dense networks, (batch, size) to (batch, members), in standardised energies."""
+    x = keras.Input((size,))
+    members = []
+    for _ in range(settings.members):
+        y = layers.GaussianNoise(0.1)(x)
+        for _ in range(2):
+            y = layers.Dense(settings.width)(y)
+            y = layers.LeakyReLU(0.2)(y)
+            y = layers.Dropout(settings.dropout)(y)
+        members.append(layers.Dense(1)(y))
+    return keras.Model(x, layers.Concatenate()(members), name="constraint")
+
+
+def _ensemble_error(target: Any, prediction: Any) -> Any:
+    # Each member is trained on its own error: the mean of squares, not the square of the mean.
+    return ops.mean(ops.abs(prediction - target), axis=-1)
+
+
+def train_constraint(
+    vectors: FloatArray,
+    energies: FloatArray,
+    crystals: NDArray[np.int_],
+    settings: ConstraintSettings,
+    seed: int,
+) -> TrainedConstraint:
+    """Train the constraint (paper: 90/10 split, Methods).
+
+    Parameters
+    ----------
+    vectors : array (n, size)
+        Whitened crystal graphs.
+    energies : array (n,)
+        Formation energies, eV/atom.
+    crystals : array (n,)
+        Which crystal a graph belongs to: all graphs of one crystal fall on one side of the split.
+    settings
+        Network and training.
+    seed
+        The same seed gives the same network.
+
+    Raises
+    ------
+    ValueError
+        Fewer than 10 crystals.
+    """
+    names = np.unique(crystals)
+    if len(names) < 10:
+        raise ValueError(f"{len(names)} crystals are too few to train a constraint: at least 10")
+    make_deterministic(seed)
+    rng = np.random.default_rng(seed)
+    n_test = max(2, round(settings.test_fraction * len(names)))
+    test_names = rng.permutation(names)[:n_test]
+    test = np.isin(crystals, test_names)
+    x, y = np.asarray(vectors, np.float32), np.asarray(energies, np.float32)[:, None]
+    mean, scale = float(y[~test].mean()), float(max(y[~test].std(), 1e-3))
+    network = build_dense_constraint(x.shape[1], settings)
+    per_epoch = max(1, -(-int((~test).sum()) // settings.batch))
+    epochs = max(1, settings.steps // per_epoch)
+    network.compile(
+        keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(settings.learning_rate, epochs * per_epoch),
+            weight_decay=1e-3,
+        ),
+        loss=_ensemble_error,
+        jit_compile=True,
+    )
+    target = (y - mean) / scale
+    fitted = network.fit(
+        x[~test],
+        target[~test],
+        validation_data=(x[test], target[test]),
+        validation_freq=max(1, epochs // 40),
+        batch_size=settings.batch,
+        epochs=epochs,
+        verbose=0,
+    )
+    raw = keras.Input((x.shape[1],))
+    model = keras.Model(raw, layers.Rescaling(scale, mean)(network(raw)), name="constraint")
+    predicted = np.asarray(model.predict(x[test], verbose=0)).mean(1)
+    by_crystal = [crystals[test] == c for c in test_names]
+    p = np.array([predicted[m].mean() for m in by_crystal])
+    t = np.array([y[test, 0][m].mean() for m in by_crystal])
+    return TrainedConstraint(
+        model,
+        mae=float(np.abs(p - t).mean()),
+        r2=float(1 - ((p - t) ** 2).sum() / max(((t - t.mean()) ** 2).sum(), 1e-12)),
+        held_out=len(p),
+        history={
+            "training": [v * scale for v in fitted.history["loss"]],
+            "test": [v * scale for v in fitted.history["val_loss"]],
+        },
+    )
