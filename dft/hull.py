@@ -82,3 +82,8 @@ class Hull:
         entry = PDEntry(composition, energy_per_atom * composition.num_atoms)
         value = self._diagram.get_e_above_hull(entry, allow_negative=True)
         return float(value if value is not None else 0.0)
+
+    def hull_energy(self, composition: Composition) -> float:
+        """Formation energy of the hull at a composition, eV/atom."""
+        energy = float(self._diagram.get_hull_energy_per_atom(composition))
+        return self.formation_energy(composition, energy)

@@ -7,8 +7,10 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines import EngineSettings, LevelOfTheory
+from ccdcgan.dft.errors import UserError
 
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 
@@ -174,10 +177,18 @@ def _start_worker(settings: RelaxationSettings) -> None:
     global _relaxer
     # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
     _relaxer = Relaxer(settings)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _relax_in_worker(index: int, structure: Structure) -> tuple[int, Relaxation]:
@@ -208,6 +219,9 @@ def relax_many(
     # spawn: TensorFlow or torch threads of the parent do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (settings,))
+    # OpenMP reads this once, when a process starts. More threads than cores cost a factor of 3.
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
     waiting: set[Future[tuple[int, Relaxation]]] = set()
     try:
         queue = iter(enumerate(structures))
@@ -222,7 +236,16 @@ def relax_many(
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a relaxation process was killed, probably for want of memory: set fewer workers in "
+            "the campaign file; the same command goes on"
+        ) from None
     finally:
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads
         # Taken first: the pool forgets its processes when it shuts down.
         processes = list((getattr(pool, "_processes", None) or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)

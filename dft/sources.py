@@ -119,14 +119,18 @@ class MaterialsProjectSource(_Source):
             raise UserError(
                 "the Materials Project source needs mp-api: pip install 'ccdcgan[mp]'"
             ) from None
-        with MPRester(key) as mpr:
-            documents = mpr.materials.summary.search(
-                num_elements=n_elements,
-                num_sites=(1, max_sites),
-                deprecated=False,
-                include_gnome=False,
-                fields=["material_id", "structure"],
-            )
+        try:
+            with MPRester(key) as mpr:
+                documents = mpr.materials.summary.search(
+                    num_elements=n_elements,
+                    num_sites=(1, max_sites),
+                    deprecated=False,
+                    include_gnome=False,
+                    fields=["material_id", "structure"],
+                )
+        except Exception as error:  # noqa: BLE001  network, server and key, each with its own kind
+            text = _one_line(error, secret=key)
+            raise UserError(f"the Materials Project gave no answer: {text}") from None
         for document in documents:
             structure = document.structure
             if isinstance(structure, dict):
@@ -347,6 +351,8 @@ def _from_json(data: Any, name: str) -> Iterator[Prototype | Skipped]:
             yield Skipped(label, _one_line(error))
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, secret: str = "") -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if secret:
+        text = text.replace(secret, "***")
     return text[:200]

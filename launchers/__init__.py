@@ -1,0 +1,1 @@
+"""People and machines: command line, local runs, stores, report."""

@@ -1,0 +1,1 @@
+"""Representation and networks: voxels, crystal graphs, autoencoders, constraint and GANs."""

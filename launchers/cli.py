@@ -1,0 +1,166 @@
+"""The command line: ``ccdcgan run`` and ``ccdcgan init``."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import sys
+import warnings
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ccdcgan.dft.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Inverse design of crystals with constrained generative adversarial networks.",
+)
+console = Console(stderr=True, highlight=False)
+
+PRESETS = ("quickstart", "workstation", "paper")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(metadata.version("ccdcgan"))
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    campaign: Annotated[
+        Path | None, typer.Argument(help="Campaign file; without one, Bi-Se in minutes.")
+    ] = None,
+    workdir: Annotated[Path, typer.Option(help="Folder of the campaign.")] = Path("ccdcgan-run"),
+    seed: Annotated[int | None, typer.Option(help="Replaces the campaign's seed.")] = None,
+) -> None:
+    """Run a campaign on this machine; the same command goes on after an interruption."""
+    from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+
+    settings = load_campaign(campaign) if campaign else default_campaign()
+    if seed is not None:
+        data = {**settings.model_dump(mode="json"), "seed": seed}
+        settings = parse_campaign(data, "--seed")
+    assert isinstance(settings, Campaign)
+    console.print(f"[bold]{'–'.join(settings.elements)}[/], seed {settings.seed}, in {workdir}")
+
+    from ccdcgan.launchers.local import run_campaign
+    from ccdcgan.launchers.terminal import progress_bars
+
+    with progress_bars(console):
+        outcome = run_campaign(settings, workdir)
+    _print_outcome(outcome, workdir)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.yaml"),
+    preset: Annotated[
+        str, typer.Option(help="quickstart (minutes), workstation (hours) or paper (cluster).")
+    ] = "quickstart",
+) -> None:
+    """Write a commented campaign file to edit."""
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    if path.exists():
+        raise UserError(f"{path} exists already: choose another name")
+    path.write_text(preset_text(preset), encoding="utf-8")
+    console.print(f"wrote {path}; run it with: ccdcgan run {path} --workdir {path.stem}-run")
+
+
+def preset_text(name: str) -> str:
+    """The campaign file of a preset."""
+    return (
+        resources.files("ccdcgan.launchers")
+        .joinpath("presets", f"{name}.yaml")
+        .read_text(encoding="utf-8")
+    )
+
+
+def default_campaign() -> Any:
+    """The campaign of ``ccdcgan run`` without a file."""
+    from ruamel.yaml import YAML
+
+    from ccdcgan.workflows.campaign import parse_campaign
+
+    return parse_campaign(YAML(typ="safe").load(preset_text("quickstart")), "quickstart")
+
+
+def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
+    summary = outcome["summary"]
+    out = Console(highlight=False)
+    table = Table(title=f"{'–'.join(summary['system'])}: generated crystals")
+    for column in ("round", *next(iter(summary["rounds"]), {})):
+        table.add_column(column.replace("distinct_", "… "), justify="right")
+    for number, counts in enumerate(summary["rounds"], 1):
+        table.add_row(str(number), *(str(v) for v in counts.values()))
+    out.print(table)
+    best = [p for p in outcome["phases"] if p["file"]]
+    best.sort(key=lambda p: p["e_above_hull"])
+    for phase in best[:10]:
+        out.print(
+            f"{phase['formula']:>10}  {phase['spacegroup']:<18} "
+            f"E_f {phase['formation_energy_per_atom']:+.3f}  "
+            f"E_hull {phase['e_above_hull']:.3f} eV/atom  {phase['label']}"
+        )
+    out.print(f"report: {workdir / 'report.html'}")
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that the user can mend, or None for a bug of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        if error.errno == errno.ENOSPC:
+            return f"{name}the disk is full: free space and run the same command again"
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return f"{name}no permission to write: choose another --workdir"
+        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
+            return f"{name}{error.strerror}: choose another path"
+    if isinstance(error, sqlite3.OperationalError):
+        if "full" in str(error):
+            return "the disk is full: free space and run the same command again"
+        return f"the embedded database cannot be used ({error}): check disk and permissions"
+    return None
+
+
+def main() -> None:
+    """Entry point: every mistake of a user ends in one line and a non-zero exit."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("jobflow").setLevel(logging.ERROR)
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except typer.Abort:
+        sys.exit(130)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        message = explain(error)
+        if message is None and type(error).__module__.startswith(("click", "typer")):
+            message = getattr(error, "format_message", lambda: str(error))()
+        if message is None:
+            raise
+        console.print(f"[red]error:[/] {message}", soft_wrap=True, markup=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

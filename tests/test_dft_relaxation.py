@@ -1,0 +1,321 @@
+"""Relaxation: keys, energies against an independent run, gates, and parallel processes."""
+
+import multiprocessing
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft import engines
+from ccdcgan.dft.engines import EngineSettings, LevelOfTheory
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation import (
+    Relaxation,
+    RelaxationSettings,
+    Relaxer,
+    content_key,
+    relax_many,
+    shortest_distance,
+)
+
+SETTINGS = RelaxationSettings()
+LEVEL = LevelOfTheory(engine="E", package="p", checkpoint="0" * 16, scale="PBE")
+
+
+def rocksalt(a: float = 5.8) -> Structure:
+    h = a / 2
+    return Structure([[0, h, h], [h, 0, h], [h, h, 0]], ["Bi", "Se"], [[0, 0, 0], [0.5] * 3])
+
+
+def selenium() -> Structure:
+    return Structure(
+        Lattice.hexagonal(4.4, 5.0),
+        ["Se"] * 3,
+        [[0.22, 0, 1 / 3], [0, 0.22, 2 / 3], [-0.22, -0.22, 0]],
+    )
+
+
+def overlapping() -> Structure:
+    return Structure(Lattice.cubic(4.0), ["Bi", "Se"], [[0, 0, 0], [0.1, 0, 0]])
+
+
+# Content keys
+
+
+def key(structure: Structure) -> str:
+    return content_key(structure, LEVEL, SETTINGS)
+
+
+def test_key_is_that_of_the_same_input() -> None:
+    structure = selenium() * (1, 1, 2)
+    structure.replace(0, "Bi")
+    reordered = Structure.from_sites(list(reversed(structure.sites)))
+    translated = structure.copy()
+    for i in range(len(translated)):
+        shifted = translated[i].frac_coords + [1.0, -2.0, 3.0]
+        translated.replace(i, translated[i].specie, shifted)
+    noisy = Structure(
+        structure.lattice, structure.species, structure.frac_coords - 1e-9, site_properties={}
+    )
+    labelled = structure.copy()
+    labelled.add_site_property("magmom", [1.0] * len(labelled))
+    stored = Structure.from_dict(structure.as_dict())
+    for same in (reordered, translated, noisy, labelled, stored):
+        assert key(same) == key(structure)
+
+
+def test_key_of_sites_at_the_origin() -> None:
+    """Zero, minus zero and one are the same coordinate."""
+    keys = {
+        key(Structure(Lattice.cubic(4), ["Bi", "Se"], [[x, 0, 0], [0.5, 0.5, 0.5]]))
+        for x in (0.0, -0.0, 1.0, -1e-7, 1 - 1e-7, 2.0)
+    }
+    assert len(keys) == 1
+
+
+def test_key_tells_inputs_apart() -> None:
+    structure = rocksalt()
+    swollen = structure.copy()
+    swollen.scale_lattice(1.01 * structure.volume)
+    moved = structure.copy()
+    moved.translate_sites([1], [0.01, 0, 0])
+    swapped = structure.copy()
+    swapped.replace_species({"Bi": "Se", "Se": "Bi"})
+    moved_and_swapped = moved.copy()
+    moved_and_swapped.replace_species({"Bi": "Se", "Se": "Bi"})
+    keys = [
+        key(s)
+        for s in (structure, swollen, moved, moved_and_swapped, structure * (2, 1, 1), swapped)
+    ]
+    keys += [
+        content_key(structure, LEVEL.model_copy(update={field: "x"}), SETTINGS)
+        for field in LevelOfTheory.model_fields
+    ]
+    keys += [
+        content_key(structure, LEVEL, SETTINGS.model_copy(update=change))
+        for change in (
+            {"optimizer": "BFGS"},
+            {"fmax": 0.01},
+            {"max_steps": 10},
+            {"min_distance": 1.4},
+            {"volume_range": (8.0, 100.0)},
+            {"energy_range": (-10.0, 10.0)},
+        )
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+# One relaxation with SevenNet-0
+
+
+@pytest.fixture(scope="module")
+def relaxer() -> Relaxer:
+    return Relaxer(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def sevennet() -> Calculator:
+    from sevenn.calculator import SevenNetCalculator
+
+    return SevenNetCalculator(model="7net-0", device="cpu")
+
+
+@pytest.mark.parametrize("make", [rocksalt, selenium])
+def test_against_an_independent_run(make: Any, relaxer: Relaxer, sevennet: Calculator) -> None:
+    structure = make()
+    before = structure.as_dict()
+    result = relaxer(structure)
+    assert structure.as_dict() == before
+    assert result.converged
+    assert result.reason is None
+    assert result.key == content_key(structure, relaxer.level, SETTINGS)
+
+    atoms = Atoms(
+        [site.specie.symbol for site in structure],
+        cell=structure.lattice.matrix,
+        scaled_positions=structure.frac_coords,
+        pbc=True,
+    )
+    atoms.calc = sevennet
+    start = atoms.get_potential_energy() / len(atoms)
+    assert FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=SETTINGS.fmax, steps=500)
+    assert result.energy_per_atom == pytest.approx(
+        atoms.get_potential_energy() / len(atoms), abs=1e-3
+    )
+    assert result.energy_per_atom < start
+
+    # A fresh evaluation of what was stored gives what was stored.
+    stored = Structure.from_dict(result.structure)
+    again = Atoms(
+        [site.specie.symbol for site in stored],
+        cell=stored.lattice.matrix,
+        positions=stored.cart_coords,
+        pbc=True,
+    )
+    again.calc = sevennet
+    assert again.get_potential_energy() / len(again) == pytest.approx(
+        result.energy_per_atom, abs=1e-5
+    )
+    assert result.max_force is not None
+    forces = np.linalg.norm(again.get_forces(), axis=1).max()
+    assert result.max_force == pytest.approx(forces, abs=1e-3)
+    assert result.max_force <= SETTINGS.fmax
+    assert result.max_stress == pytest.approx(np.abs(again.get_stress()).max(), abs=1e-4)
+    assert ((stored.frac_coords >= 0) & (stored.frac_coords < 1)).all()
+
+
+def test_unconverged_is_reported(relaxer: Relaxer) -> None:
+    result = like(relaxer, RelaxationSettings(max_steps=1), relaxer.calculator)(selenium())
+    assert not result.converged
+    assert result.steps == 1
+    assert result.reason == "not converged in 1 steps"
+    assert result.max_force is not None
+    assert result.key != content_key(selenium(), relaxer.level, SETTINGS)
+
+
+def like(relaxer: Relaxer, settings: RelaxationSettings, calculator: Calculator) -> Relaxer:
+    """A relaxer with other settings or another calculator, without loading the weights again."""
+    other = Relaxer.__new__(Relaxer)
+    other.settings, other.level, other.calculator = settings, relaxer.level, calculator
+    return other
+
+
+def assert_rejected(result: Relaxation, reason: str, start: Structure) -> None:
+    assert result.reason is not None
+    assert reason in result.reason
+    assert not result.converged
+    assert result.energy_per_atom is None
+    assert result.max_force is None
+    assert Structure.from_dict(result.structure) == start
+
+
+@pytest.mark.parametrize(
+    ("structure", "reason"),
+    [
+        (overlapping(), "atoms too close"),
+        (rocksalt(2.0), "volume per atom out of range"),
+        (rocksalt(20.0), "volume per atom out of range"),
+        (Structure(np.full((3, 3), np.nan), ["Bi"], [[0, 0, 0]]), "not finite"),
+    ],
+)
+def test_wild_starts_are_rejected(structure: Structure, reason: str, relaxer: Relaxer) -> None:
+    result = relaxer(structure)
+    assert result.steps == 0
+    assert result.reason is not None
+    assert reason in result.reason
+    assert result.energy_per_atom is None
+    assert not result.converged
+
+
+class Broken(Calculator):  # type: ignore[misc]
+    """A potential that goes wrong in a chosen way."""
+
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        n = len(self.atoms)
+        if self.fault == "slow":
+            time.sleep(120)
+        if self.fault == "raises":
+            raise RuntimeError("no neighbours\nof any kind")
+        volume = self.atoms.get_volume()
+        stress = {"shrinks": 0.3, "swells": -0.3}.get(self.fault, 0.0)
+        self.results = {
+            "energy": {"deep": -1e3 * n, "nan": np.nan}.get(self.fault, -3.0 * n + stress * volume),
+            "forces": np.full((n, 3), np.nan) if self.fault == "nan forces" else np.zeros((n, 3)),
+            "stress": np.array([stress] * 3 + [0.0] * 3),
+        }
+
+
+class SlowEngine(EngineSettings):
+    """An engine whose first energy takes two minutes."""
+
+    def calculator(self) -> Calculator:
+        return Broken("slow")
+
+    def level_of_theory(self) -> LevelOfTheory:
+        return LEVEL
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("raises", "engine failed: RuntimeError"),
+        ("deep", "energy out of range"),
+        ("nan", "energy out of range"),
+        ("shrinks", "out of range"),
+        ("swells", "out of range"),
+        ("nan forces", "not finite"),
+    ],
+)
+def test_collapse_on_the_way_is_rejected(fault: str, reason: str, relaxer: Relaxer) -> None:
+    start = rocksalt()
+    assert_rejected(like(relaxer, SETTINGS, Broken(fault))(start), reason, start)
+
+
+def test_shortest_distance_sees_images() -> None:
+    """A single atom is as far from itself as its cell is long."""
+    assert shortest_distance(Atoms("Po", cell=[3.0, 4.0, 5.0], pbc=True)) == pytest.approx(3.0)
+    assert shortest_distance(overlapping().to_ase_atoms()) == pytest.approx(0.4)
+
+
+# Parallel processes
+
+
+def without_time(result: Relaxation) -> dict[str, Any]:
+    return result.model_dump(exclude={"seconds"})
+
+
+def test_results_do_not_depend_on_the_number_of_workers() -> None:
+    settings = SETTINGS.model_copy(update={"max_steps": 3})
+    structures = [selenium(), overlapping(), rocksalt(6.1), rocksalt(5.5)]
+    runs = []
+    for workers in (1, 2):
+        items = list(relax_many(structures, settings, workers))
+        assert sorted(index for index, _ in items) == [0, 1, 2, 3]
+        runs.append({index: without_time(result) for index, result in items})
+    assert runs[0] == runs[1]
+    for i, structure in enumerate(structures):
+        level = settings.engine.level_of_theory()
+        assert runs[0][i]["key"] == content_key(structure, level, settings)
+        assert (runs[0][i]["energy_per_atom"] is None) == (i == 1)
+
+
+def test_workers_end_with_the_generator() -> None:
+    """Who stops listening does not wait for relaxations that are under way."""
+    slow = RelaxationSettings(engine=SlowEngine())
+    results = relax_many([overlapping(), rocksalt(), rocksalt()], slow, workers=1)
+    assert next(results)[0] == 0
+    workers = multiprocessing.active_children()
+    assert workers
+    results.close()  # type: ignore[attr-defined]
+    end = time.monotonic() + 20
+    while any(w.is_alive() for w in workers) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(w.is_alive() for w in workers)
+
+
+def test_nothing_to_relax() -> None:
+    assert list(relax_many([], SETTINGS)) == []
+
+
+def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "chgnet", None)
+    engines._level_of_theory.cache_clear()
+    settings = RelaxationSettings(engine=EngineSettings(name="chgnet"))
+    with pytest.raises(UserError, match="pip install chgnet"):
+        next(relax_many([rocksalt()], settings))

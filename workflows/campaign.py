@@ -1,0 +1,145 @@
+"""The campaign: everything that a user decides, in one readable file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.hull import Thresholds
+from ccdcgan.dft.relaxation import RelaxationSettings
+from ccdcgan.dft.sources import AflowSource, Filters, Source
+from ccdcgan.dft.substitution import parse_system
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseSettings(_Section):
+    """Stage 1: which prototypes are substituted and relaxed."""
+
+    sources: tuple[Source, ...] = Field((AflowSource(),), min_length=1)
+    filters: Filters = Filters()
+    max_candidates: int | None = Field(
+        None, ge=20, description="Small cells first, then cut here; null for all."
+    )
+    element_sites: int = Field(4, ge=4, description="Most atoms in an end member's cell.")
+
+
+class NetworkSettings(_Section):
+    """Stage 2: representation and networks."""
+
+    preset: Literal["quickstart", "default", "paper"] = "quickstart"
+    autoencoder: Literal["shipped", "train"] = Field(
+        "shipped", description="train: on the campaign's own database."
+    )
+    variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
+    omega: float = Field(0.1, ge=0, description="Weight of the formation energy (paper, eq. 2).")
+
+
+class Screening(_Section):
+    """What a decoded crystal must be before it is relaxed."""
+
+    min_distance: float = Field(1.8, gt=0, description="Shortest distance, Å.")
+    volume_range: tuple[float, float] = Field((15.0, 60.0), description="Å³ per atom.")
+    max_sites: int = Field(20, ge=2, description="Most atoms in the cell.")
+    max_formation_energy: float = Field(
+        0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
+    )
+    per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
+
+
+class LoopSettings(_Section):
+    """Stage 3: rounds of generate, decode, screen, relax."""
+
+    rounds: int = Field(2, ge=1)
+    samples: int = Field(4000, ge=1, description="Crystal graphs drawn a round.")
+    relaxations: int = Field(24, ge=1, description="Generated crystals relaxed a round.")
+    screening: Screening = Screening()
+
+
+class Campaign(_Section):
+    """One search for new crystals of one chemical system."""
+
+    system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
+    seed: int = Field(0, ge=0, lt=2**24)
+    database: DatabaseSettings = DatabaseSettings()
+    relaxation: RelaxationSettings = RelaxationSettings()
+    thresholds: Thresholds = Thresholds()
+    networks: NetworkSettings = NetworkSettings()
+    loop: LoopSettings = LoopSettings()
+    workers: int | None = Field(None, ge=1, description="Relaxations at a time; null: all cores.")
+
+    @field_validator("system", mode="before")
+    @classmethod
+    def _parse_system(cls, value: Any) -> tuple[str, ...]:
+        return tuple(parse_system(value))
+
+    @property
+    def elements(self) -> list[str]:
+        return list(self.system)
+
+    def digest(self) -> str:
+        """Hash of all that decides the result; the number of workers does not."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Read a campaign file.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is no YAML, or has a key or value that does not fit; an unknown
+        key is named together with the nearest valid one.
+    """
+    try:
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise UserError(f"cannot read the campaign file {path}: {reason}") from None
+    except YAMLError as error:
+        line = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"{path} is not valid YAML: {line}") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold keys and values, such as 'system: Bi-Se'")
+    return parse_campaign(data, str(path))
+
+
+def parse_campaign(data: dict[str, Any], name: str) -> Campaign:
+    """A campaign from plain data; `name` is where they come from, for messages."""
+    try:
+        return Campaign.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{name}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    where = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], _all_keys(Campaign), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {where!r}{hint}"
+    return f"{where}: {first['msg']}"
+
+
+def _all_keys(model: type[BaseModel], found: set[str] | None = None) -> list[str]:
+    found = set() if found is None else found
+    for name, info in model.model_fields.items():
+        found.add(name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            _all_keys(info.annotation, found)
+    return sorted(found)

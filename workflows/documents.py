@@ -1,0 +1,141 @@
+"""The documents that campaigns write, with units."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.relaxation import Relaxation
+
+SCHEMA_VERSION = 1
+
+# jobflow hands a job its arguments with pymatgen's dictionaries turned into objects.
+StructureDict = Annotated[
+    dict[str, Any],
+    BeforeValidator(lambda v: v.as_dict() if isinstance(v, Structure) else v),
+]
+
+
+class Origin(BaseModel):
+    """Where a structure came from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["element", "prototype", "generated"]
+    id: str = Field(description="Prototype and assignment, or model and sample.")
+    round: int | None = Field(None, description="Round that generated it, from 1.")
+    model: str | None = Field(None, description="Key of the generator.")
+    sample: int | None = Field(None, description="Index of the noise vector.")
+    noise_seed: int | None = Field(None, description="Seed of the noise vectors.")
+    predicted_formation_energy: float | None = Field(None, description="eV/atom.")
+
+
+class Candidate(BaseModel):
+    """A structure that waits for its relaxation."""
+
+    origin: Origin
+    structure: StructureDict = Field(description="pymatgen structure.")
+
+
+class RelaxationDocument(Relaxation):
+    """A relaxation with its origin; without formation energy, since a hull changes."""
+
+    schema_version: int = SCHEMA_VERSION
+    campaign: str = Field(description="Digest of the campaign that asked first.")
+    origin: Origin
+    initial_structure: StructureDict = Field(description="Unrelaxed pymatgen structure.")
+    level_of_theory: LevelOfTheory
+
+
+class Entry(BaseModel):
+    """A campaign's claim on a relaxation document."""
+
+    key: str = Field(description="Content key of the relaxation document.")
+    origin: Origin
+
+
+class Phase(BaseModel):
+    """A relaxed structure with its place on the hull."""
+
+    id: str = Field(description="Content key of its relaxation.")
+    structure: StructureDict = Field(description="Relaxed pymatgen structure.")
+    formula: str
+    spacegroup: str
+    energy_per_atom: float | None = Field(description="eV/atom at the level of theory.")
+    formation_energy_per_atom: float | None = Field(description="eV/atom, against the elements.")
+    e_above_hull: float | None = Field(description="Distance to the hull, eV/atom.")
+    label: Literal["stable", "metastable", "unstable", "not converged"]
+    converged: bool
+    reason: str | None = Field(None, description="Why it did not converge.")
+    distinct: bool = Field(description="Matches no earlier phase of the campaign.")
+    origin: Origin
+    level_of_theory: LevelOfTheory
+    file: str | None = Field(None, description="CIF file in the campaign's folder.")
+
+
+class RoundCounts(BaseModel):
+    """The funnel of one round.
+
+    screened: passed every screen and chosen for relaxation; distinct: converged, and matches
+    nothing in the database and nothing generated before; the metastable include the stable.
+    """
+
+    sampled: int = 0
+    decoded: int = 0
+    valid: int = 0
+    screened: int = 0
+    relaxed: int = 0
+    converged: int = 0
+    distinct: int = 0
+    distinct_metastable: int = 0
+    distinct_stable: int = 0
+
+
+class DatabaseCounts(BaseModel):
+    """Stage 1 in numbers: structures that hold all elements of the system."""
+
+    candidates: int = 0
+    relaxed: int = 0
+    converged: int = 0
+    rejected: dict[str, int] = Field(default_factory=dict)
+    stable: int = 0
+    metastable: int = 0
+
+
+class AutoencoderFigures(BaseModel):
+    match_fraction: float | None = None
+    held_out: int = 0
+
+
+class ConstraintFigures(BaseModel):
+    mae_ev_per_atom: float | None = None
+    r2: float | None = None
+    held_out: int = 0
+
+
+class Summary(BaseModel):
+    """summary.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    system: list[str]
+    level_of_theory: LevelOfTheory
+    seed: int
+    thresholds: dict[str, float]
+    database: DatabaseCounts
+    autoencoder: AutoencoderFigures
+    constraint: ConstraintFigures
+    rounds: list[RoundCounts]
+    wall_seconds: dict[str, float]
+
+
+class Curve(BaseModel):
+    """A learning curve for the report."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: list[float]
+    series: dict[str, list[float | None]]

@@ -1,0 +1,204 @@
+"""The whole campaign as one flow: database, then rounds of training, generation and relaxation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobflow import Flow, Maker, Response, job
+
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.database import ProposeMaker, RelaxMaker, worker_class
+from ccdcgan.workflows.documents import (
+    AutoencoderFigures,
+    ConstraintFigures,
+    Curve,
+    Entry,
+    Summary,
+)
+from ccdcgan.workflows.generation import GenerateMaker
+from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
+from ccdcgan.workflows.phases import database_counts, judge, ranked, round_counts
+from ccdcgan.workflows.stores import Relaxations
+
+
+@dataclass
+class RoundMaker(Maker):
+    """One round after another; each grows the next until the campaign's number is reached."""
+
+    name: str = "round"
+    relax: RelaxMaker = field(default_factory=RelaxMaker)
+    constraint: ConstraintMaker = field(default_factory=ConstraintMaker)
+    gan: GanMaker = field(default_factory=GanMaker)
+    generate: GenerateMaker = field(default_factory=GenerateMaker)
+
+    @job(config=worker_class("light"))
+    def make(
+        self,
+        entries: list[dict[str, Any]],
+        autoencoder: dict[str, Any],
+        campaign: dict[str, Any],
+        number: int,
+        history: list[dict[str, Any]],
+        last: dict[str, Any] | None = None,
+    ) -> Response | dict[str, Any]:
+        """Return the campaign's outcome after the last round, or replace itself by a round.
+
+        Parameters
+        ----------
+        entries, history
+            What the campaign has relaxed, and what each finished round reports.
+        number
+            The round to do now, from 1.
+        last
+            Entries of the round before, to be joined with `entries`.
+        """
+        entries = entries + (last["entries"] if last else [])
+        if history and last:
+            history = [*history[:-1], {**history[-1], "relaxation_seconds": last["seconds"]}]
+        settings = Campaign.model_validate(campaign)
+        if number > settings.loop.rounds:
+            return {"entries": entries, "history": history}
+        constraint = self.constraint.make(entries, autoencoder, campaign, number)
+        gan = self.gan.make(entries, constraint.output, campaign, number)
+        drawn = self.generate.make(
+            entries, autoencoder, constraint.output, gan.output, campaign, number
+        )
+        relax = self.relax.make(
+            drawn.output["candidates"], campaign, f"relaxations, round {number}"
+        )
+        report = {
+            "funnel": drawn.output["funnel"],
+            "constraint": constraint.output,
+            "gan": gan.output,
+            "generation_seconds": drawn.output["seconds"],
+        }
+        following = self.make(
+            entries, autoencoder, campaign, number + 1, [*history, report], relax.output
+        )
+        return Response(
+            replace=Flow(
+                [constraint, gan, drawn, relax, following],
+                output=following.output,
+                name=f"round {number}",
+            )
+        )
+
+
+@job(config=worker_class("light"))
+def conclude(
+    database: dict[str, Any],
+    proposed: dict[str, Any],
+    autoencoder: dict[str, Any],
+    outcome: dict[str, Any],
+    campaign: dict[str, Any],
+) -> dict[str, Any]:
+    """Judge everything by the final hull: ``summary``, ``phases`` and learning ``curves``."""
+    settings = Campaign.model_validate(campaign)
+    entries = [Entry.model_validate(e) for e in outcome["entries"]]
+    phases = judge(entries, Relaxations().get([e.key for e in entries]), settings)
+    for rank, phase in enumerate(ranked(phases), 1):
+        phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
+    history = outcome["history"]
+    counts = database_counts(phases, len(settings.elements))
+    for reason, number in proposed["rejected"].items():
+        counts.rejected[f"prototype: {reason}"] = number
+    for skipped in proposed["skipped"]:
+        reason = f"unreadable: {skipped['reason']}"
+        counts.rejected[reason] = counts.rejected.get(reason, 0) + 1
+    last = history[-1]["constraint"]
+    summary = Summary(
+        system=settings.elements,
+        level_of_theory=settings.relaxation.engine.level_of_theory(),
+        seed=settings.seed,
+        thresholds=settings.thresholds.model_dump(),
+        database=counts,
+        autoencoder=AutoencoderFigures(
+            match_fraction=autoencoder["match_fraction"], held_out=autoencoder["held_out"]
+        ),
+        constraint=ConstraintFigures(
+            mae_ev_per_atom=last["mae"], r2=last["r2"], held_out=last["held_out"]
+        ),
+        rounds=[round_counts(phases, i, h["funnel"]) for i, h in enumerate(history, 1)],
+        wall_seconds={
+            "prototypes": proposed["seconds"],
+            "database": database["seconds"],
+            "autoencoder": autoencoder["seconds"],
+            "constraint": sum(h["constraint"]["seconds"] for h in history),
+            "gan": sum(h["gan"]["seconds"] for h in history),
+            "generation": sum(h["generation_seconds"] for h in history),
+            "relaxation": sum(h["relaxation_seconds"] for h in history),
+        },
+    )
+    return {
+        "summary": summary.model_dump(mode="json"),
+        "phases": [p.model_dump(mode="json") for p in phases],
+        "curves": [c.model_dump(mode="json") for c in _curves(history)],
+    }
+
+
+def _curves(history: list[dict[str, Any]]) -> list[Curve]:
+    curves = []
+    for number, report in enumerate(history, 1):
+        training = report["constraint"]["history"]["training"]
+        test = report["constraint"]["history"]["test"]
+        every = max(1, len(training) // max(1, len(test)))
+        curves.append(
+            Curve(
+                title=f"Constraint, round {number}",
+                x_label="epoch",
+                y_label="MAE / eV per atom",
+                x=[float(every * (i + 1)) for i in range(len(test))],
+                series={"training": training[every - 1 :: every][: len(test)], "held out": test},
+            )
+        )
+        gan = report["gan"]["history"]
+        for name, label in (
+            ("critic", "critic: data minus generated"),
+            ("formation_energy", "predicted formation energy / eV per atom"),
+        ):
+            curves.append(
+                Curve(
+                    title=f"GAN, round {number}",
+                    x_label="chunk of steps",
+                    y_label=label,
+                    x=[float(i + 1) for i in range(len(gan[name]))],
+                    series={name.replace("_", " "): gan[name]},
+                )
+            )
+    return curves
+
+
+@dataclass
+class InverseDesignMaker(Maker):
+    """A campaign as a flow that any jobflow manager can run.
+
+    Attributes
+    ----------
+    propose, relax, autoencoder, rounds
+        Makers of the stages.
+    """
+
+    name: str = "inverse design"
+    propose: ProposeMaker = field(default_factory=ProposeMaker)
+    relax: RelaxMaker = field(default_factory=RelaxMaker)
+    autoencoder: AutoencoderMaker = field(default_factory=AutoencoderMaker)
+    rounds: RoundMaker = field(default_factory=RoundMaker)
+
+    def make(self, campaign: Campaign) -> Flow:
+        """The flow of a campaign; its output has ``summary``, ``phases`` and ``curves``."""
+        plain = campaign.model_dump(mode="json")
+        proposed = self.propose.make(plain)
+        database = self.relax.make(proposed.output["candidates"], plain, "database")
+        autoencoder = self.autoencoder.make(database.output["entries"], plain)
+        rounds = self.rounds.make(
+            database.output["entries"], autoencoder.output, plain, 1, []
+        )
+        end = conclude(
+            database.output, proposed.output, autoencoder.output, rounds.output, plain
+        )
+        return Flow(
+            [proposed, database, autoencoder, rounds, end],
+            output=end.output,
+            name=f"{self.name} {'-'.join(campaign.elements)}",
+        )

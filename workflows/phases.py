@@ -1,0 +1,149 @@
+"""Phases: relaxation documents judged by one convex hull."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pymatgen.core import Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+from ccdcgan.dft.hull import Hull
+from ccdcgan.dft.matching import SeenStructures
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import (
+    DatabaseCounts,
+    Entry,
+    Phase,
+    RelaxationDocument,
+    RoundCounts,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A relaxed crystal to learn from, energies in eV/atom."""
+
+    key: str
+    structure: Structure
+    formation_energy: float
+    e_above_hull: float
+
+
+def build_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> Hull:
+    """The convex hull of all converged documents."""
+    used = [d for d in documents if d.converged and d.energy_per_atom is not None]
+    structures = [Structure.from_dict(d.structure) for d in used]
+    return Hull(
+        [s.composition for s in structures],
+        [d.energy_per_atom or 0.0 for d in used],
+        [d.level_of_theory for d in used],
+        campaign.elements,
+    )
+
+
+def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Sample]:
+    """Converged crystals that hold every element of the system, in the order of their keys."""
+    hull = build_hull([documents[k] for k in sorted(documents)], campaign)
+    samples = []
+    for key in sorted(documents):
+        document = documents[key]
+        structure = Structure.from_dict(document.structure)
+        if not document.converged or document.energy_per_atom is None:
+            continue
+        if len(structure.composition) < len(campaign.elements):
+            continue
+        energy = document.energy_per_atom
+        samples.append(
+            Sample(
+                key,
+                structure,
+                hull.formation_energy(structure.composition, energy),
+                hull.e_above_hull(structure.composition, energy),
+            )
+        )
+    return samples
+
+
+def judge(
+    entries: Sequence[Entry], documents: Mapping[str, RelaxationDocument], campaign: Campaign
+) -> list[Phase]:
+    """Phases of a campaign in the order of its entries: database first, then round by round."""
+    hull = build_hull([documents[e.key] for e in entries], campaign)
+    seen = SeenStructures()
+    phases = []
+    for entry in entries:
+        document = documents[entry.key]
+        structure = Structure.from_dict(document.structure)
+        phase = Phase(
+            id=entry.key,
+            structure=document.structure,
+            formula=structure.composition.reduced_formula,
+            spacegroup=_spacegroup(structure),
+            energy_per_atom=document.energy_per_atom,
+            formation_energy_per_atom=None,
+            e_above_hull=None,
+            label="not converged",
+            converged=document.converged,
+            reason=document.reason,
+            distinct=False,
+            origin=entry.origin,
+            level_of_theory=document.level_of_theory,
+        )
+        if document.converged and document.energy_per_atom is not None:
+            composition = structure.composition
+            formation = hull.formation_energy(composition, document.energy_per_atom)
+            distance = max(0.0, hull.e_above_hull(composition, document.energy_per_atom))
+            phase.formation_energy_per_atom = formation
+            phase.e_above_hull = distance
+            phase.label = campaign.thresholds.label(formation, distance)
+            phase.distinct = seen.add_if_new(structure)
+        phases.append(phase)
+    return phases
+
+
+def _spacegroup(structure: Structure) -> str:
+    try:
+        analyzer = SpacegroupAnalyzer(structure, symprec=0.1)
+        return f"{analyzer.get_space_group_symbol()} ({analyzer.get_space_group_number()})"
+    except Exception:  # noqa: BLE001  spglib finds no symmetry in a degenerate cell
+        return "P1 (1)"
+
+
+def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
+    """Stage 1 in numbers, from the phases whose origin is a prototype."""
+    own = [p for p in phases if p.origin.kind == "prototype"]
+    reasons = Counter(p.reason or "not converged" for p in own if not p.converged)
+    return DatabaseCounts(
+        candidates=len(own),
+        relaxed=sum(p.energy_per_atom is not None for p in own),
+        converged=sum(p.converged for p in own),
+        rejected=dict(sorted(reasons.items())),
+        stable=sum(p.label == "stable" for p in own),
+        metastable=sum(p.label in {"stable", "metastable"} for p in own),
+    )
+
+
+def round_counts(phases: Sequence[Phase], number: int, funnel: Mapping[str, int]) -> RoundCounts:
+    """The funnel of one round; `funnel` holds what was counted before the relaxations."""
+    own = [p for p in phases if p.origin.kind == "generated" and p.origin.round == number]
+    new = [p for p in own if p.distinct]
+    return RoundCounts(
+        **funnel,
+        relaxed=len(own),
+        converged=sum(p.converged for p in own),
+        distinct=len(new),
+        distinct_metastable=sum(p.label in {"stable", "metastable"} for p in new),
+        distinct_stable=sum(p.label == "stable" for p in new),
+    )
+
+
+def ranked(phases: Sequence[Phase]) -> list[Phase]:
+    """Distinct generated (meta)stable phases, nearest to the hull first."""
+    chosen = [
+        p
+        for p in phases
+        if p.origin.kind == "generated" and p.distinct and p.label in {"stable", "metastable"}
+    ]
+    return sorted(chosen, key=lambda p: p.e_above_hull or 0.0)

@@ -1,0 +1,94 @@
+"""Stores as the jobs see them: relaxation documents, and artifacts such as trained networks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jobflow
+from maggma.core import Store
+
+from ccdcgan.workflows.documents import RelaxationDocument
+
+#: Names of the JobStore's additional stores.
+RESULTS, DATA = "results", "data"
+
+
+def current_store(name: str) -> Store:
+    """An additional store of the JobStore that the running job writes to."""
+    store = jobflow.CURRENT_JOB.store
+    if store is None or name not in store.additional_stores:
+        raise RuntimeError(f"the JobStore needs an additional store named {name!r}")
+    return store.additional_stores[name]
+
+
+class Relaxations:
+    """Relaxation documents under their content keys.
+
+    Parameters
+    ----------
+    store
+        maggma store of the documents; by default that of the running job.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store if store is not None else current_store(RESULTS)
+
+    def done(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys whose result is there."""
+        criteria = {"key": {"$in": list(keys)}}
+        return {d["key"] for d in self._store.query(criteria, properties=["key"])}
+
+    def put(self, document: RelaxationDocument) -> None:
+        """Store a document at once; the same key is never stored twice."""
+        self._store.update([document.model_dump(mode="json")], key="key")
+
+    def get(self, keys: Iterable[str]) -> dict[str, RelaxationDocument]:
+        """Documents by key."""
+        criteria = {"key": {"$in": list(keys)}}
+        return {d["key"]: RelaxationDocument.model_validate(d) for d in self._store.query(criteria)}
+
+
+def artifact_key(kind: str, *parts: Any) -> str:
+    """Key of an artifact: a hash of its kind and of everything that it was made from."""
+    text = json.dumps([kind, *parts], sort_keys=True, default=str)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+
+
+def cached_artifact(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The artifact under a key, made and stored if it is not there yet.
+
+    An artifact is a dictionary of plain values and bytes; bytes travel as base64 text, which any
+    store can hold.
+    """
+    store = current_store(DATA)
+    found = store.query_one({"key": key})
+    if found is None:
+        found = {"key": key, "value": _pack(make())}
+        store.update([found], key="key")
+    return _unpack(found["value"])
+
+
+def load_artifact(key: str) -> dict[str, Any]:
+    """The artifact under a key, which must be there."""
+    found = current_store(DATA).query_one({"key": key})
+    if found is None:
+        raise RuntimeError(f"artifact {key} is missing from the store {DATA!r}")
+    return _unpack(found["value"])
+
+
+def _pack(value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        k: {"base64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v
+        for k, v in value.items()
+    }
+
+
+def _unpack(value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        k: base64.b64decode(v["base64"]) if isinstance(v, dict) and set(v) == {"base64"} else v
+        for k, v in value.items()
+    }
