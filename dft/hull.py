@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
@@ -24,7 +25,9 @@ class Thresholds(BaseModel):
     stable: float = Field(default=0.100, ge=0)
     metastable: float = Field(default=0.150, ge=0)
 
-    def label(self, formation_energy: float, e_above_hull: float) -> str:
+    def label(
+        self, formation_energy: float, e_above_hull: float
+    ) -> Literal["stable", "metastable", "unstable"]:
         """``stable``, ``metastable`` (and not stable) or ``unstable``."""
         if formation_energy < 0 and e_above_hull < self.stable:
             return "stable"

@@ -142,7 +142,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     warnings.filterwarnings("ignore")
-    logging.getLogger("jobflow").setLevel(logging.ERROR)
+    for noisy in ("jobflow", "tensorflow", "absl"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -155,7 +156,7 @@ def main() -> None:
     except Exception as error:
         message = explain(error)
         if message is None and type(error).__module__.startswith(("click", "typer")):
-            message = getattr(error, "format_message", lambda: str(error))()
+            message = getattr(error, "format_message", error.__str__)()
         if message is None:
             raise
         console.print(f"[red]error:[/] {message}", soft_wrap=True, markup=True)

@@ -31,7 +31,9 @@ def embedded_store(folder: Path) -> JobStore:
     """A JobStore in sqlite files: job outputs, relaxation documents and artifacts."""
 
     def store(name: str, key: str) -> MontyStore:
-        return MontyStore(name, database_path=str(folder / "store"), database_name="ccdcgan", key=key)
+        return MontyStore(
+            name, database_path=str(folder / "store"), database_name="ccdcgan", key=key
+        )
 
     return JobStore(
         store("jobs", "uuid"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ase.data import atomic_numbers, covalent_radii
 from ase.data.colors import jmol_colors
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+from plotly.offline import get_plotlyjs
 
 from ccdcgan.launchers import report_sections as sections
 from ccdcgan.launchers.report_figures import (

@@ -137,7 +137,8 @@ def database(record: Mapping[str, Any]) -> str:
         if rejected
         else '<p class="note">No candidate was rejected.</p>'
     )
-    return f'<div class="two"><div>{_bar_table("structures", sizes, count)}</div><div>{right}</div></div>'
+    left = _bar_table("structures", sizes, count)
+    return f'<div class="two"><div>{left}</div><div>{right}</div></div>'
 
 
 def _bar_table(title: str, values: Mapping[str, Any], show: Any) -> str:
@@ -158,7 +159,8 @@ def curves(records: list[dict[str, Any]]) -> str:
     return (
         '<div class="two">'
         + "".join(
-            f'<div><h3>{text(record.get("title"))}</h3><div id="curve-{i}" class="plot"></div></div>'
+            f"<div><h3>{text(record.get('title'))}</h3>"
+            f'<div id="curve-{i}" class="plot"></div></div>'
             for i, record in enumerate(records)
         )
         + "</div>"

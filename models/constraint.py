@@ -52,8 +52,9 @@ def build_dense_constraint(size: int, settings: ConstraintSettings) -> keras.Mod
     return keras.Model(x, layers.Concatenate()(members), name="constraint")
 
 
-def _ensemble_error(target: Any, prediction: Any) -> Any:
-    # Each member is trained on its own error: the mean of squares, not the square of the mean.
+@keras.saving.register_keras_serializable("ccdcgan")
+def ensemble_error(target: Any, prediction: Any) -> Any:
+    """Mean absolute error of the members: each learns from its own error."""
     return ops.mean(ops.abs(prediction - target), axis=-1)
 
 
@@ -102,7 +103,8 @@ def train_constraint(
             keras.optimizers.schedules.CosineDecay(settings.learning_rate, epochs * per_epoch),
             weight_decay=1e-3,
         ),
-        loss=_ensemble_error,
+        loss=ensemble_error,
+        steps_per_execution=per_epoch,
         jit_compile=True,
     )
     target = (y - mean) / scale

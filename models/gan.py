@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import layers
+from keras import layers, ops
 from numpy.typing import NDArray
 
 from ccdcgan.models.presets import GanSettings
@@ -21,20 +21,75 @@ from ccdcgan.models.voxels import FloatArray
 CHUNK = 250
 
 
-def build_dense_generator(size: int, settings: GanSettings) -> keras.Model:
-    """Noise (batch, noise) to whitened crystal graphs (batch, size)."""
-    z = keras.Input((settings.noise,))
-    x = z
-    for _ in range(3):
+@keras.saving.register_keras_serializable("ccdcgan")
+class CrystalPrior(layers.Layer):
+    """Gaussian noise (batch, noise) to blurred blends of known crystal graphs (batch, size).
+
+    A few hundred crystals are isolated points in the space of crystal graphs: a network that
+    starts from plain noise needs many thousand steps before anything it draws can be decoded.
+    Here the noise chooses two known crystals and how to blend and blur them; the network that
+    follows learns to turn that into a crystal.
+
+    Parameters
+    ----------
+    rows, size
+        Number of crystal graphs and their length.
+    blur
+        Standard deviation of what is added, in whitened units.
+    """
+
+    def __init__(self, rows: int, size: int, blur: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rows, self.size, self.blur = rows, size, blur
+        self.graphs = self.add_weight(shape=(rows, size), trainable=False, name="graphs")
+        self.cumulative = self.add_weight(shape=(rows,), trainable=False, name="cumulative")
+
+    def set_crystals(self, graphs: FloatArray, weights: FloatArray) -> None:
+        """Known crystal graphs (rows, size), and the weights (rows,) to choose them with."""
+        self.graphs.assign(np.asarray(graphs, np.float32))
+        self.cumulative.assign(np.cumsum(weights) / np.sum(weights))
+
+    def call(self, z: Any) -> Any:
+        uniform = 0.5 * (1.0 + ops.erf(z[:, :3] / np.sqrt(2.0)))
+        first, second = self._choose(uniform[:, :1]), self._choose(uniform[:, 1:2])
+        share = 0.5 * uniform[:, 2:3] ** 2
+        noise = z[:, 3 : 3 + self.size]
+        return (1.0 - share) * first + share * second + self.blur * noise
+
+    def _choose(self, u: Any) -> Any:
+        index = ops.sum(ops.cast(u > self.cumulative[None], "int32"), axis=1)
+        return ops.take(self.graphs, ops.minimum(index, self.rows - 1), axis=0)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
+        return (input_shape[0], self.size)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"rows": self.rows, "size": self.size, "blur": self.blur}
+        return {**super().get_config(), **own}
+
+
+def build_dense_generator(
+    data: FloatArray, weights: FloatArray, settings: GanSettings
+) -> keras.Model:
+    """Noise (batch, 3 + size) to whitened crystal graphs (batch, size), starting as the prior."""
+    rows, size = np.shape(data)
+    z = keras.Input((3 + size,))
+    prior = CrystalPrior(rows, size, settings.blur, name="prior")
+    start = prior(z)
+    x = start
+    for _ in range(2):
         x = layers.LeakyReLU(0.2)(layers.Dense(settings.width)(x))
-    return keras.Model(z, layers.Dense(size)(x), name="generator")
+    change = layers.Dense(size, kernel_initializer="zeros")(x)
+    model = keras.Model(z, layers.Add()([start, change]), name="generator")
+    prior.set_crystals(data, weights)
+    return model
 
 
 def build_dense_critic(size: int, settings: GanSettings) -> keras.Model:
     """Whitened crystal graphs (batch, size) to one unbounded score (batch, 1)."""
     g = keras.Input((size,))
     x = g
-    for _ in range(3):
+    for _ in range(2):
         x = layers.LeakyReLU(0.2)(layers.Dense(settings.width)(x))
     return keras.Model(g, layers.Dense(1)(x), name="critic")
 
@@ -70,6 +125,7 @@ class _Training:
     ) -> None:
         self.settings = settings
         self.generator, self.critic = networks
+        self.noise = int(self.generator.input_shape[-1])
         self.average = keras.models.clone_model(self.generator)
         self.average.set_weights(self.generator.get_weights())
         self.constraint = constraint
@@ -97,7 +153,7 @@ class _Training:
         ]
 
     def _noise(self, step: tf.Tensor, stream: int) -> tf.Tensor:
-        shape = (self.settings.batch, self.settings.noise)
+        shape = (self.settings.batch, self.noise)
         return tf.random.stateless_normal(shape, [self.seed * 64 + stream, step])
 
     def _real(self, step: tf.Tensor, stream: int) -> tf.Tensor:
@@ -149,7 +205,9 @@ class _Training:
         gradients = tape.gradient(loss, self.generator.trainable_variables)
         self.optimizers[0].apply(gradients, self.generator.trainable_variables)
         keep = self.settings.average
-        for slow, fast in zip(self.average.variables, self.generator.variables, strict=True):
+        for slow, fast in zip(
+            self.average.trainable_variables, self.generator.trainable_variables, strict=True
+        ):
             slow.assign(keep * slow + (1.0 - keep) * fast)
         return energy
 
@@ -210,13 +268,13 @@ def train_gan(
         raise ValueError("the CCDCGAN needs a trained constraint")
     make_deterministic(seed)
     if np.ndim(data) == 2:
-        size = int(np.shape(data)[1])
-        networks = build_dense_generator(size, settings), build_dense_critic(size, settings)
+        generator = build_dense_generator(data, weights, settings)
+        networks = generator, build_dense_critic(int(np.shape(data)[1]), settings)
     else:
         from ccdcgan.models.paper import build_paper_discriminator, build_paper_generator
 
         side = int(np.shape(data)[1])
-        networks = build_paper_generator(settings.noise, side), build_paper_discriminator(side)
+        networks = build_paper_generator(200, side), build_paper_discriminator(side)
     training = _Training(data, weights, settings, networks, constraint, seed)
     done = 0
     history: dict[str, list[float]] = {"critic": [], "formation_energy": []}

@@ -35,6 +35,8 @@ class GanSettings:
         ``wgan-gp``: Wasserstein distance with gradient penalty; ``bce``: the paper's.
     latent
         Whitened components of the crystal graphs in which the default networks work.
+    blur
+        Noise on the known crystals that the default generator starts from, in whitened units.
     energy_scale
         Crystals are drawn for training with weight exp(-E_hull / energy_scale), eV/atom.
     """
@@ -42,12 +44,12 @@ class GanSettings:
     variant: str = "ccdcgan"
     loss: str = "wgan-gp"
     omega: float = 0.1
-    latent: int = 96
-    noise: int = 64
+    latent: int = 192
+    blur: float = 0.2
     width: int = 256
-    steps: int = 3000
-    critic_steps: int = 3
-    batch: int = 128
+    steps: int = 1000
+    critic_steps: int = 2
+    batch: int = 64
     learning_rate: float = 3e-4
     penalty: float = 10.0
     average: float = 0.995

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ def save_checkpoint(path: Path, variables: Sequence[Any], **scalars: Any) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(variables)}
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-        np.savez(stream, **arrays, **{k: np.asarray(v) for k, v in scalars.items()})
+        arrays |= {k: np.asarray(v) for k, v in scalars.items()}
+        np.savez(stream, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(stream.name, path)
@@ -37,11 +40,13 @@ def load_checkpoint(path: Path, variables: Sequence[Any]) -> Mapping[str, Any] |
     """
     try:
         with np.load(path, allow_pickle=False) as data:
+            if f"v{len(variables)}" in data:
+                return None
             arrays = [data[f"v{i}"] for i in range(len(variables))]
             if any(a.shape != tuple(v.shape) for a, v in zip(arrays, variables, strict=True)):
                 return None
             rest = {k: data[k] for k in data.files if not (k[0] == "v" and k[1:].isdigit())}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
@@ -64,6 +69,12 @@ def model_from_bytes(data: bytes) -> keras.Model:
     ValueError
         The data are no model of this project or are damaged.
     """
+    # Keras finds the project's own layers in a file only once they are registered; they are
+    # imported here because their modules import this one.
+    import ccdcgan.models.autoencoder
+    import ccdcgan.models.constraint
+    import ccdcgan.models.gan  # noqa: F401
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(data)

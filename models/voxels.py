@@ -55,10 +55,10 @@ class SitesGrid:
 
     def _gaussians(self, positions: FloatArray) -> FloatArray:
         """One-dimensional Gaussians of grid positions (..., 3): shape (..., 3, points)."""
-        d = positions[..., None] - np.arange(self.points, dtype=np.float32)
+        d = positions[..., None] - np.arange(self.points)
         if self.periodic:
             d -= self.points * np.round(d / self.points)
-        return np.exp(d * d * (-0.5 / self.sigma**2))
+        return np.exp(d * d * (-0.5 / self.sigma**2)).astype(np.float32)
 
     def encode(self, coords: Sequence[FloatArray]) -> NDArray[np.float32]:
         """Sites voxels of a batch.
@@ -85,12 +85,12 @@ class SitesGrid:
         out = np.zeros((len(coords), n, n, n), np.float32)
         for count in np.unique(counts[counts > 0]):
             which = np.flatnonzero(counts == count)
-            grid = self.to_grid(np.stack([np.asarray(coords[i], float) for i in which]))
+            grid = self.to_grid(np.stack([np.asarray(coords[int(i)], float) for i in which]))
             if not np.isfinite(grid).all():
                 raise ValueError("a coordinate is not finite")
             if not self.periodic and ((grid < 0) | (grid > n - 1)).any():
                 raise ValueError(f"an atom lies outside the cube of {self.cube} Å")
-            gx, gy, gz = np.moveaxis(self._gaussians(grid.astype(np.float32)), 2, 0)
+            gx, gy, gz = np.moveaxis(self._gaussians(grid), 2, 0)
             yz = (gy[:, :, :, None] * gz[:, :, None, :]).reshape(len(which), count, n * n)
             out[which] = np.matmul(gx.transpose(0, 2, 1), yz).reshape(-1, n, n, n)
         return out
@@ -118,7 +118,11 @@ class SitesGrid:
             Coordinates as `encode` takes them.
         """
         v = np.asarray(voxels, np.float32)
-        peaks = np.argwhere((v >= _neighbourhood_maximum(v, self.periodic)) & (v > threshold))
+        # An atom half-way between grid points shows equal values on them. A tilt below the
+        # precision of the voxels makes one of them the maximum.
+        tilt = 1.0 + np.linspace(0.0, 1e-6, self.points**3).reshape((self.points,) * 3)
+        w = v * tilt
+        peaks = np.argwhere((w >= _neighbourhood_maximum(w, self.periodic)) & (v > threshold))
         batch = peaks[:, 0]
         counts = np.bincount(batch, minlength=len(v))
         if not len(peaks):
@@ -130,7 +134,6 @@ class SitesGrid:
         real = np.arange(counts.max()) < counts[:, None]
         stencil = cells[:, :, None, :] + _STENCIL
         if self.periodic:
-            inside = np.ones(stencil.shape[:-1], bool)
             values = _take(v, np.mod(stencil, self.points))
         else:
             inside = ((stencil >= 0) & (stencil < self.points)).all(-1)
@@ -146,11 +149,16 @@ class SitesGrid:
                 own = values - others.sum(-1)
             logs = np.log(np.maximum(own, 1e-3 * PEAK_THRESHOLD))
             plus, minus = logs[..., 1::2], logs[..., 2::2]
+            if not self.periodic:
+                # Beyond a face of the cube the parabola of a Gaussian goes on.
+                beyond = 2 * logs[..., :1] - 1 / self.sigma**2
+                plus = np.where(inside[..., 1::2], plus, beyond - minus)
+                minus = np.where(inside[..., 2::2], minus, beyond - plus)
             curvature = 2 * logs[..., :1] - plus - minus
             # A true Gaussian has curvature 1/sigma²; noise must not throw the atom far.
             shift = (plus - minus) / (2 * np.maximum(curvature, 0.25 / self.sigma**2))
             position = cells + np.clip(shift, -1.0, 1.0)
-        coords = self.from_grid(position)
+        coords = np.asarray(self.from_grid(position), float)
         return [coords[i, : counts[i]] for i in range(len(v))]
 
     def _overlap(self, stencil: FloatArray, position: FloatArray) -> FloatArray:
@@ -179,8 +187,9 @@ def _neighbourhood_maximum(v: FloatArray, periodic: bool) -> FloatArray:
 
 @dataclass(frozen=True)
 class LatticeGrid:
-    """Grid of the lattice voxel (paper, eq. 3): a Gaussian of the distance in real space from
-    each grid point of the unit cell to its centre.
+    """Grid of the lattice voxel (paper, eq. 3).
+
+    A Gaussian of the distance in real space from each grid point of the unit cell to its centre.
 
     Attributes
     ----------
@@ -200,7 +209,7 @@ class LatticeGrid:
         return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
 
     def encode(self, lattices: FloatArray) -> NDArray[np.float32]:
-        """Lattice voxels (batch, points, points, points) of row-vector lattices (batch, 3, 3) in Å."""
+        """Voxels (batch, points, points, points) of row-vector lattices (batch, 3, 3) in Å."""
         lattices = np.asarray(lattices, float)
         if not np.isfinite(lattices).all():
             raise ValueError("a lattice is not finite")
@@ -229,13 +238,13 @@ class LatticeGrid:
 
 
 def lattice_from_metric(metric: FloatArray) -> NDArray[np.float64]:
-    """Lower-triangular row-vector lattices (batch, 3, 3) in Å of metric tensors (batch, 3, 3) in Å².
+    """Lower-triangular row-vector lattices in Å of metric tensors in Å², both (batch, 3, 3).
 
     A tensor that is not positive definite belongs to no cell and gives rows of NaN.
     """
     metric = np.asarray(metric, float)
     out = np.full(metric.shape, np.nan)
-    good = np.isfinite(metric).all((1, 2))
+    good = np.asarray(np.isfinite(metric).all((1, 2)))
     good[good] = np.linalg.eigvalsh(metric[good]).min(-1) > 1e-6
     if good.any():
         out[good] = np.linalg.cholesky(metric[good])

@@ -59,7 +59,7 @@ def test_key_is_that_of_the_same_input() -> None:
     reordered = Structure.from_sites(list(reversed(structure.sites)))
     translated = structure.copy()
     for i in range(len(translated)):
-        shifted = translated[i].frac_coords + [1.0, -2.0, 3.0]
+        shifted = translated[i].frac_coords + np.array([1.0, -2.0, 3.0])
         translated.replace(i, translated[i].specie, shifted)
     noisy = Structure(
         structure.lattice, structure.species, structure.frac_coords - 1e-9, site_properties={}

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -335,9 +334,9 @@ class FakeMaterialsProject:
 
 
 @pytest.fixture
-def materials_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMaterialsProject]:
+def materials_project(monkeypatch: pytest.MonkeyPatch) -> FakeMaterialsProject:
     monkeypatch.setenv("MP_API_KEY", KEY)
-    yield FakeMaterialsProject(monkeypatch)
+    return FakeMaterialsProject(monkeypatch)
 
 
 def test_materials_project(materials_project: FakeMaterialsProject) -> None:

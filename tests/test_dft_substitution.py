@@ -185,7 +185,7 @@ def test_end_members_fit_small_limits() -> None:
     [
         ("Bi-Se", ["Bi", "Se"]),
         ("Se-Bi", ["Se", "Bi"]),
-        ("Bi–Se", ["Bi", "Se"]),  # noqa: RUF001  an en dash, as pasted from a paper
+        ("Bi–Se", ["Bi", "Se"]),  # an en dash, as pasted from a paper
         (" Bi - Se -Te", ["Bi", "Se", "Te"]),
         (["Bi", "Se"], ["Bi", "Se"]),
     ],

@@ -150,7 +150,7 @@ def test_the_headline_counts_new_low_energy_crystals(tmp_path: Path) -> None:
     assert data["start"] == 6
     assert "1 structure has no formation energy" in page
     assert "structures/001_BiSe.cif" in page
-    assert os.listdir(tmp_path) == ["report.html"]
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_no_generated_structure_is_said_plainly(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class RelaxMaker(Maker):
     @job(config=worker_class("dft"))
     def make(
         self, proposed: list[dict[str, Any]], campaign: dict[str, Any], stage: str = "relaxations"
-    ) -> dict[str, Any] | Response:
+    ) -> dict[str, Any] | Response[Any]:
         """Return the ``entries`` of the candidates, in their order."""
         if len(proposed) > self.batch_size:
             batches: list[Job] = [

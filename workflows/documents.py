@@ -106,11 +106,15 @@ class DatabaseCounts(BaseModel):
 
 
 class AutoencoderFigures(BaseModel):
+    """How well the autoencoder gives back the campaign's crystals."""
+
     match_fraction: float | None = None
     held_out: int = 0
 
 
 class ConstraintFigures(BaseModel):
+    """How well the constraint predicts formation energies that it has not seen."""
+
     mae_ev_per_atom: float | None = None
     r2: float | None = None
     held_out: int = 0

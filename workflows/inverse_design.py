@@ -41,7 +41,7 @@ class RoundMaker(Maker):
         number: int,
         history: list[dict[str, Any]],
         last: dict[str, Any] | None = None,
-    ) -> Response | dict[str, Any]:
+    ) -> Response[Any] | dict[str, Any]:
         """Return the campaign's outcome after the last round, or replace itself by a round.
 
         Parameters
@@ -191,12 +191,8 @@ class InverseDesignMaker(Maker):
         proposed = self.propose.make(plain)
         database = self.relax.make(proposed.output["candidates"], plain, "database")
         autoencoder = self.autoencoder.make(database.output["entries"], plain)
-        rounds = self.rounds.make(
-            database.output["entries"], autoencoder.output, plain, 1, []
-        )
-        end = conclude(
-            database.output, proposed.output, autoencoder.output, rounds.output, plain
-        )
+        rounds = self.rounds.make(database.output["entries"], autoencoder.output, plain, 1, [])
+        end = conclude(database.output, proposed.output, autoencoder.output, rounds.output, plain)
         return Flow(
             [proposed, database, autoencoder, rounds, end],
             output=end.output,

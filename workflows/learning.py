@@ -1,4 +1,4 @@
-"""Stage 2 as jobs: autoencoder, constraint and GAN, each kept under the hash of what it learnt from."""
+"""Stage 2 as jobs: autoencoder, constraint, GAN, each kept under the hash of what it saw."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def load_space(data: bytes) -> tuple[Whitening, dict[str, np.ndarray]]:
 
 def _save_arrays(**arrays: np.ndarray) -> bytes:
     stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # none is allow_pickle
     return stream.getvalue()
 
 

@@ -19,7 +19,7 @@ RESULTS, DATA = "results", "data"
 
 def current_store(name: str) -> Store:
     """An additional store of the JobStore that the running job writes to."""
-    store = jobflow.CURRENT_JOB.store
+    store: Any = jobflow.CURRENT_JOB.store
     if store is None or name not in store.additional_stores:
         raise RuntimeError(f"the JobStore needs an additional store named {name!r}")
     return store.additional_stores[name]
