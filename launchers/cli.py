@@ -77,7 +77,8 @@ def init(
     if path.exists():
         raise UserError(f"{path} exists already: choose another name")
     path.write_text(preset_text(preset), encoding="utf-8")
-    console.print(f"wrote {path}; run it with: ccdcgan run {path} --workdir {path.stem}-run")
+    text = f"wrote {path}; run it with: ccdcgan run {path} --workdir {path.stem}-run"
+    console.print(text, soft_wrap=True)
 
 
 def preset_text(name: str) -> str:

@@ -159,3 +159,27 @@ class Pictures(keras.utils.PyDataset):
         ]
         voxels = self.grid.encode(moved)[..., None]
         return voxels, voxels
+
+
+def train_sites_autoencoder(
+    pictures: Sequence[FloatArray], grid: SitesGrid, epochs: int, seed: int, batch: int = 32
+) -> keras.Model:
+    """Train the default sites autoencoder on single-element pictures.
+
+    Parameters
+    ----------
+    pictures
+        Fractional coordinates (n_atoms, 3) of the atoms of one element of one crystal each.
+    grid
+        Periodic sites grid.
+    epochs
+        Passes over the pictures, each time moved, turned and mirrored at random.
+    seed
+        Seed of the pictures; seed Keras beforehand for the weights.
+    """
+    model = build_sites_autoencoder(grid.points)
+    steps = max(1, len(pictures) // batch)
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, steps * epochs, alpha=0.01)
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=1e-5), peak_weighted_mse)
+    model.fit(Pictures(pictures, grid, batch, steps, seed), epochs=epochs, verbose=0)
+    return model

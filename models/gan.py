@@ -205,10 +205,9 @@ class _Training:
         gradients = tape.gradient(loss, self.generator.trainable_variables)
         self.optimizers[0].apply(gradients, self.generator.trainable_variables)
         keep = self.settings.average
-        for slow, fast in zip(
-            self.average.trainable_variables, self.generator.trainable_variables, strict=True
-        ):
-            slow.assign(keep * slow + (1.0 - keep) * fast)
+        for slow, fast in zip(self.average.variables, self.generator.variables, strict=True):
+            # Counters and moving statistics are copied: they average themselves.
+            slow.assign(keep * slow + (1.0 - keep) * fast if fast.trainable else fast)
         return energy
 
     def _chunk(self, first: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

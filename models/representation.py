@@ -53,6 +53,10 @@ class CrystalGraphs:
     def length(self) -> int:
         return self.head + len(self.elements) * self.code_length
 
+    def fits(self, structure: Structure) -> bool:
+        """Whether a structure has a crystal graph: on a periodic grid every one has."""
+        return True
+
     def encode(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
         """Crystal graphs (n, length) of structures as they are: cell, origin and axes count.
 
@@ -74,7 +78,7 @@ class CrystalGraphs:
                     f"outside the system {'-'.join(self.elements)}"
                 )
         for k, element in enumerate(self.elements):
-            pictures = [_coordinates(structure, element) for structure in structures]
+            pictures = [coordinates(structure, element) for structure in structures]
             rows[:, 6 + k] = [len(p) / REFERENCE_COUNT for p in pictures]
             start = self.head + k * self.code_length
             rows[:, start : start + self.code_length] = self.codes(pictures)
@@ -88,7 +92,7 @@ class CrystalGraphs:
     def positions(self, codes: FloatArray) -> list[NDArray[np.float64]]:
         """Fractional coordinates of the atoms in the pictures of codes (n, code_length)."""
         out: list[NDArray[np.float64]] = []
-        for block in np.array_split(codes, max(1, -(-len(codes) // 256))):
+        for block in (codes[i : i + 256] for i in range(0, len(codes), 256)):
             voxels = np.asarray(self._decoder.predict(block, batch_size=256, verbose=0))[..., 0]
             out.extend(self.grid.decode(voxels))
         return out
@@ -118,7 +122,8 @@ class CrystalGraphs:
         return structures
 
 
-def _coordinates(structure: Structure, element: str) -> FloatArray:
+def coordinates(structure: Structure, element: str) -> FloatArray:
+    """Fractional coordinates (n_atoms, 3) of the atoms of one element."""
     chosen = [site.specie.symbol == element for site in structure]
     return np.asarray(structure.frac_coords)[chosen]
 

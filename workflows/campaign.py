@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -31,7 +31,7 @@ class DatabaseSettings(_Section):
     max_candidates: int | None = Field(
         None, ge=20, description="Small cells first, then cut here; null for all."
     )
-    element_sites: int = Field(4, ge=4, description="Most atoms in an end member's cell.")
+    element_sites: int = Field(4, ge=3, description="Most atoms in an end member's cell.")
 
 
 class NetworkSettings(_Section):
@@ -43,6 +43,15 @@ class NetworkSettings(_Section):
     )
     variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
     omega: float = Field(0.1, ge=0, description="Weight of the formation energy (paper, eq. 2).")
+    gan_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
+    constraint_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
+    autoencoder_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
+
+    @model_validator(mode="after")
+    def _paper_trains(self) -> NetworkSettings:
+        if self.preset == "paper" and self.autoencoder == "shipped":
+            raise ValueError("the paper's autoencoders are not shipped: set autoencoder: train")
+        return self
 
 
 class Screening(_Section):

@@ -140,16 +140,14 @@ def conclude(
 def _curves(history: list[dict[str, Any]]) -> list[Curve]:
     curves = []
     for number, report in enumerate(history, 1):
-        training = report["constraint"]["history"]["training"]
-        test = report["constraint"]["history"]["test"]
-        every = max(1, len(training) // max(1, len(test)))
+        errors = report["constraint"]["history"]
         curves.append(
             Curve(
                 title=f"Constraint, round {number}",
-                x_label="epoch",
+                x_label="share of the training",
                 y_label="MAE / eV per atom",
-                x=[float(every * (i + 1)) for i in range(len(test))],
-                series={"training": training[every - 1 :: every][: len(test)], "held out": test},
+                x=[(i + 1) / len(errors["test"]) for i in range(len(errors["test"]))],
+                series={"training": errors["training"], "held out": errors["test"]},
             )
         )
         gan = report["gan"]["history"]

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from time import monotonic
@@ -20,11 +20,14 @@ from pymatgen.core import Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_same
 from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.models.autoencoder import train_sites_autoencoder
 from ccdcgan.models.constraint import train_constraint
 from ccdcgan.models.gan import train_gan
-from ccdcgan.models.presets import Preset
-from ccdcgan.models.representation import CrystalGraphs, Whitening, anchored
-from ccdcgan.models.training import model_bytes, model_from_bytes
+from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.presets import PRESETS, Preset
+from ccdcgan.models.representation import CrystalGraphs, Whitening, anchored, coordinates
+from ccdcgan.models.training import make_deterministic, model_bytes, model_from_bytes
+from ccdcgan.models.voxels import LatticeGrid
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
@@ -44,9 +47,16 @@ SMALLEST_DATABASE = 20
 
 def preset_of(campaign: Campaign) -> Preset:
     """The preset of a campaign with the campaign's own choices in it."""
-    preset = Preset(campaign.networks.preset)
-    gan = replace(preset.gan, variant=campaign.networks.variant, omega=campaign.networks.omega)
-    return replace(preset, gan=gan)
+    chosen = campaign.networks
+    preset = PRESETS[chosen.preset]
+    gan = replace(preset.gan, variant=chosen.variant, omega=chosen.omega)
+    constraint = preset.constraint
+    if chosen.gan_steps is not None:
+        gan = replace(gan, steps=chosen.gan_steps)
+    if chosen.constraint_steps is not None:
+        constraint = replace(constraint, steps=chosen.constraint_steps)
+    epochs = chosen.autoencoder_epochs or preset.autoencoder_epochs
+    return replace(preset, gan=gan, constraint=constraint, autoencoder_epochs=epochs)
 
 
 def shipped_autoencoder() -> bytes:
@@ -66,11 +76,18 @@ def samples_of(entries: Sequence[dict[str, Any]], campaign: Campaign) -> list[Sa
     return samples
 
 
-def crystal_graphs(campaign: Campaign, autoencoder: dict[str, Any]) -> CrystalGraphs:
+Graphs = CrystalGraphs | PaperCrystalGraphs
+Space = Whitening | Folding
+
+
+def crystal_graphs(campaign: Campaign, autoencoder: dict[str, Any]) -> Graphs:
     """Encoder and decoder of a campaign from its autoencoder artifact."""
-    return CrystalGraphs(
-        campaign.elements, preset_of(campaign).grid, model_from_bytes(autoencoder["model"])
-    )
+    preset = preset_of(campaign)
+    model = model_from_bytes(autoencoder["model"])
+    if preset.networks == "paper":
+        lattice = model_from_bytes(autoencoder["lattice_model"])
+        return PaperCrystalGraphs(campaign.elements, preset.grid, model, lattice, LatticeGrid())
+    return CrystalGraphs(campaign.elements, preset.grid, model)
 
 
 @dataclass
@@ -86,35 +103,70 @@ class AutoencoderMaker(Maker):
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
         samples = samples_of(entries, settings)
-        weights = shipped_autoencoder()
+        shipped = settings.networks.autoencoder == "shipped"
+        weights = shipped_autoencoder() if shipped else b""
         key = artifact_key(
             "autoencoder",
             hashlib.sha256(weights).hexdigest(),
-            asdict(preset.grid),
+            preset.digest(),
+            settings.seed,
             [s.key for s in samples],
         )
 
-        def evaluate() -> dict[str, Any]:
+        def make_and_evaluate() -> dict[str, Any]:
             progress.report("autoencoder", 0, 1)
-            graphs = CrystalGraphs(settings.elements, preset.grid, model_from_bytes(weights))
-            # The shipped weights come from random crystals: every prototype is held out.
             cells = [anchored(primitive_cell(s.structure), 1)[0] for s in samples]
-            decoded = graphs.decode(graphs.encode(cells))
-            same = [d is not None and is_same(c, d) for c, d in zip(cells, decoded, strict=True)]
+            # The shipped weights come from random crystals: every prototype is held out.
+            models, held_out = {"model": weights}, cells
+            if not shipped:
+                order = np.random.default_rng(settings.seed).permutation(len(cells))
+                n_test = max(2, len(cells) // 10)
+                held_out = [cells[i] for i in order[:n_test]]
+                models = _train_autoencoder([cells[i] for i in order[n_test:]], settings)
+            graphs = crystal_graphs(settings, models)
+            fitting = [c for c in held_out if graphs.fits(c)]
+            decoded = graphs.decode(graphs.encode(fitting))
+            same = [d is not None and is_same(c, d) for c, d in zip(fitting, decoded, strict=True)]
             progress.report("autoencoder", 1, 1)
             return {
-                "model": weights,
-                "match_fraction": float(np.mean(same)),
-                "held_out": len(same),
+                **models,
+                "match_fraction": sum(same) / len(held_out),
+                "held_out": len(held_out),
             }
 
-        artifact = cached_artifact(key, evaluate)
+        artifact = cached_artifact(key, make_and_evaluate)
         return {
             "key": key,
             "match_fraction": artifact["match_fraction"],
             "held_out": artifact["held_out"],
             "seconds": monotonic() - start,
         }
+
+
+def _train_autoencoder(cells: Sequence[Structure], campaign: Campaign) -> dict[str, Any]:
+    """The autoencoders of a campaign, trained on its own crystals."""
+    preset = preset_of(campaign)
+    if preset.networks == "paper":
+        assert preset.grid.cube is not None
+        graphs = PaperCrystalGraphs(campaign.elements, preset.grid, None, None, LatticeGrid())
+        fitting = [c for c in cells if graphs.fits(c)]
+        if not fitting:
+            raise UserError(f"no crystal fits into the cube of {preset.grid.cube} Å")
+        sites, lattice = train_paper_autoencoders(
+            fitting,
+            campaign.elements,
+            preset.grid,
+            LatticeGrid(),
+            preset.autoencoder_epochs,
+            campaign.seed,
+        )
+        return {"model": model_bytes(sites), "lattice_model": model_bytes(lattice)}
+    make_deterministic(campaign.seed)
+    pictures = [coordinates(c, element) for c in cells for element in campaign.elements]
+    model = train_sites_autoencoder(
+        [p for p in pictures if len(p)], preset.grid, preset.autoencoder_epochs, campaign.seed
+    )
+    return {"model": model_bytes(model)}
 
 
 @dataclass
@@ -150,7 +202,11 @@ class ConstraintMaker(Maker):
             progress.report(stage, 0, 1)
             graphs = crystal_graphs(settings, load_artifact(autoencoder["key"]))
             rows, owner = encode_samples([s.structure for s in samples], graphs)
-            space = Whitening.fit(rows, graphs.head, preset.gan.latent)
+            space: Space
+            if isinstance(graphs, CrystalGraphs):
+                space = Whitening.fit(rows, graphs.head, preset.gan.latent)
+            else:
+                space = Folding(1 + len(settings.elements))
             energies = np.array([s.formation_energy for s in samples])[owner]
             trained = train_constraint(
                 space.forward(rows), energies, owner, preset.constraint, settings.seed + number
@@ -198,7 +254,9 @@ class GanMaker(Maker):
             artifact = load_artifact(constraint["key"])
             space, arrays = load_space(artifact["space"])
             distance = np.array([s.e_above_hull for s in samples])[arrays["owner"]]
-            weights = np.exp(-np.maximum(distance, 0.0) / preset.gan.energy_scale)
+            weights = np.ones(len(distance))
+            if preset.gan.energy_scale is not None:
+                weights = np.exp(-np.maximum(distance, 0.0) / preset.gan.energy_scale)
             checkpoint = Path(os.environ.get("CCDCGAN_CHECKPOINTS", "checkpoints")) / f"{key}.npz"
             trained = train_gan(
                 space.forward(arrays["rows"]),
@@ -226,18 +284,20 @@ class GanMaker(Maker):
 
 
 def encode_samples(
-    structures: Sequence[Structure], graphs: CrystalGraphs
+    structures: Sequence[Structure], graphs: Graphs
 ) -> tuple[np.ndarray, np.ndarray]:
     """Crystal graphs of the crystals, several origins each, and which crystal a row belongs to."""
-    cells = [anchored(primitive_cell(s)) for s in structures]
+    cells = [[c for c in anchored(primitive_cell(s)) if graphs.fits(c)] for s in structures]
     owner = np.repeat(np.arange(len(cells)), [len(c) for c in cells])
     return graphs.encode([cell for group in cells for cell in group]), owner
 
 
-def load_space(data: bytes) -> tuple[Whitening, dict[str, np.ndarray]]:
-    """Whitening of a constraint artifact, and the arrays that were stored with it."""
+def load_space(data: bytes) -> tuple[Space, dict[str, np.ndarray]]:
+    """The networks' space from a constraint artifact, and the arrays that were stored with it."""
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         arrays = dict(stored)
+    if "n_rows" in arrays:
+        return Folding(int(arrays.pop("n_rows"))), arrays
     fields = ("mean", "head_scale", "components", "deviations")
     return Whitening(**{f: arrays.pop(f) for f in fields}), arrays
 
@@ -249,8 +309,16 @@ def _save_arrays(**arrays: np.ndarray) -> bytes:
 
 
 def predict_formation_energy(
-    structures: Sequence[Structure], graphs: CrystalGraphs, space: Whitening, model: keras.Model
+    structures: Sequence[Structure], graphs: Graphs, space: Space, model: keras.Model
 ) -> np.ndarray:
-    """Predictions of the ensemble, (n, members) in eV/atom, for crystals as they are."""
+    """Predictions of the ensemble, (n, members) in eV/atom, for crystals as they are.
+
+    What does not fit into the preset's grid has no prediction but infinity.
+    """
     cells = [anchored(s, 1)[0] for s in structures]
-    return np.asarray(model.predict(space.forward(graphs.encode(cells)), verbose=0))
+    fitting = [graphs.fits(c) for c in cells]
+    rows = graphs.encode([c for c, fits in zip(cells, fitting, strict=True) if fits])
+    out = np.full((len(cells), int(model.output_shape[-1])), np.inf)
+    if len(rows):
+        out[fitting] = model.predict(space.forward(rows), verbose=0)
+    return out

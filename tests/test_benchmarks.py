@@ -1,0 +1,101 @@
+"""The benchmark scripts on small input."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crystals")
+    for metal, length in (("Na", 5.6), ("K", 6.3)):
+        salt = Structure.from_spacegroup(
+            "Fm-3m", Lattice.cubic(length), [metal, "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+        )
+        salt.to(str(folder / f"{metal}Cl.cif"))
+    sites = [[0.5, 0.5, 0.5], [0, 0, 0], [0.5, 0, 0], [0, 0.5, 0], [0, 0, 0.5]]
+    perovskite = Structure(Lattice.cubic(3.9), ["Sr", "Ti", "O", "O", "O"], sites)
+    perovskite.to(str(folder / "POSCAR"), fmt="poscar")
+    disordered = Structure(Lattice.cubic(3.0), [{"Fe": 0.5, "Al": 0.5}], [[0, 0, 0]])
+    (folder / "alloy.json").write_text(json.dumps(disordered.as_dict()))
+    return folder
+
+
+def check(output: str) -> None:
+    assert output.count("\n") == 1
+    result = json.loads(output)
+    assert list(result) == [
+        "structures", "matched", "fraction", "encode_per_second", "decode_per_second"
+    ]  # fmt: skip
+    assert (result["structures"], result["matched"], result["fraction"]) == (3, 3, 1.0)
+    assert result["encode_per_second"] > 0 and result["decode_per_second"] > 0
+
+
+def test_roundtrip_through_voxels(crystals: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "roundtrip.py"), str(crystals)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    check(done.stdout)
+
+
+def test_roundtrip_through_the_network(crystals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("roundtrip").main([str(crystals), "--network"]) == 0
+    check(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("case", ["missing", "empty", "broken", "disordered"])
+def test_roundtrip_errors_are_one_line(
+    crystals: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = {
+        "missing": tmp_path / "nowhere",
+        "empty": tmp_path / "empty",
+        "broken": tmp_path / "broken.cif",
+        "disordered": crystals / "alloy.json",
+    }[case]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.cif").write_text("no crystal")
+    assert script("roundtrip").main([str(path)]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err.startswith("roundtrip: ") and captured.err.count("\n") == 1
+    assert path.name in captured.err
+
+
+def test_autoencoder_training_runs_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyxtal")
+    main = script("train_sites_autoencoder").main
+    first, second = str(tmp_path / "first.keras"), str(tmp_path / "second.keras")
+    small = ["--crystals=4", "--max-sites=4", "--filters=4", "--blocks=0", "--points=8"]
+    assert main(["--output", first, "--steps", "2", *small]) == 0
+    output = capsys.readouterr().out
+    assert "step 2" in output and "held-out crystals" in output
+    again = ["--output", second, "--steps", "1", "--resume", first, "--noise", "0.2", *small]
+    assert main(again) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "first.keras", "second.keras", "pictures-4-4-1.npz"
+    }  # fmt: skip
+    capsys.readouterr()
+    assert main(["--output", first, "--resume", str(tmp_path / "no.keras"), *small]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,202 @@
+"""Campaign files and the command line's answers to bad input."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers import cli
+from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+
+
+def command(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
+    """Exit code and messages of the command line."""
+    monkeypatch.setattr(sys, "argv", ["ccdcgan", *arguments])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.err + captured.out
+
+
+@pytest.mark.parametrize("name", cli.PRESETS)
+def test_every_preset_is_a_campaign_and_an_example(name):
+    example = Path(__file__).parent.parent / "examples" / f"{name}.yaml"
+    assert example.read_text() == cli.preset_text(name)
+    campaign = load_campaign(example)
+    assert campaign.elements == ["Bi", "Se"]
+    assert campaign.loop.rounds >= 1
+
+
+def test_digest_knows_what_decides_the_result():
+    base = Campaign()
+    assert base.digest() == Campaign().digest()
+    assert base.digest() == Campaign(workers=1).digest()
+    assert base.digest() != Campaign(seed=1).digest()
+    assert base.digest() != parse_campaign({"relaxation": {"fmax": 0.1}}, "x").digest()
+
+
+def test_ternary_systems_are_campaigns_too():
+    assert parse_campaign({"system": "Mn-Mg-O"}, "x").elements == ["Mn", "Mg", "O"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sytem: Bi-Se", ["sytem", "did you mean 'system'"]),
+        ("loop: {relaxatoins: 3}", ["loop.relaxatoins", "did you mean 'relaxations'"]),
+        ("system: Bi-Xx", ["unknown element 'Xx'"]),
+        ("system: Bi", ["at least two elements"]),
+        ("system: Bi-Bi", ["occurs twice"]),
+        ("seed: many", ["seed"]),
+        ("loop: {rounds: 0}", ["loop.rounds", "greater than or equal to 1"]),
+        ("a: [1", ["not valid YAML"]),
+        ("- 1", ["keys and values"]),
+        ("networks: {preset: paper}", ["autoencoder: train"]),
+    ],
+)
+def test_bad_campaign_files_get_one_line(tmp_path, monkeypatch, capsys, text, words):
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    workdir = tmp_path / "run"
+    code, message = command(monkeypatch, capsys, "run", str(path), "--workdir", str(workdir))
+    assert code == 2
+    assert len(message.strip().splitlines()) == 1
+    assert all(word in message for word in words), message
+    assert not workdir.exists()
+
+
+def test_missing_campaign_file(tmp_path, monkeypatch, capsys):
+    code, message = command(monkeypatch, capsys, "run", str(tmp_path / "none.yaml"))
+    assert code == 2
+    assert "cannot read the campaign file" in message
+
+
+def test_init_writes_a_file_once(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "mine.yaml"
+    assert command(monkeypatch, capsys, "init", str(path))[0] == 0
+    assert load_campaign(path).elements == ["Bi", "Se"]
+    code, message = command(monkeypatch, capsys, "init", str(path))
+    assert code == 2 and "exists already" in message
+    code, message = command(monkeypatch, capsys, "init", str(tmp_path / "b"), "--preset", "x")
+    assert code == 2 and "quickstart" in message
+
+
+def test_another_campaign_in_the_folder_is_left_alone(tmp_path, monkeypatch, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "campaign.yaml").write_text("system: Bi-Te\n")
+    before = sorted(p.name for p in workdir.iterdir())
+    code, message = command(monkeypatch, capsys, "run", "--workdir", str(workdir))
+    assert code == 2 and "another campaign" in message
+    assert sorted(p.name for p in workdir.iterdir()) == before
+
+
+def test_foreign_files_are_left_alone(tmp_path, monkeypatch, capsys):
+    (tmp_path / "thesis.tex").write_text("x")
+    code, message = command(monkeypatch, capsys, "run", "--workdir", str(tmp_path))
+    assert code == 2 and "not empty" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_folder_that_cannot_be_made(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    code, message = command(monkeypatch, capsys, "run", "--workdir", str(tmp_path / "file" / "x"))
+    assert code == 2 and len(message.strip().splitlines()) <= 2
+
+
+def test_unreadable_structure_files(tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.cif").write_text("no crystal here")
+    (tmp_path / "empty.cif").write_text("")
+    path = tmp_path / "campaign.yaml"
+    path.write_text(f"database: {{sources: [{{source: files, path: {tmp_path}}}]}}")
+    code, message = command(
+        monkeypatch, capsys, "run", str(path), "--workdir", str(tmp_path / "run")
+    )
+    assert code == 2
+    assert "no structure in" in message and "bad.cif" in message
+
+
+def test_filters_that_let_nothing_pass(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "campaign.yaml"
+    path.write_text("database: {filters: {max_length: 0.1}}")
+    code, message = command(
+        monkeypatch, capsys, "run", str(path), "--workdir", str(tmp_path / "run")
+    )
+    assert code == 2 and "widen database.filters" in message
+
+
+def test_too_few_crystals_to_learn_from_says_how_many(tmp_path):
+    from pymatgen.core import Structure
+
+    from ccdcgan.workflows.documents import Origin, RelaxationDocument
+    from ccdcgan.workflows.phases import training_set
+
+    level = Campaign().relaxation.engine.level_of_theory()
+    cell = [[3.0, 0, 0], [0, 3.0, 0], [0, 0, 3.0]]
+    documents = {}
+    for species, energy in ((["Bi"], -3.8), (["Se"], -3.4), (["Bi", "Se"], -3.8)):
+        structure = Structure(cell, species, [[0, 0, 0], [0.5, 0.5, 0.5]][: len(species)])
+        documents["".join(species)] = RelaxationDocument(
+            key="".join(species),
+            structure=structure.as_dict(),
+            energy_per_atom=energy,
+            converged=True,
+            campaign="x",
+            origin=Origin(kind="prototype", id="x"),
+            initial_structure=structure.as_dict(),
+            level_of_theory=level,
+        )
+    samples = training_set(documents, Campaign())
+    # -3.8 - (-3.8 - 3.4) / 2 = -0.2, and nothing lies below it.
+    assert [(s.key, round(s.formation_energy, 6)) for s in samples] == [("BiSe", -0.2)]
+    assert samples[0].e_above_hull == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize(("options", "words"), [("size=24k", "full"), ("ro", "permission")])
+def test_full_or_read_only_disk(tmp_path, options, words):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this machine does not let tests mount a tmpfs")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ccdcgan.launchers.cli", "run", "--workdir", str(disk / "run")],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert words in last and "Traceback" not in done.stderr
+
+
+def test_unknown_errors_are_not_hidden():
+    assert cli.explain(RuntimeError("bug")) is None
+    assert cli.explain(UserError("do this")) == "do this"
+
+
+def test_recorded_phases_are_plain_json(tmp_path):
+    from ccdcgan.launchers.local import write_results
+
+    level = Campaign().relaxation.engine.level_of_theory().model_dump()
+    outcome = {
+        "summary": {"system": ["Bi", "Se"], "rounds": [], "level_of_theory": level},
+        "phases": [],
+        "curves": [],
+    }
+    write_results(outcome, tmp_path)
+    with gzip.open(tmp_path / "phases.json.gz") as stream:
+        assert json.load(stream) == []
+    assert json.loads((tmp_path / "summary.json").read_text())["system"] == ["Bi", "Se"]

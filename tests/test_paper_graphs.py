@@ -1,0 +1,98 @@
+"""The paper's crystal graphs, on small grids with trained-in-the-test or exact networks."""
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft.matching import is_same
+from ccdcgan.models.paper import build_paper_lattice_autoencoder, build_paper_sites_autoencoder
+from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.voxels import LatticeGrid, SitesGrid, lattice_from_metric
+
+GRID = SitesGrid(points=32, sigma=1.1, cube=15.0)
+SMALL = SitesGrid(points=8, sigma=1.1, cube=15.0)
+
+
+def crystal(c: float = 6.0) -> Structure:
+    lattice = Lattice.from_parameters(4.1, 5.0, c, 80, 95, 110)
+    return Structure(lattice, ["Bi", "Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.4], [0.3, 0.1, 0.7]])
+
+
+def graphs() -> PaperCrystalGraphs:
+    return PaperCrystalGraphs(
+        ["Bi", "Se"],
+        SMALL,
+        build_paper_sites_autoencoder(8, filters=2),
+        build_paper_lattice_autoencoder(8, filters=2),
+        LatticeGrid(8),
+    )
+
+
+def test_voxels_without_networks_give_the_crystal_back():
+    """The geometry of both grids together: what the paper calls trivial, and its image filter."""
+    from ccdcgan.models.paper_graphs import _centred
+
+    structure = crystal()
+    lattice, coords = _centred(structure)
+    metric = LatticeGrid().decode(LatticeGrid().encode(lattice[None]))
+    pictures = [coords[:2], coords[2:]]
+    decoded = GRID.decode(GRID.encode(pictures))
+    rebuilt = Structure(
+        Lattice(lattice_from_metric(metric)[0]),
+        ["Bi", "Bi", "Se"],
+        np.concatenate(decoded),
+        coords_are_cartesian=True,
+        to_unit_cell=True,
+    )
+    assert is_same(structure, rebuilt)
+
+
+def test_rows_and_sizes():
+    encoded = graphs().encode([crystal(), crystal(7.0)])
+    assert encoded.shape == (2, 600)
+    # The lattice code has 25 numbers; the rest of its row is zero.
+    assert np.abs(encoded[:, :25]).max() > 0
+    assert not encoded[:, 25:200].any()
+
+
+def test_decode_returns_a_structure_or_none():
+    for structure in graphs().decode(np.zeros((3, 600), np.float32)):
+        assert structure is None or set(structure.symbol_set) == {"Bi", "Se"}
+
+
+def test_crystals_beyond_the_cube_are_told():
+    assert graphs().fits(crystal())
+    assert not graphs().fits(crystal(40.0))
+
+
+def test_folding_is_exact():
+    rows = np.random.default_rng(0).normal(size=(4, 600)).astype(np.float32)
+    space = Folding(3)
+    assert space.forward(rows).shape == (4, 28, 28, 1)
+    np.testing.assert_array_equal(space.inverse(space.forward(rows)), rows)
+
+
+@pytest.mark.parametrize("epochs", [1])
+def test_training_changes_and_repeats(epochs, monkeypatch):
+    from ccdcgan.models import paper_graphs
+
+    # Small networks: TensorFlow takes seconds a step for the real ones on a CPU.
+    monkeypatch.setattr(
+        paper_graphs,
+        "build_paper_sites_autoencoder",
+        lambda points: build_paper_sites_autoencoder(points, filters=2),
+    )
+    monkeypatch.setattr(
+        paper_graphs,
+        "build_paper_lattice_autoencoder",
+        lambda points: build_paper_lattice_autoencoder(points, filters=2),
+    )
+    first, second = (
+        train_paper_autoencoders(
+            [crystal(), crystal(7.0)], ["Bi", "Se"], SMALL, LatticeGrid(8), epochs, 1
+        )
+        for _ in range(2)
+    )
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -1,0 +1,164 @@
+"""A whole small campaign from the command line, undisturbed and killed in every stage."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Structure
+
+CAMPAIGN = """
+system: Bi-Se
+database: {filters: {max_sites: 4}, max_candidates: 28, element_sites: 3}
+networks: {gan_steps: 500, constraint_steps: 200}
+loop: {rounds: 2, samples: 200, relaxations: 2}
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    campaign = folder.parent / "campaign.yaml"
+    campaign.write_text(CAMPAIGN)
+    arguments = ["run", str(campaign), "--workdir", str(folder), "--seed", "3"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "ccdcgan.launchers.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder.parent,
+    )
+
+
+def results(folder: Path) -> tuple[dict, list[dict]]:
+    summary = json.loads((folder / "summary.json").read_text())
+    with gzip.open(folder / "phases.json.gz") as stream:
+        return summary, json.load(stream)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(folder)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return folder
+
+
+def test_summary_counts_what_the_phases_show(finished):
+    summary, phases = results(finished)
+    assert summary["system"] == ["Bi", "Se"] and summary["seed"] == 3
+    assert summary["level_of_theory"]["engine"] == "SevenNet-0"
+    own = [p for p in phases if p["origin"]["kind"] == "prototype"]
+    assert summary["database"]["candidates"] == len(own) == 28
+    assert summary["database"]["converged"] == sum(p["converged"] for p in own)
+    assert len(summary["rounds"]) == 2
+    for number, counts in enumerate(summary["rounds"], 1):
+        new = [p for p in phases if p["origin"]["round"] == number]
+        assert counts["sampled"] == 200
+        assert counts["sampled"] >= counts["decoded"] >= counts["valid"] >= counts["screened"]
+        assert counts["relaxed"] == len(new) <= 2
+        assert counts["distinct"] == sum(p["distinct"] for p in new)
+        good = {"stable", "metastable"}
+        assert counts["distinct_metastable"] == sum(
+            p["distinct"] and p["label"] in good for p in new
+        )
+    assert summary["autoencoder"]["match_fraction"] >= 0.9
+    assert summary["constraint"]["mae_ev_per_atom"] > 0
+    assert set(summary["wall_seconds"]) >= {"database", "gan", "generation", "relaxation"}
+
+
+def test_hull_agrees_with_pymatgen(finished):
+    _, phases = results(finished)
+    converged = [p for p in phases if p["converged"]]
+    entries = []
+    for phase in converged:
+        structure = Structure.from_dict(phase["structure"])
+        energy = phase["energy_per_atom"] * len(structure)
+        entries.append(PDEntry(structure.composition, energy))
+    diagram = PhaseDiagram(entries)
+    for phase, entry in zip(converged, entries, strict=True):
+        formation = diagram.get_form_energy_per_atom(entry)
+        above = diagram.get_e_above_hull(entry)
+        assert phase["formation_energy_per_atom"] == pytest.approx(formation, abs=1e-6)
+        assert phase["e_above_hull"] == pytest.approx(above, abs=1e-6)
+        stable = formation < 0 and above < 0.1
+        assert (phase["label"] == "stable") == stable
+
+
+def test_stored_energies_are_those_of_the_stored_structures(finished):
+    from sevenn.calculator import SevenNetCalculator
+
+    _, phases = results(finished)
+    calculator = SevenNetCalculator(model="7net-0", device="cpu")
+    for phase in [p for p in phases if p["converged"]][::7]:
+        atoms = Structure.from_dict(phase["structure"]).to_ase_atoms()
+        atoms.calc = calculator
+        energy = atoms.get_potential_energy() / len(atoms)
+        assert energy == pytest.approx(phase["energy_per_atom"], abs=0.002)
+
+
+def test_files_for_people(finished):
+    _, phases = results(finished)
+    named = [p for p in phases if p["file"]]
+    files = sorted(str(p.relative_to(finished)) for p in (finished / "structures").iterdir())
+    assert sorted(p["file"] for p in named) == files
+    for phase in named:
+        structure = Structure.from_file(finished / phase["file"])
+        assert structure.composition.reduced_formula == phase["formula"]
+    assert "Bi" in (finished / "report.html").read_text(encoding="utf-8")
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_every_generated_phase_says_where_it_came_from(finished):
+    _, phases = results(finished)
+    generated = [p for p in phases if p["origin"]["kind"] == "generated"]
+    for phase in generated:
+        origin = phase["origin"]
+        assert origin["model"].startswith("gan-")
+        assert origin["sample"] < 200 and origin["noise_seed"] is not None
+        assert np.isfinite(origin["predicted_formation_energy"])
+
+
+def test_killed_in_every_stage_and_started_again(finished, tmp_path):
+    """Kill -9 in the middle of the relaxations, of a training and of the second round."""
+    folder = tmp_path / "run"
+    for stage in ("database: 1", "GAN, round 1: 250", "relaxations, round 1: 1"):
+        process = start(folder)
+        assert process.stdout is not None
+        seen = False
+        for line in process.stdout:
+            if line.startswith(stage):
+                seen = True
+                os.kill(process.pid, signal.SIGKILL)
+                break
+        process.stdout.close()
+        process.wait()
+        assert seen, f"the stage {stage!r} never came"
+        assert not (folder / "summary.json").exists()
+        time.sleep(0.5)
+    process = start(folder)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    # What was relaxed before the last kill is not relaxed again: it starts complete.
+    summary, phases = results(folder)
+    expected_summary, expected_phases = results(finished)
+    assert phases == expected_phases
+    for one in (summary, expected_summary):
+        one.pop("wall_seconds")
+    assert summary == expected_summary
+    assert not list((folder / "checkpoints").glob("*"))
+
+
+def test_finished_campaign_returns_at_once_with_the_same_phases(finished):
+    before = (finished / "phases.json.gz").read_bytes()
+    process = start(finished)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert (finished / "phases.json.gz").read_bytes() == before
+    assert "GAN, round" not in output
