@@ -54,7 +54,8 @@ def run(
         data = {**settings.model_dump(mode="json"), "seed": seed}
         settings = parse_campaign(data, "--seed")
     assert isinstance(settings, Campaign)
-    console.print(f"[bold]{'–'.join(settings.elements)}[/], seed {settings.seed}, in {workdir}")
+    system = "–".join(settings.elements)
+    console.print(f"[bold]{system}[/], seed {settings.seed}, in {workdir}", soft_wrap=True)
 
     from ccdcgan.launchers.local import run_campaign
     from ccdcgan.launchers.terminal import progress_bars
@@ -132,9 +133,10 @@ def explain(error: BaseException) -> str | None:
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             return f"{name}{error.strerror}: choose another path"
     if isinstance(error, sqlite3.OperationalError):
-        if "full" in str(error):
-            return "the disk is full: free space and run the same command again"
-        return f"the embedded database cannot be used ({error}): check disk and permissions"
+        return (
+            f"the embedded database cannot be written ({error}): is the disk full or read-only? "
+            "Mend that and run the same command again"
+        )
     return None
 
 

@@ -18,6 +18,7 @@ CAMPAIGN = """
 system: Bi-Se
 database: {filters: {max_sites: 4}, max_candidates: 28, element_sites: 3}
 networks: {gan_steps: 500, constraint_steps: 200}
+relaxation: {fmax: 0.1}
 loop: {rounds: 2, samples: 200, relaxations: 2}
 """
 

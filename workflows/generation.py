@@ -109,7 +109,7 @@ class GenerateMaker(Maker):
         decoded = graphs.decode(space.inverse(rows))
         progress.report(stage, loop.samples, loop.samples)
         crystals = [(i, s) for i, s in enumerate(decoded) if s is not None]
-        valid = [(i, primitive_cell(s)) for i, s in crystals if is_valid(s, screening)]
+        valid = [(i, s) for i, s in crystals if is_valid(s, screening)]
         structures = [s for _, s in valid]
         energies = np.zeros(len(structures))
         score = np.arange(len(structures), dtype=float)
@@ -147,7 +147,8 @@ class GenerateMaker(Maker):
                 noise_seed=noise_seed,
                 predicted_formation_energy=float(energies[n]),
             )
-            candidates.append(Candidate(origin=origin, structure=structures[n].as_dict()))
+            cell = primitive_cell(structures[n])
+            candidates.append(Candidate(origin=origin, structure=cell.as_dict()))
         return {
             "candidates": [c.model_dump(mode="json") for c in candidates],
             "funnel": {
