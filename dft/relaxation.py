@@ -39,7 +39,7 @@ class RelaxationSettings(BaseModel):
     engine: EngineSettings = EngineSettings()
     optimizer: Literal["FIRE", "BFGS", "LBFGS"] = "FIRE"
     fmax: float = Field(
-        default=0.05, gt=0, description="Largest force (and stress times volume), eV/Å."
+        default=0.03, gt=0, description="Largest force (and stress times volume), eV/Å."
     )
     max_steps: int = Field(default=200, ge=1, description="Ionic steps before giving up.")
     min_distance: float = Field(

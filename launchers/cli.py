@@ -104,10 +104,11 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
     summary = outcome["summary"]
     out = Console(highlight=False)
     table = Table(title=f"{'–'.join(summary['system'])}: generated crystals")
-    for column in ("round", *next(iter(summary["rounds"]), {})):
-        table.add_column(column.replace("distinct_", "… "), justify="right")
-    for number, counts in enumerate(summary["rounds"], 1):
-        table.add_row(str(number), *(str(v) for v in counts.values()))
+    table.add_column("round")
+    for number in range(1, len(summary["rounds"]) + 1):
+        table.add_column(str(number), justify="right")
+    for stage in summary["rounds"][0]:
+        table.add_row(stage.replace("_", ", "), *(str(r[stage]) for r in summary["rounds"]))
     out.print(table)
     best = [p for p in outcome["phases"] if p["file"]]
     best.sort(key=lambda p: p["e_above_hull"])

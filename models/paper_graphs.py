@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from ccdcgan.models.paper import (
     AUTOENCODER,
@@ -19,6 +19,7 @@ from ccdcgan.models.paper import (
     fold,
     unfold,
 )
+from ccdcgan.models.representation import assemble
 from ccdcgan.models.training import make_deterministic
 from ccdcgan.models.voxels import FloatArray, LatticeGrid, SitesGrid, lattice_from_metric
 
@@ -89,26 +90,9 @@ class PaperCrystalGraphs:
         lattices = lattice_from_metric(self.lattice_grid.decode(voxels))
         pictures = []
         for k in range(1, len(self.elements) + 1):
-            voxels = _predict(
-                self.sites.get_layer("decoder"), graphs[:, k * ROW : (k + 1) * ROW]
-            )
+            voxels = _predict(self.sites.get_layer("decoder"), graphs[:, k * ROW : (k + 1) * ROW])
             pictures.append(self.grid.decode(voxels[..., 0]))
-        structures: list[Structure | None] = []
-        for lattice, *coords in zip(lattices, *pictures, strict=True):
-            if not np.isfinite(lattice).all() or not all(len(c) for c in coords):
-                structures.append(None)
-                continue
-            species = [e for e, c in zip(self.elements, coords, strict=True) for _ in c]
-            structures.append(
-                Structure(
-                    Lattice(lattice),
-                    species,
-                    np.concatenate(coords),
-                    coords_are_cartesian=True,
-                    to_unit_cell=True,
-                )
-            )
-        return structures
+        return assemble(lattices, pictures, self.elements, cartesian=True)
 
 
 @dataclass(frozen=True)

@@ -112,14 +112,35 @@ class CrystalGraphs:
         for k in range(len(self.elements)):
             start = self.head + k * self.code_length
             sites.append(self.positions(graphs[:, start : start + self.code_length]))
-        structures: list[Structure | None] = []
-        for lattice, *pictures in zip(lattices, *sites, strict=True):
-            if not np.isfinite(lattice).all() or not all(len(p) for p in pictures):
-                structures.append(None)
-                continue
-            species = [e for e, p in zip(self.elements, pictures, strict=True) for _ in p]
-            structures.append(Structure(Lattice(lattice), species, np.concatenate(pictures)))
-        return structures
+        return assemble(lattices, sites, self.elements)
+
+
+def assemble(
+    lattices: FloatArray,
+    pictures: Sequence[Sequence[FloatArray]],
+    elements: Sequence[str],
+    cartesian: bool = False,
+) -> list[Structure | None]:
+    """Structures from lattices (n, 3, 3) in Å and, for each element, n arrays of coordinates.
+
+    None stands for a crystal whose cell is impossible or that lacks an element.
+    """
+    structures: list[Structure | None] = []
+    for lattice, *coords in zip(lattices, *pictures, strict=True):
+        if not np.isfinite(lattice).all() or not all(len(c) for c in coords):
+            structures.append(None)
+            continue
+        species = [e for e, c in zip(elements, coords, strict=True) for _ in c]
+        structures.append(
+            Structure(
+                Lattice(lattice),
+                species,
+                np.concatenate(coords),
+                coords_are_cartesian=cartesian,
+                to_unit_cell=True,
+            )
+        )
+    return structures
 
 
 def coordinates(structure: Structure, element: str) -> FloatArray:
