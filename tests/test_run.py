@@ -56,7 +56,8 @@ def test_summary_counts_what_the_phases_show(finished):
     assert summary["system"] == ["Bi", "Se"] and summary["seed"] == 3
     assert summary["level_of_theory"]["engine"] == "SevenNet-0"
     own = [p for p in phases if p["origin"]["kind"] == "prototype"]
-    assert summary["database"]["candidates"] == len(own) == 28
+    assert summary["database"]["candidates"] == 28
+    assert summary["database"]["relaxed"] == len(own) >= 20
     assert summary["database"]["converged"] == sum(p["converged"] for p in own)
     assert len(summary["rounds"]) == 2
     for number, counts in enumerate(summary["rounds"], 1):
@@ -83,6 +84,7 @@ def test_hull_agrees_with_pymatgen(finished):
         energy = phase["energy_per_atom"] * len(structure)
         entries.append(PDEntry(structure.composition, energy))
     diagram = PhaseDiagram(entries)
+    assert all(p["formation_energy_per_atom"] is not None for p in phases)
     for phase, entry in zip(converged, entries, strict=True):
         formation = diagram.get_form_energy_per_atom(entry)
         above = diagram.get_e_above_hull(entry)

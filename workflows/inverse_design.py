@@ -93,7 +93,10 @@ def conclude(
     outcome: dict[str, Any],
     campaign: dict[str, Any],
 ) -> dict[str, Any]:
-    """Judge everything by the final hull: ``summary``, ``phases`` and learning ``curves``."""
+    """Judge everything by the final hull: ``summary``, ``phases`` and learning ``curves``.
+
+    What was rejected without an energy is counted in the summary and is no phase.
+    """
     settings = Campaign.model_validate(campaign)
     entries = [Entry.model_validate(e) for e in outcome["entries"]]
     phases = judge(entries, Relaxations().get([e.key for e in entries]), settings)
@@ -132,7 +135,7 @@ def conclude(
     )
     return {
         "summary": summary.model_dump(mode="json"),
-        "phases": [p.model_dump(mode="json") for p in phases],
+        "phases": [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None],
         "curves": [c.model_dump(mode="json") for c in _curves(history)],
     }
 

@@ -69,7 +69,11 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
 def judge(
     entries: Sequence[Entry], documents: Mapping[str, RelaxationDocument], campaign: Campaign
 ) -> list[Phase]:
-    """Phases of a campaign in the order of its entries: database first, then round by round."""
+    """Phases of a campaign in the order of its entries: database first, then round by round.
+
+    Converged entries make the hull. One that ran out of steps is placed on it all the same, as
+    ``not converged``; one that was rejected has no energy and no place.
+    """
     hull = build_hull([documents[e.key] for e in entries], campaign)
     seen = SeenStructures()
     phases = []
@@ -91,14 +95,15 @@ def judge(
             origin=entry.origin,
             level_of_theory=document.level_of_theory,
         )
-        if document.converged and document.energy_per_atom is not None:
+        if document.energy_per_atom is not None:
             composition = structure.composition
             formation = hull.formation_energy(composition, document.energy_per_atom)
             distance = max(0.0, hull.e_above_hull(composition, document.energy_per_atom))
             phase.formation_energy_per_atom = formation
             phase.e_above_hull = distance
-            phase.label = campaign.thresholds.label(formation, distance)
-            phase.distinct = seen.add_if_new(structure)
+            if document.converged:
+                phase.label = campaign.thresholds.label(formation, distance)
+                phase.distinct = seen.add_if_new(structure)
         phases.append(phase)
     return phases
 
@@ -131,7 +136,7 @@ def round_counts(phases: Sequence[Phase], number: int, funnel: Mapping[str, int]
     new = [p for p in own if p.distinct]
     return RoundCounts(
         **funnel,
-        relaxed=len(own),
+        relaxed=sum(p.energy_per_atom is not None for p in own),
         converged=sum(p.converged for p in own),
         distinct=len(new),
         distinct_metastable=sum(p.label in {"stable", "metastable"} for p in new),
