@@ -236,6 +236,7 @@ def relax_many(
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+        pool.shutdown()
     except BrokenProcessPool:
         raise UserError(
             "a relaxation process was killed, probably for want of memory: set fewer workers in "

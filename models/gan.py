@@ -86,12 +86,16 @@ def build_dense_generator(
 
 
 def build_dense_critic(size: int, settings: GanSettings) -> keras.Model:
-    """Whitened crystal graphs (batch, size) to one unbounded score (batch, 1)."""
+    """Whitened crystal graphs (batch, size) to one score (batch, 1).
+
+    It is unbounded for the Wasserstein loss and a probability for binary cross-entropy.
+    """
     g = keras.Input((size,))
     x = g
     for _ in range(2):
         x = layers.LeakyReLU(0.2)(layers.Dense(settings.width)(x))
-    return keras.Model(g, layers.Dense(1)(x), name="critic")
+    last = layers.Dense(1, activation="sigmoid" if settings.loss == "bce" else None)
+    return keras.Model(g, last(x), name="critic")
 
 
 @dataclass
