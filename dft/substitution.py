@@ -104,9 +104,9 @@ def end_members(elements: Sequence[str], max_sites: int) -> list[Prototype]:
     """Candidate structures of each pure element.
 
     They are the elemental AFLOW prototypes that have a Strukturbericht designation: A7 (Bi), A8
-    (trigonal Se) and the metals' types among them.
+    (trigonal Se) and the metals' types among them, which a lower limit than 3 does not cut off.
     """
-    filters = Filters(max_sites=max_sites, max_length=1e3)
+    filters = Filters(max_sites=max(max_sites, 3), max_length=1e3)
     prototypes, _, _ = collect([AflowSource(designated=True)], filters, 1, 0)
     kept: list[Prototype] = []
     for element in elements:

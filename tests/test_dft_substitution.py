@@ -175,9 +175,9 @@ def test_end_members() -> None:
 
 
 def test_end_members_fit_small_limits() -> None:
-    """A limit below four atoms keeps A7 and A8 all the same."""
+    """A limit below three atoms keeps A7 and A8 all the same."""
     sizes = [len(p.structure) for p in end_members(["Se"], 1)]
-    assert max(sizes) == 4
+    assert max(sizes) == 3
 
 
 @pytest.mark.parametrize(
