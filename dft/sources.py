@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,11 +62,12 @@ class AflowSource(_Source):
     )
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
-        from pymatgen.analysis.prototypes._data import AFLOW_PROTOTYPE_LIBRARY
-
+        # Importing pymatgen's module for it also loads tables that take eight seconds.
+        folder = resources.files("pymatgen.analysis") / "prototypes"
+        data = (folder / "aflow_prototypes.json.gz").read_bytes()
         names: Counter[str] = Counter()
-        for entry in AFLOW_PROTOTYPE_LIBRARY:
-            structure = entry["snl"].structure
+        for entry in json.loads(gzip.decompress(data)):
+            structure = Structure.from_dict(entry["snl"])
             if len(structure.composition) != n_elements:
                 continue
             if self.designated and entry["tags"]["strukturbericht"] == "None":

@@ -16,8 +16,8 @@ from pymatgen.core import Structure
 
 CAMPAIGN = """
 system: Bi-Se
-database: {filters: {max_sites: 4}, max_candidates: 28, element_sites: 3}
-networks: {gan_steps: 500, constraint_steps: 200}
+database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
+networks: {gan_steps: 300, constraint_steps: 200}
 relaxation: {fmax: 0.1}
 loop: {rounds: 2, samples: 200, relaxations: 2}
 """
@@ -56,7 +56,7 @@ def test_summary_counts_what_the_phases_show(finished):
     assert summary["system"] == ["Bi", "Se"] and summary["seed"] == 3
     assert summary["level_of_theory"]["engine"] == "SevenNet-0"
     own = [p for p in phases if p["origin"]["kind"] == "prototype"]
-    assert summary["database"]["candidates"] == 28
+    assert summary["database"]["candidates"] == 24
     assert summary["database"]["relaxed"] == len(own) >= 20
     assert summary["database"]["converged"] == sum(p["converged"] for p in own)
     assert len(summary["rounds"]) == 2
