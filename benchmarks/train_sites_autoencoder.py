@@ -2,7 +2,7 @@ r"""Make the shipped weights of the sites autoencoder from random crystals.
 
     python benchmarks/train_sites_autoencoder.py --output first.keras \
         --noise 0 --steps 4000 --learning-rate 2e-3
-    python benchmarks/train_sites_autoencoder.py --output sites_autoencoder.keras \
+    python benchmarks/train_sites_autoencoder.py --output sites.keras \
         --resume first.keras --noise 0.2 --steps 5000 --learning-rate 1.5e-3
 
 The first phase learns codes without noise, with which it starts much faster; the second makes the
@@ -10,7 +10,8 @@ decoder forgive noise on them. The crystals are PyXtal's (extra `random`), two e
 20 atoms; each of their elements is one picture. They are kept in `pictures-….npz` beside the
 output, so that the second phase finds them. Held out are the AFLOW prototypes, of which training
 sees none: every 500 steps the script prints the loss and the fraction of them whose atoms all
-come back within 0.04 in fractional coordinates, and saves the weights.
+come back within 0.04 in fractional coordinates, each on the grid of its cell's shape, and saves
+the weights.
 
 Keras runs on PyTorch here unless KERAS_BACKEND says otherwise: TensorFlow takes longer for a
 step on a CPU. The file that comes out is read by any backend. OMP_NUM_THREADS sets the threads.
@@ -43,7 +44,13 @@ from ccdcgan.dft.sources import (
     primitive_cell,
     random_crystals,
 )
-from ccdcgan.models.autoencoder import Pictures, build_sites_autoencoder, peak_weighted_mse
+from ccdcgan.models.autoencoder import (
+    Picture,
+    Pictures,
+    build_sites_autoencoder,
+    peak_weighted_mse,
+)
+from ccdcgan.models.representation import CrystalGraphs, coordinates
 from ccdcgan.models.voxels import SitesGrid
 
 #: Steps between two looks at the held-out crystals.
@@ -72,26 +79,31 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warm_up": self.warm_up}
 
 
-def pictures(crystals: int, max_sites: int, seed: int, folder: Path) -> list[np.ndarray]:
-    """Fractional coordinates of each element of random crystals, from the cache if it is there."""
+def pictures(crystals: int, max_sites: int, seed: int, folder: Path) -> list[Picture]:
+    """Atoms of each element of random crystals, and their cells' lengths; cached in the folder."""
     cache = folder / f"pictures-{crystals}-{max_sites}-{seed}.npz"
     try:
         with np.load(cache, allow_pickle=False) as stored:
-            return np.split(stored["coords"], np.cumsum(stored["counts"])[:-1])
+            coords = np.split(stored["coords"], np.cumsum(stored["counts"])[:-1])
+            return list(zip(coords, stored["lengths"], strict=True))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         print(f"{cache} cannot be read: made anew", file=sys.stderr)
-    found: list[np.ndarray] = []
+    found: list[Picture] = []
     for item in random_crystals(["Bi", "Se"], crystals, max_sites, seed):
         if isinstance(item, Prototype):
             cell = primitive_cell(item.structure)
-            symbols = np.array([site.specie.symbol for site in cell])
-            found += [cell.frac_coords[symbols == s] for s in ("Bi", "Se")]
+            found += [(coordinates(cell, s), cell.lattice.abc) for s in ("Bi", "Se")]
     if not found:
         raise UserError(f"PyXtal made none of {crystals} crystals: allow more sites")
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".npz", delete=False) as stream:
-        np.savez(stream, coords=np.concatenate(found), counts=[len(p) for p in found])
+        np.savez(
+            stream,
+            coords=np.concatenate([coords for coords, _ in found]),
+            counts=[len(coords) for coords, _ in found],
+            lengths=[lengths for _, lengths in found],
+        )
     Path(stream.name).replace(cache)
     return found
 
@@ -108,17 +120,20 @@ class HeldOut:
         self.owner: list[int] = []
         for number, prototype in enumerate(prototypes):
             origin = rng.random(3)
-            structure = prototype.structure
-            for element in structure.composition:
-                chosen = [site.specie == element for site in structure]
-                self.pictures.append(structure.frac_coords[chosen] + origin)
+            for element in prototype.structure.composition:
+                chosen = coordinates(prototype.structure, element.symbol)
+                self.pictures.append(chosen + origin)
                 self.owner.append(number)
-        self.voxels = grid.encode(self.pictures)[..., None]
+        lengths = np.array([p.structure.lattice.abc for p in prototypes])
+        self.shapes = grid.shapes(lengths)[self.owner]
+        self.counts = np.array([len(p) for p in self.pictures])
 
     def fraction(self, model: keras.Model) -> float:
-        """Crystals all of whose atoms come back."""
-        output = np.asarray(model.predict(self.voxels, batch_size=64, verbose=0))[..., 0]
-        decoded = self.grid.decode(output)
+        """Crystals all of whose atoms come back, their numbers being known."""
+        # One element at a time: which one does not matter to codes and positions.
+        graphs = CrystalGraphs(("H",), self.grid, model)
+        codes = graphs.codes(self.pictures, self.shapes)
+        decoded = graphs.positions(codes, self.shapes, self.counts)
         lost = {
             number
             for number, a, b in zip(self.owner, self.pictures, decoded, strict=True)
@@ -148,14 +163,13 @@ def save(model: keras.Model, path: Path) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train and save."""
-    if options.steps < 1 or options.crystals < 1 or options.points % 4 or options.points < 8:
-        raise UserError("steps and crystals must be positive, points a multiple of 4 from 8 on")
+    points = options.points
+    if options.steps < 1 or options.crystals < 1 or points < 16 or points & (points - 1):
+        raise UserError("steps and crystals must be positive, points a power of two from 16 on")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(options.seed)
-    grid = SitesGrid(options.points, options.sigma)
-    model = build_sites_autoencoder(
-        options.points, options.filters, options.blocks, options.depth, options.noise
-    )
+    grid = SitesGrid(points, options.sigma)
+    model = build_sites_autoencoder(options.filters, options.blocks, options.depth, options.noise)
     if options.resume:
         try:
             before = keras.saving.load_model(options.resume, compile=False, safe_mode=True)

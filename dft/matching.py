@@ -13,6 +13,10 @@ from pymatgen.core import Structure
 #: The paper's tolerances: fractional length, site and angle (degrees).
 TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
 
+#: Cells of one volume whose sorted reduced lengths differ by a larger factor (its logarithm) do
+#: not match: the matcher allows a fifth of each length and a few degrees.
+LENGTH_RATIO = float(np.log(1.45))
+
 
 def matcher() -> StructureMatcher:
     """The matcher by which structures count as the same (paper, Methods)."""
@@ -23,37 +27,43 @@ class SeenStructures:
     """The structures met so far, asked by composition.
 
     Cells are reduced once, when they are added; a question then costs one fit for each known
-    structure of the same formula.
+    structure of the same formula and of about the same cell.
     """
 
     def __init__(self, structures: Iterable[Structure] = ()) -> None:
         self._matcher = StructureMatcher(**TOLERANCES, primitive_cell=False)
-        self._known: defaultdict[str, list[Structure]] = defaultdict(list)
+        self._known: defaultdict[str, list[tuple[Structure, np.ndarray]]] = defaultdict(list)
         for structure in structures:
             self.add(structure)
 
     def add(self, structure: Structure) -> None:
-        if is_degenerate(structure):
-            return
-        reduced = _reduced(structure)
-        self._known[reduced.composition.reduced_formula].append(reduced)
+        if not is_degenerate(structure):
+            self._add(_reduced(structure))
+
+    def _add(self, reduced: Structure) -> None:
+        known = self._known[reduced.composition.reduced_formula]
+        known.append((reduced, _relative_lengths(reduced)))
 
     def __contains__(self, structure: Structure) -> bool:
-        if is_degenerate(structure):
-            return False
-        reduced = _reduced(structure)
-        known = self._known.get(reduced.composition.reduced_formula, [])
+        return not is_degenerate(structure) and self._knows(_reduced(structure))
+
+    def _knows(self, reduced: Structure) -> bool:
+        lengths = _relative_lengths(reduced)
         return any(
             len(other) == len(reduced)
+            and np.abs(np.log(theirs / lengths)).max() < LENGTH_RATIO
             and self._matcher.fit(reduced, other, skip_structure_reduction=True)
-            for other in known
+            for other, theirs in self._known.get(reduced.composition.reduced_formula, [])
         )
 
     def add_if_new(self, structure: Structure) -> bool:
         """Add a structure unless it is known; True if it was new."""
-        if structure in self:
+        if is_degenerate(structure):
+            return True
+        reduced = _reduced(structure)
+        if self._knows(reduced):
             return False
-        self.add(structure)
+        self._add(reduced)
         return True
 
 
@@ -74,6 +84,12 @@ def _reduced(structure: Structure) -> Structure:
         return structure
 
 
+def _relative_lengths(reduced: Structure) -> np.ndarray:
+    """Sorted lengths of a reduced cell, in units of the edge of a cube of its volume."""
+    lengths: np.ndarray = np.sort(reduced.lattice.abc) / reduced.volume ** (1 / 3)
+    return lengths
+
+
 def distinct(structures: Sequence[Structure]) -> list[int]:
     """Indices of the first of each group of matching structures."""
     seen = SeenStructures()
@@ -81,10 +97,17 @@ def distinct(structures: Sequence[Structure]) -> list[int]:
 
 
 def is_same(a: Structure, b: Structure) -> bool:
-    """Whether two crystals match within the paper's tolerances; False if one cannot be matched."""
+    """Whether two crystals match within the paper's tolerances; False if one cannot be matched.
+
+    Cells of as many atoms are also compared as they are: where a crystal is almost one of a
+    smaller cell, a small difference decides which of the two the reduction finds.
+    """
     if is_degenerate(a) or is_degenerate(b):
         return False
+    as_they_are = StructureMatcher(**TOLERANCES, primitive_cell=False)
     try:
-        return bool(matcher().fit(a, b))
-    except Exception:  # noqa: BLE001
+        if matcher().fit(a, b):
+            return True
+        return len(a) == len(b) and bool(as_they_are.fit(a, b))
+    except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched
         return False

@@ -1,4 +1,4 @@
-"""The command line: ``ccdcgan run`` and ``ccdcgan init``."""
+"""The command line: ``ccdcgan run``, ``init``, ``train`` and ``sample``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
@@ -82,6 +83,77 @@ def init(
     console.print(text, soft_wrap=True)
 
 
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="autoencoder, constraint, gan or all.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="phases.json.gz, rows of structures and numbers (JSON), or extxyz."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the networks.")],
+    preset: Annotated[
+        str | None, typer.Option(help="quickstart, default, paper or a YAML file. [quickstart]")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="As in Bi-Se; default: the data's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**24 - 1)] = 0,
+    property_: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="Learn this number of the data too; may be repeated."),
+    ] = None,
+    goal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME:minimise, :maximise or :near=VALUE, then :WEIGHT; may be repeated. "
+            "[formation_energy_per_atom:minimise:1]"
+        ),
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="Energies of the elements (eV/atom), as Bi=-3.86,Se=-3.474.")
+    ] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(help="shipped or train. [shipped in 'all', train in 'autoencoder']"),
+    ] = None,
+) -> None:
+    """Train networks on a file of crystals; a killed training goes on where it was."""
+    from ccdcgan.launchers.terminal import progress_bars
+    from ccdcgan.launchers.train import Options, figures_table, train
+
+    options = Options(preset, system, seed, property_ or (), goal or (), references, autoencoder)
+    with progress_bars(console):
+        manifest = train(stage, data, out, options, _say)
+    Console(highlight=False).print(figures_table(manifest))
+
+
+@app.command()
+def sample(
+    models: Annotated[Path, typer.Argument(help="Folder of ccdcgan train.")],
+    out: Annotated[Path, typer.Option(help="File .extxyz, .zip (CIF and CSV) or .json.")],
+    count: Annotated[int, typer.Option(min=1, help="Crystals to draw.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    composition: Annotated[
+        str | None, typer.Option(help="Formulas to draw in all cell sizes, as Bi2Se3,BiSe.")
+    ] = None,
+    atoms: Annotated[
+        int | None, typer.Option(min=1, help="Most atoms in a cell of --composition.")
+    ] = None,
+    valid: Annotated[
+        bool, typer.Option("--valid/--all", help="Only sensible distances and volumes, or all.")
+    ] = True,
+) -> None:
+    """Draw crystals from trained networks, with their predicted properties."""
+    from ccdcgan.launchers.sample import sample
+    from ccdcgan.launchers.terminal import progress_bars
+
+    with progress_bars(console):
+        funnel = sample(models, count, seed, out, composition, atoms, valid)
+    typer.echo(", ".join(f"{number} {what}" for what, number in funnel.items()))
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
+
+
 def preset_text(name: str) -> str:
     """The campaign file of a preset."""
     return (
@@ -130,7 +202,7 @@ def explain(error: BaseException) -> str | None:
         if error.errno == errno.ENOSPC:
             return f"{name}the disk is full: free space and run the same command again"
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            return f"{name}no permission to write: choose another --workdir"
+            return f"{name}no permission to write: choose another folder"
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             return f"{name}{error.strerror}: choose another path"
     if isinstance(error, sqlite3.OperationalError):
@@ -163,7 +235,7 @@ def main() -> None:
             message = getattr(error, "format_message", error.__str__)()
         if message is None:
             raise
-        console.print(f"[red]error:[/] {message}", soft_wrap=True, markup=True)
+        console.print(f"[red]error:[/] {escape(message)}", soft_wrap=True, markup=True)
         sys.exit(2)
 
 

@@ -1,161 +1,309 @@
-"""The constraint: formation energy from a crystal graph, by a small ensemble."""
+"""The constraint: properties of crystals, formation energy first, with their uncertainty."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import layers, ops
 from numpy.typing import NDArray
+from pymatgen.core import Structure
+from scipy.linalg import block_diag, cholesky, solve, solve_triangular
 
-from ccdcgan.models.paper import build_paper_constraint
+from ccdcgan.models.environments import Environments, crystal_means, rattled
 from ccdcgan.models.presets import ConstraintSettings
-from ccdcgan.models.training import make_deterministic
 from ccdcgan.models.voxels import FloatArray
 
-#: Points of a learning curve.
-CURVE_POINTS = 40
+#: Fewest crystals that a constraint is trained on.
+FEWEST = 10
+
+
+@keras.saving.register_keras_serializable("ccdcgan")
+class EnvironmentKernel(layers.Layer):
+    """Similarity of atomic environments to reference environments of the same element.
+
+    For each scale ``(x · z)^zeta`` with unit vectors x and z, 0 between different elements:
+    (batch, sum of widths + elements) to (batch, scales · references).
+
+    Parameters
+    ----------
+    widths
+        Numbers of each scale.
+    elements
+        One-hot numbers at the end of a row.
+    references
+        Reference environments.
+    zeta
+        Sharpness of the kernel.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], elements: int, references: int, zeta: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.widths, self.elements = tuple(widths), elements
+        self.references, self.zeta = references, zeta
+        shape = (references, sum(self.widths) + elements)
+        self.environments = self.add_weight(shape=shape, trainable=False, name="environments")
+
+    def call(self, x: Any) -> Any:
+        z = self.environments
+        start = sum(self.widths)
+        same = ops.matmul(x[:, start:], ops.transpose(z[:, start:]))
+        parts, first = [], 0
+        for width in self.widths:
+            scale = slice(first, first + width)
+            parts.append(same * ops.matmul(x[:, scale], ops.transpose(z[:, scale])) ** self.zeta)
+            first += width
+        return ops.concatenate(parts, axis=1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
+        return (input_shape[0], len(self.widths) * self.references)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {
+            "widths": list(self.widths),
+            "elements": self.elements,
+            "references": self.references,
+            "zeta": self.zeta,
+        }
+        return {**super().get_config(), **own}
 
 
 @dataclass
-class TrainedConstraint:
-    """A trained constraint with its errors on crystals that it never saw.
+class Constraint:
+    """A trained constraint.
 
     Attributes
     ----------
     model
-        Whitened crystal graphs (n, size) to formation energies (n, members), eV/atom.
-    mae, r2
-        Mean absolute error (eV/atom) and coefficient of determination on the test crystals.
-    held_out
-        Number of test crystals.
-    history
-        Mean absolute error of the members in eV/atom along the training, at `CURVE_POINTS`
-        points: ``training`` (of one batch) and ``test``.
+        Environments (atoms, width) to the atoms' shares in each property, (atoms, members ·
+        targets); a crystal's property is the mean over its atoms.
+    environments
+        Descriptors of the system.
+    targets
+        Names of the properties.
     """
 
     model: keras.Model
+    environments: Environments
+    targets: tuple[str, ...]
+
+    def predict(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
+        """Properties (n, members, targets) of crystals without overlapping atoms."""
+        blocks = []
+        for first in range(0, len(structures), 64):
+            rows, counts = self.environments(structures[first : first + 64])
+            # A backend compiles for each number of rows: pad to a few sizes.
+            padded = np.zeros((-len(rows) % 256 + len(rows), rows.shape[1]), np.float32)
+            padded[: len(rows)] = rows
+            shares = np.asarray(self.model.predict_on_batch(padded), float)[: len(rows)]
+            blocks.append(crystal_means(shares, counts))
+        if not blocks:
+            members = int(self.model.output_shape[-1]) // len(self.targets)
+            return np.zeros((0, members, len(self.targets)))
+        return np.concatenate(blocks).reshape(len(structures), -1, len(self.targets))
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of one property on crystals that the constraint never saw.
+
+    Attributes
+    ----------
+    mae, r2
+        Mean absolute error, in units of the property, and coefficient of determination.
+    mae_near_hull, r2_near_hull
+        The same for the crystals within `ConstraintSettings.near_hull` of the hull.
+    spread
+        Standard deviation of the members, averaged.
+    held_out, near_hull
+        Numbers of crystals.
+    """
+
     mae: float
     r2: float
+    mae_near_hull: float
+    r2_near_hull: float
+    spread: float
     held_out: int
-    history: dict[str, list[float]]
-
-
-def build_dense_constraint(size: int, settings: ConstraintSettings) -> keras.Model:
-    """Ensemble of dense networks, (batch, size) to (batch, members), in standardised energies."""
-    x = keras.Input((size,))
-    members = []
-    for _ in range(settings.members):
-        y = layers.GaussianNoise(0.1)(x)
-        for _ in range(2):
-            y = layers.Dense(settings.width)(y)
-            y = layers.LeakyReLU(0.2)(y)
-            y = layers.Dropout(settings.dropout)(y)
-        members.append(layers.Dense(1)(y))
-    return keras.Model(x, layers.Concatenate()(members), name="constraint")
-
-
-@keras.saving.register_keras_serializable("ccdcgan")
-def ensemble_error(target: Any, prediction: Any) -> Any:
-    """Mean absolute error of the members: each learns from its own error."""
-    return ops.mean(ops.abs(prediction - target), axis=-1)
+    near_hull: int
 
 
 def train_constraint(
-    vectors: FloatArray,
-    energies: FloatArray,
-    crystals: NDArray[np.int_],
+    structures: Sequence[Structure],
+    targets: FloatArray,
+    names: Sequence[str],
+    e_above_hull: FloatArray,
+    elements: Sequence[str],
     settings: ConstraintSettings,
     seed: int,
-) -> TrainedConstraint:
-    """Train the constraint (paper: 90/10 split, Methods).
+) -> tuple[Constraint, dict[str, Errors]]:
+    """Train the constraint on relaxed crystals.
+
+    A crystal's property is the mean over its atoms of a function of the atom's environment, a sum
+    of kernels around reference environments. The coefficients follow from a regularised linear
+    problem, without learning rate or early stop. The members of the ensemble see the crystals
+    with different random weights (Bayesian bootstrap).
 
     Parameters
     ----------
-    vectors : array (n, size), or (n, side, side, 1) for the paper's network
-        Whitened crystal graphs, or folded ones.
-    energies : array (n,)
-        Formation energies, eV/atom.
-    crystals : array (n,)
-        Which crystal a graph belongs to: all graphs of one crystal fall on one side of the split.
+    structures
+        Relaxed primitive cells, each crystal once.
+    targets : array (n, t)
+        Properties, one column each.
+    names
+        Names of the columns.
+    e_above_hull : array (n,)
+        Distance to the hull, eV/atom: far from it errors weigh less.
+    elements
+        The system.
     settings
-        Network and training.
+        Size and regularisation.
     seed
-        The same seed gives the same network.
+        The same seed gives the same constraint.
+
+    Returns
+    -------
+    constraint, errors of each property
+        The errors are those of a training on 90% of the crystals (paper, Methods); the constraint
+        has learnt from all of them.
 
     Raises
     ------
     ValueError
-        Fewer than 10 crystals.
+        Fewer than `FEWEST` crystals, or a target that is not finite.
     """
-    names = np.unique(crystals)
-    if len(names) < 10:
-        raise ValueError(f"{len(names)} crystals are too few to train a constraint: at least 10")
-    make_deterministic(seed)
+    n = len(structures)
+    if n < FEWEST:
+        raise ValueError(f"{n} crystals are too few to train a constraint: at least {FEWEST}")
+    y = np.asarray(targets, float).reshape(n, -1)
+    for name, column in zip(names, y.T, strict=True):
+        if not np.isfinite(column).all():
+            bad = structures[int(np.flatnonzero(~np.isfinite(column))[0])]
+            raise ValueError(f"{name} of {bad.formula} is not a finite number")
+    environments = Environments(elements)
+    rows, counts = environments(structures)
+    copies, _ = environments([rattled(s, seed + i) for i, s in enumerate(structures)])
+    fit = _Fit(environments, rows, copies, counts, y, np.asarray(e_above_hull, float), settings)
     rng = np.random.default_rng(seed)
-    n_test = max(2, round(settings.test_fraction * len(names)))
-    test_names = rng.permutation(names)[:n_test]
-    test = np.isin(crystals, test_names)
-    x, y = np.asarray(vectors, np.float32), np.asarray(energies, np.float32)[:, None]
-    mean, scale = float(y[~test].mean()), float(max(y[~test].std(), 1e-3))
-    if x.ndim == 2:
-        network = build_dense_constraint(x.shape[1], settings)
-    else:
-        network = build_paper_constraint(x.shape[1])
-    target = (y - mean) / scale
-    chunk = max(1, settings.steps // CURVE_POINTS)
-    train = _compiled_steps(network, x[~test], target[~test], settings, seed)
-    history: dict[str, list[float]] = {"training": [], "test": []}
-    for first in range(0, settings.steps, chunk):
-        loss = train(tf.constant(first), tf.constant(min(chunk, settings.steps - first)))
-        error = ensemble_error(target[test], network(x[test], training=False))
-        history["training"].append(scale * float(loss))
-        history["test"].append(scale * float(ops.mean(error)))
-    raw = keras.Input(x.shape[1:])
-    model = keras.Model(raw, layers.Rescaling(scale, mean)(network(raw)), name="constraint")
-    predicted = np.asarray(model.predict(x[test], verbose=0)).mean(1)
-    by_crystal = [crystals[test] == c for c in test_names]
-    p = np.array([predicted[m].mean() for m in by_crystal])
-    t = np.array([y[test, 0][m].mean() for m in by_crystal])
-    return TrainedConstraint(
-        model,
-        mae=float(np.abs(p - t).mean()),
-        r2=float(1 - ((p - t) ** 2).sum() / max(((t - t.mean()) ** 2).sum(), 1e-12)),
-        held_out=len(p),
-        history=history,
+    held_out = rng.permutation(n)[: max(2, round(settings.test_fraction * n))]
+    test = np.isin(np.arange(n), held_out)
+    model, kernel = fit(~test, rng)
+    shares = crystal_means(kernel @ model[0] + model[1], counts)[test]
+    predicted = shares.reshape(test.sum(), settings.members, len(names))
+    near = fit.e_above_hull[test] <= settings.near_hull
+    errors = {name: _errors(predicted[:, :, k], y[test, k], near) for k, name in enumerate(names)}
+    network = fit.network(*fit(np.ones(n, bool), rng)[0])
+    return Constraint(network, environments, tuple(names)), errors
+
+
+class _Fit:
+    """The linear problem of a constraint; rows and kernel are computed once."""
+
+    def __init__(
+        self,
+        environments: Environments,
+        rows: NDArray[np.float32],
+        copies: NDArray[np.float32],
+        counts: NDArray[np.int_],
+        y: FloatArray,
+        e_above_hull: FloatArray,
+        settings: ConstraintSettings,
+    ) -> None:
+        self.environments, self.rows, self.copies = environments, rows, copies
+        self.counts, self.y, self.e_above_hull = counts, y, e_above_hull
+        self.settings = settings
+
+    def __call__(
+        self, chosen: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[tuple[FloatArray, FloatArray], FloatArray]:
+        """Coefficients and offsets from the chosen crystals, and the kernel of all atoms."""
+        atoms = np.flatnonzero(np.repeat(chosen, self.counts))
+        some = rng.permutation(atoms)[: self.settings.references]
+        self.layer = EnvironmentKernel(
+            self.environments.widths,
+            len(self.environments.elements),
+            len(some),
+            self.settings.zeta,
+        )
+        self.layer.environments.assign(self.rows[some])
+        kernel = self._kernel(self.rows)
+        design = crystal_means(kernel, self.counts)[chosen]
+        design = np.concatenate(
+            [design, crystal_means(self._kernel(self.copies), self.counts)[chosen]]
+        )
+        # In the coordinates of the prior the regularisation is the identity.
+        root = _root(kernel[some])
+        features = solve_triangular(root, design.T, lower=True).T
+        # Errors are worth less far from the hull, where nothing new is sought, and for copies.
+        weight = 1.0 / (1.0 + 15.0 * np.maximum(self.e_above_hull[chosen] - 0.1, 0.0)) ** 2
+        y = self.y[chosen]
+        offset = np.average(y, axis=0, weights=weight)
+        scale = np.sqrt(np.average((y - offset) ** 2, axis=0, weights=weight)) + 1e-12
+        target = np.concatenate([y - offset] * 2) / scale
+        drawn = weight * rng.exponential(size=(self.settings.members, len(weight))) + 1e-9
+        members = np.concatenate([drawn, self.settings.copy_weight * drawn], axis=1)
+        solutions = _ridge(features, target, members, self.settings.ridge)
+        coefficients = solve_triangular(root, np.concatenate(solutions, 1), lower=True, trans="T")
+        spread = np.tile(scale, self.settings.members)
+        return (coefficients * spread, np.tile(offset, self.settings.members)), kernel
+
+    def _kernel(self, rows: NDArray[np.float32]) -> FloatArray:
+        blocks = [rows[i : i + 4096] for i in range(0, len(rows), 4096)]
+        return np.concatenate([np.asarray(self.layer(b), float) for b in blocks])
+
+    def network(self, coefficients: FloatArray, offsets: FloatArray) -> keras.Model:
+        """The last fit as a Keras model."""
+        x = keras.Input((self.rows.shape[1],), name="environments")
+        dense = layers.Dense(coefficients.shape[1], name="shares")
+        model = keras.Model(x, dense(self.layer(x)), name="constraint")
+        dense.set_weights([coefficients.astype(np.float32), offsets.astype(np.float32)])
+        return model
+
+
+def _root(among: FloatArray) -> FloatArray:
+    """Lower Cholesky factor of the references' kernel, block by block for each scale."""
+    references = len(among)
+    blocks = [among[:, i : i + references] for i in range(0, among.shape[1], references)]
+    # The kernel comes in single precision.
+    jitter = 1e-4 * np.eye(references)
+    return block_diag(*(cholesky(b + jitter, lower=True) for b in blocks))
+
+
+def _ridge(
+    features: FloatArray, target: FloatArray, weights: FloatArray, ridge: float
+) -> list[FloatArray]:
+    """Ridge regressions (columns, targets), one for each row of weights, in the smaller space."""
+    rows, columns = features.shape
+    if rows < columns:
+        gram = features @ features.T
+        return [
+            features.T @ solve(gram + np.diag(ridge / w), target, assume_a="pos") for w in weights
+        ]
+    out = []
+    for w in weights[:, :, None]:
+        normal = features.T @ (w * features) + ridge * np.eye(columns)
+        out.append(solve(normal, features.T @ (w * target), assume_a="pos"))
+    return out
+
+
+def _errors(members: FloatArray, truth: FloatArray, near: NDArray[np.bool_]) -> Errors:
+    predicted = members.mean(1)
+    mae, r2 = error_figures(predicted, truth)
+    mae_near, r2_near = error_figures(predicted[near], truth[near])
+    return Errors(
+        mae, r2, mae_near, r2_near, float(members.std(1).mean()), len(truth), int(near.sum())
     )
 
 
-def _compiled_steps(
-    network: keras.Model, x: FloatArray, y: FloatArray, settings: ConstraintSettings, seed: int
-) -> Any:
-    """Function of (first step, number of steps) that trains and returns the last loss.
-
-    Many steps in one compiled call: Keras's `fit` spends most of its time between the steps of
-    so small a network.
-    """
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(settings.learning_rate, settings.steps),
-        weight_decay=1e-3,
-    )
-    optimizer.build(network.trainable_variables)
-    rows, targets = tf.constant(x), tf.constant(y)
-
-    def steps(first: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-        loss = tf.zeros(())
-        for i in tf.range(count):
-            chosen = tf.random.stateless_uniform(
-                [settings.batch], [seed, first + i], 0, len(x), tf.int32
-            )
-            with tf.GradientTape() as tape:
-                predicted = network(tf.gather(rows, chosen), training=True)
-                loss = tf.reduce_mean(ensemble_error(tf.gather(targets, chosen), predicted))
-            gradients = tape.gradient(loss, network.trainable_variables)
-            optimizer.apply(gradients, network.trainable_variables)
-        return loss
-
-    # XLA would compile for longer than the whole training takes.
-    return tf.function(steps)
+def error_figures(predicted: FloatArray, truth: FloatArray) -> tuple[float, float]:
+    """Mean absolute error and R²; NaN of fewer than two values."""
+    if len(truth) < 2:
+        return float("nan"), float("nan")
+    residual = predicted - truth
+    variance = ((truth - truth.mean()) ** 2).sum()
+    return float(np.abs(residual).mean()), float(1 - (residual**2).sum() / max(variance, 1e-12))

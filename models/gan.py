@@ -3,99 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from keras import layers, ops
+from keras import ops
 from numpy.typing import NDArray
 
+from ccdcgan.models.backend import compile_steps, input_gradient, value_and_gradients
+from ccdcgan.models.generators import (
+    Composition,
+    build_networks,
+    chosen,
+    draw_compositions,
+)
 from ccdcgan.models.presets import GanSettings
-from ccdcgan.models.training import load_checkpoint, make_deterministic, save_checkpoint
+from ccdcgan.models.training import (
+    TrainingLog,
+    load_checkpoint,
+    make_deterministic,
+    save_checkpoint,
+)
 from ccdcgan.models.voxels import FloatArray
 
 #: Steps in one compiled call; a checkpoint is written after each.
 CHUNK = 250
 
+#: XLA saves a quarter of a dense step's time, but takes about ten seconds to compile: TensorFlow
+#: uses it from that many steps. The paper's convolutions gain nothing from it on a CPU.
+XLA_STEPS = 2000
 
-@keras.saving.register_keras_serializable("ccdcgan")
-class CrystalPrior(layers.Layer):
-    """Gaussian noise (batch, noise) to blurred blends of known crystal graphs (batch, size).
-
-    A few hundred crystals are isolated points in the space of crystal graphs: a network that
-    starts from plain noise needs many thousand steps before anything it draws can be decoded.
-    Here the noise chooses two known crystals and how to blend and blur them; the network that
-    follows learns to turn that into a crystal.
-
-    Parameters
-    ----------
-    rows, size
-        Number of crystal graphs and their length.
-    blur
-        Standard deviation of what is added, in whitened units.
-    """
-
-    def __init__(self, rows: int, size: int, blur: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.rows, self.size, self.blur = rows, size, blur
-        self.graphs = self.add_weight(shape=(rows, size), trainable=False, name="graphs")
-        self.cumulative = self.add_weight(shape=(rows,), trainable=False, name="cumulative")
-
-    def set_crystals(self, graphs: FloatArray, weights: FloatArray) -> None:
-        """Known crystal graphs (rows, size), and the weights (rows,) to choose them with."""
-        self.graphs.assign(np.asarray(graphs, np.float32))
-        self.cumulative.assign(np.cumsum(weights) / np.sum(weights))
-
-    def call(self, z: Any) -> Any:
-        uniform = 0.5 * (1.0 + ops.erf(z[:, :3] / np.sqrt(2.0)))
-        first, second = self._choose(uniform[:, :1]), self._choose(uniform[:, 1:2])
-        share = 0.5 * uniform[:, 2:3] ** 2
-        noise = z[:, 3 : 3 + self.size]
-        return (1.0 - share) * first + share * second + self.blur * noise
-
-    def _choose(self, u: Any) -> Any:
-        index = ops.sum(ops.cast(u > self.cumulative[None], "int32"), axis=1)
-        return ops.take(self.graphs, ops.minimum(index, self.rows - 1), axis=0)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, int]:
-        return (input_shape[0], self.size)
-
-    def get_config(self) -> dict[str, Any]:
-        own = {"rows": self.rows, "size": self.size, "blur": self.blur}
-        return {**super().get_config(), **own}
-
-
-def build_dense_generator(
-    data: FloatArray, weights: FloatArray, settings: GanSettings
-) -> keras.Model:
-    """Noise (batch, 3 + size) to whitened crystal graphs (batch, size), starting as the prior."""
-    rows, size = np.shape(data)
-    z = keras.Input((3 + size,))
-    prior = CrystalPrior(rows, size, settings.blur, name="prior")
-    start = prior(z)
-    x = start
-    for _ in range(2):
-        x = layers.LeakyReLU(0.2)(layers.Dense(settings.width)(x))
-    change = layers.Dense(size, kernel_initializer="zeros")(x)
-    model = keras.Model(z, layers.Add()([start, change]), name="generator")
-    prior.set_crystals(data, weights)
-    return model
-
-
-def build_dense_critic(size: int, settings: GanSettings) -> keras.Model:
-    """Whitened crystal graphs (batch, size) to one score (batch, 1).
-
-    It is unbounded for the Wasserstein loss and a probability for binary cross-entropy.
-    """
-    g = keras.Input((size,))
-    x = g
-    for _ in range(2):
-        x = layers.LeakyReLU(0.2)(layers.Dense(settings.width)(x))
-    last = layers.Dense(1, activation="sigmoid" if settings.loss == "bce" else None)
-    return keras.Model(g, last(x), name="critic")
+#: Numbers that a step returns.
+CURVES = ("critic", "critic_loss", "generator_loss", "formation_energy")
 
 
 @dataclass
@@ -107,8 +49,9 @@ class TrainedGan:
     generator
         Exponential moving average of the generator's weights.
     history
-        By chunk of steps: ``critic`` (Wasserstein estimate, or binary cross-entropy) and
-        ``formation_energy`` (mean prediction for generated graphs, eV/atom).
+        Means over chunks of steps: ``critic`` (score of the data minus that of generated graphs:
+        the Wasserstein estimate, or log-odds), ``critic_loss``, ``generator_loss`` and
+        ``formation_energy`` (what the objective predicts for generated graphs, eV/atom).
     """
 
     generator: keras.Model
@@ -116,7 +59,7 @@ class TrainedGan:
 
 
 class _Training:
-    """Networks, optimizers and the compiled chunk of steps."""
+    """Networks, optimizers, random numbers and a step."""
 
     def __init__(
         self,
@@ -124,124 +67,170 @@ class _Training:
         weights: FloatArray,
         settings: GanSettings,
         networks: tuple[keras.Model, keras.Model],
-        constraint: keras.Model | None,
+        objective: keras.Model | None,
+        composition: Composition | None,
         seed: int,
     ) -> None:
-        self.settings = settings
+        self.settings, self.seed = settings, seed
         self.generator, self.critic = networks
-        self.noise = int(self.generator.input_shape[-1])
         self.average = keras.models.clone_model(self.generator)
         self.average.set_weights(self.generator.get_weights())
-        self.constraint = constraint
-        beta = 0.5
+        self.objective = objective
         self.optimizers = [
-            keras.optimizers.Adam(settings.learning_rate, beta_1=beta, beta_2=0.999)
+            keras.optimizers.Adam(settings.learning_rate, beta_1=0.5, beta_2=0.999)
             for _ in range(2)
         ]
         self.optimizers[0].build(self.generator.trainable_variables)
         self.optimizers[1].build(self.critic.trainable_variables)
-        self.data = tf.constant(np.asarray(data, np.float32))
-        self.log_weights = tf.constant(np.log(np.asarray(weights, np.float32))[None])
-        self.seed = seed
-        # The paper's convolutions with batch normalisation gain nothing from XLA on a CPU.
-        self.chunk = tf.function(self._chunk, jit_compile=len(self.data.shape) == 2)
+        # A variable, for JAX would compile an array into its program.
+        self.data = keras.Variable(np.asarray(data, np.float32), trainable=False)
+        self.weights = np.asarray(weights, np.float64)
+        self.compositions = np.zeros((len(data), 0), np.float32)
+        if composition is not None:
+            self.compositions = np.asarray(data, np.float32)[:, composition.columns]
+        # Batch normalisation sees real and generated images apart, as in the released code.
+        self.together = self.data.ndim == 2
+        # Half precision has no room for small gradients.
+        self.loss_scale = 1024.0 if settings.precision == "mixed_float16" else 1.0
 
     @property
     def variables(self) -> list[Any]:
-        return [
-            *self.generator.variables,
-            *self.critic.variables,
-            *self.average.variables,
-            *self.optimizers[0].variables,
-            *self.optimizers[1].variables,
-        ]
+        """The state of the training."""
+        parts = [self.generator, self.critic, self.average, *self.optimizers]
+        return [v for part in parts for v in part.variables]
 
-    def _noise(self, step: tf.Tensor, stream: int) -> tf.Tensor:
-        shape = (self.settings.batch, self.noise)
-        return tf.random.stateless_normal(shape, [self.seed * 64 + stream, step])
+    def compiled(self) -> Callable[[Any, int], NDArray[np.float32]]:
+        """The chunk of steps as one call."""
+        frozen = [self.data, *(self.objective.variables if self.objective else [])]
+        jit = self.data.ndim == 2 and self.settings.steps >= XLA_STEPS
+        return compile_steps(self.step, [*self.variables, *frozen], len(CURVES), jit)
 
-    def _real(self, step: tf.Tensor, stream: int) -> tf.Tensor:
-        # Gumbel maxima draw from the weights; tf.random.stateless_categorical has no XLA kernel.
-        shape = (self.settings.batch, int(self.data.shape[0]))
-        u = tf.random.stateless_uniform(shape, [self.seed * 64 + stream, step], minval=1e-9)
-        return tf.gather(self.data, tf.argmax(self.log_weights - tf.math.log(-tf.math.log(u)), 1))
+    def draw(self, first: int, count: int) -> tuple[Any, ...]:
+        """Random numbers of `count` steps: they depend on the seed and the step's number alone.
 
-    def _critic_step(self, step: tf.Tensor, stream: int) -> tf.Tensor:
-        real = self._real(step, stream)
-        fake = self.generator(self._noise(step, stream + 1), training=True)
-        with tf.GradientTape() as tape:
-            if self.settings.loss == "bce":
-                loss = _bce(self.critic(real, training=True), 1.0)
-                loss = 0.5 * (loss + _bce(self.critic(fake, training=True), 0.0))
-                shown = loss
+        The last `batch` rows of noise and compositions are the generator's step, the others the
+        critic's.
+        """
+        s = self.settings
+        m, real = self.compositions.shape[1], s.critic_steps * s.batch
+        noise = np.zeros((CHUNK, real + s.batch, self.average.inputs[0].shape[1]), np.float32)
+        wanted = np.zeros((CHUNK, real + s.batch, m), np.float32)
+        rows = np.zeros((CHUNK, real), np.int32)
+        t = np.zeros((CHUNK, real), np.float32)
+        for i in range(count):
+            rng = np.random.default_rng([self.seed, first + i])
+            rng.standard_normal(dtype=np.float32, out=noise[i])
+            rng.random(dtype=np.float32, out=t[i])
+            u = rng.random((real + s.batch, 1 + 2 * m))
+            rows[i] = chosen(self.weights, u[:real, 0])
+            wanted[i] = draw_compositions(self.compositions, self.weights, u, s.composition_jitter)
+        return noise, wanted, rows, t
+
+    def step(self, noise: Any, wanted: Any, rows: Any, t: Any) -> tuple[Any, ...]:
+        """The critic's steps and one of the generator; gives `CURVES`."""
+        batch, n = self.settings.batch, self.settings.critic_steps * self.settings.batch
+        critic, loss = ops.zeros(()), ops.zeros(())
+        # The generator rests while the critic learns: one call draws for all of its steps.
+        generated = self._generate(noise[:n], wanted[:n])
+        for k in range(0, n, batch):
+            real = ops.take(self.data, rows[k : k + batch], axis=0)
+            critic, loss = self._critic_step(real, generated[k : k + batch], t[k : k + batch])
+        return critic, loss, *self._generator_step(noise[n:], wanted[n:])
+
+    def _generate(self, noise: Any, wanted: Any) -> Any:
+        inputs = [noise, wanted] if len(self.generator.inputs) > 1 else noise
+        return ops.cast(self.generator(inputs, training=True), "float32")
+
+    def _score(self, graphs: Any) -> Any:
+        return self.critic(graphs, training=True)
+
+    def _critic_step(self, real: Any, fake: Any, t: Any) -> tuple[Any, Any]:
+        for layer in self.critic.layers:
+            if hasattr(layer, "project"):
+                layer.project()
+
+        def loss() -> tuple[Any, Any]:
+            if self.together:
+                on_real, on_fake = ops.split(self._score(ops.concatenate([real, fake])), 2)
             else:
-                shape = [self.settings.batch] + [1] * (len(real.shape) - 1)
-                t = tf.random.stateless_uniform(shape, [self.seed * 64 + stream + 2, step])
-                between = real + t * (fake - real)
-                with tf.GradientTape() as inner:
-                    inner.watch(between)
-                    score = self.critic(between, training=True)
-                slope = inner.gradient(score, between)
-                axes = tuple(range(1, len(real.shape)))
-                norm = tf.sqrt(tf.reduce_sum(slope**2, axes) + 1e-12)
-                distance = tf.reduce_mean(self.critic(real, training=True)) - tf.reduce_mean(
-                    self.critic(fake, training=True)
-                )
-                loss = -distance + self.settings.penalty * tf.reduce_mean((norm - 1.0) ** 2)
-                shown = distance
-        gradients = tape.gradient(loss, self.critic.trainable_variables)
-        self.optimizers[1].apply(gradients, self.critic.trainable_variables)
-        return shown
-
-    def _generator_step(self, step: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            fake = self.generator(self._noise(step, 60), training=True)
-            score = self.critic(fake, training=True)
+                on_real, on_fake = self._score(real), self._score(fake)
+            distance = ops.mean(on_real) - ops.mean(on_fake)
             if self.settings.loss == "bce":
-                loss = _bce(score, 1.0)
+                loss = ops.mean(ops.softplus(-on_real)) + ops.mean(ops.softplus(on_fake))
+                loss = 0.5 * loss
+            elif self.settings.loss == "hinge":
+                loss = ops.mean(ops.relu(1.0 - on_real)) + ops.mean(ops.relu(1.0 + on_fake))
             else:
-                loss = -tf.reduce_mean(score)
-            energy = tf.zeros(())
-            if self.constraint is not None:
-                energy = tf.reduce_mean(self.constraint(fake, training=False))
-                if self.settings.variant == "ccdcgan":
-                    loss += self.settings.omega * energy
-        gradients = tape.gradient(loss, self.generator.trainable_variables)
-        self.optimizers[0].apply(gradients, self.generator.trainable_variables)
-        keep = self.settings.average
-        for slow, fast in zip(self.average.variables, self.generator.variables, strict=True):
-            # Counters and moving statistics are copied: they average themselves.
-            slow.assign(keep * slow + (1.0 - keep) * fast if fast.trainable else fast)
-        return energy
+                loss = self.settings.penalty * self._penalty(real, fake, t) - distance
+            return self.loss_scale * loss, (distance, loss)
 
-    def _chunk(self, first: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        critic, energy = tf.zeros(()), tf.zeros(())
-        for i in tf.range(count):
-            for k in range(self.settings.critic_steps):
-                critic = self._critic_step(first + i, 3 * k)
-            energy = self._generator_step(first + i)
-        return critic, energy
+        return self._learn(loss, self.critic, self.optimizers[1])
 
+    def _penalty(self, real: Any, fake: Any, t: Any) -> Any:
+        """Mean squared deviation of the critic's slope from one, between real and generated."""
+        between = real + ops.reshape(t, (-1, *[1] * (real.ndim - 1))) * (fake - real)
+        slope = input_gradient(self._score, between)
+        norm = ops.sqrt(ops.sum(slope**2, axis=tuple(range(1, real.ndim))) + 1e-12)
+        return ops.mean((norm - 1.0) ** 2)
 
-def _bce(probability: tf.Tensor, target: float) -> tf.Tensor:
-    return tf.reduce_mean(
-        keras.losses.binary_crossentropy(tf.fill(tf.shape(probability), target), probability)
-    )
+    def _generator_step(self, noise: Any, wanted: Any) -> tuple[Any, Any]:
+        s = self.settings
+
+        def loss() -> tuple[Any, Any]:
+            fake = self._generate(noise, wanted)
+            score = self._score(fake)
+            loss = ops.mean(ops.softplus(-score)) if s.loss == "bce" else -ops.mean(score)
+            energy = ops.zeros(())
+            if self.objective is not None:
+                energies = ops.cast(self.objective(fake, training=False), "float32")
+                energy = ops.mean(energies)
+                if s.variant == "ccdcgan":
+                    loss += s.omega * (
+                        energy if s.guidance == "energy" else ops.mean(ops.exp(energies))
+                    )
+            return self.loss_scale * loss, (loss, energy)
+
+        numbers = self._learn(loss, self.generator, self.optimizers[0])
+        fast_and_slow = (self.generator.trainable_variables, self.average.trainable_variables)
+        for fast, slow in zip(*fast_and_slow, strict=True):
+            slow.assign(s.average * slow + (1.0 - s.average) * fast)
+        return numbers
+
+    def _learn(self, loss: Callable[[], tuple[Any, Any]], model: Any, optimizer: Any) -> Any:
+        _, numbers, gradients = value_and_gradients(loss, model.trainable_variables)
+        if self.loss_scale != 1.0:
+            gradients = [g / self.loss_scale for g in gradients]
+        optimizer.apply(gradients, model.trainable_variables)
+        return numbers
+
+    def copy_statistics(self) -> None:
+        """Moving statistics average themselves: the averaged generator takes them over."""
+        fast_and_slow = (
+            self.generator.non_trainable_variables,
+            self.average.non_trainable_variables,
+        )
+        for fast, slow in zip(*fast_and_slow, strict=True):
+            slow.assign(fast)
 
 
 def train_gan(
     data: FloatArray,
     weights: FloatArray,
     settings: GanSettings,
-    constraint: keras.Model | None,
+    objective: keras.Model | None,
     seed: int,
+    *,
+    composition: Composition | None = None,
+    groups: NDArray[np.int_] | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    log: TrainingLog | None = None,
 ) -> TrainedGan:
     """Train a GAN on crystal graphs.
 
     The random numbers of step k depend on the seed and k alone, so that a training which was
-    killed goes on from its checkpoint to the same generator.
+    killed goes on from its checkpoint to the same generator, and that TensorFlow and JAX see the
+    same numbers.
 
     Parameters
     ----------
@@ -251,57 +240,101 @@ def train_gan(
         Positive weights with which the rows are drawn.
     settings
         Networks, loss, steps.
-    constraint
-        Frozen network that predicts the formation energy (eV/atom) of `data`'s kind of rows.
+    objective
+        Frozen network from rows of `data`'s kind to (n, members) predictions of what shall be
+        low: the constraint's formation energy, eV/atom.
     seed
         Same seed, same generator.
+    composition
+        Which numbers of a row count the atoms: the dense generator draws crystals of the
+        composition that it is asked for. The paper's does not have it.
+    groups : array (n,)
+        Rows of different groups do not blend in the dense generator.
     checkpoint
         File that holds the state between chunks of steps.
     progress
         Called with (steps done, steps in all).
+    log
+        Gets the curves after every chunk.
 
     Raises
     ------
     ValueError
-        Fewer than 10 rows, or ``ccdcgan`` without a constraint.
+        Fewer than 10 rows, ``ccdcgan`` without an objective, a composition for images, or a loss
+        that is no longer finite.
     """
     if len(data) < 10:
         raise ValueError(f"{len(data)} crystal graphs are too few to train a GAN: at least 10")
-    if settings.variant == "ccdcgan" and constraint is None:
+    if settings.variant == "ccdcgan" and objective is None:
         raise ValueError("the CCDCGAN needs a trained constraint")
+    if composition is not None and np.ndim(data) != 2:
+        raise ValueError("the paper's generator cannot be asked for a composition")
     make_deterministic(seed)
-    if np.ndim(data) == 2:
-        generator = build_dense_generator(data, weights, settings)
-        networks = generator, build_dense_critic(int(np.shape(data)[1]), settings)
-    else:
-        from ccdcgan.models.paper import build_paper_discriminator, build_paper_generator
-
-        side = int(np.shape(data)[1])
-        networks = build_paper_generator(200, side), build_paper_discriminator(side)
-    training = _Training(data, weights, settings, networks, constraint, seed)
+    networks = build_networks(data, weights, settings, seed, composition, groups)
+    training = _Training(data, weights, settings, networks, objective, composition, seed)
     done = 0
-    history: dict[str, list[float]] = {"critic": [], "formation_energy": []}
+    history: dict[str, list[float]] = {name: [] for name in CURVES}
     state = load_checkpoint(checkpoint, training.variables) if checkpoint else None
     if state is not None:
         done = int(state["done"])
-        history = {name: [float(v) for v in state[name]] for name in history}
-    while done < settings.steps:
-        count = min(CHUNK, settings.steps - done)
-        critic, energy = training.chunk(tf.constant(done), tf.constant(count))
-        done += count
-        history["critic"].append(float(critic))
-        history["formation_energy"].append(float(energy))
-        if not np.isfinite(history["critic"][-1]):
-            raise ValueError("the training of the GAN diverged: lower its learning rate")
-        if checkpoint:
-            save_checkpoint(checkpoint, training.variables, done=done, **history)
-        if progress:
-            progress(done, settings.steps)
+        history = {name: [float(v) for v in state[name]] for name in CURVES}
+    if log:
+        log.resume(done)
+    run = training.compiled()
+
+    def draw(first: int) -> tuple[Any, ...]:
+        return training.draw(first, min(CHUNK, settings.steps - first))
+
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(draw, done)
+        while done < settings.steps:
+            first, count = done, min(CHUNK, settings.steps - done)
+            arrays = upcoming.result()
+            done += count
+            upcoming = pool.submit(draw, done)
+            numbers = run(arrays, count)
+            if not np.isfinite(numbers).all():
+                broken = first + int(np.isfinite(numbers).all(1).argmin())
+                raise ValueError(f"the GAN diverged at step {broken}: lower its learning rate")
+            training.copy_statistics()
+            means = dict(zip(CURVES, numbers.astype(float).mean(0).tolist(), strict=True))
+            for name, mean in means.items():
+                history[name].append(mean)
+            if log:
+                log.write(done, **means)
+            if checkpoint:
+                save_checkpoint(checkpoint, training.variables, done=done, **history)
+            if progress:
+                progress(done, settings.steps)
     return TrainedGan(training.average, history)
 
 
-def sample(generator: keras.Model, count: int, seed: int) -> NDArray[np.float32]:
-    """`count` generated rows; row i comes from noise that depends on the seed and i alone."""
-    noise = int(generator.input_shape[-1])
-    z = np.random.default_rng([seed, 7]).standard_normal((count, noise)).astype(np.float32)
-    return np.asarray(generator.predict(z, batch_size=512, verbose=0))
+def sample(
+    generator: keras.Model, count: int, seed: int, composition: FloatArray | None = None
+) -> NDArray[np.float32]:
+    """`count` generated rows; row i comes from noise that depends on the seed and i alone.
+
+    Parameters
+    ----------
+    composition : (m,) or array (k, m)
+        Numbers of atoms of each element, or several such compositions that take turns. Without
+        it the compositions are drawn as in training.
+
+    Raises
+    ------
+    ValueError
+        A composition for the paper's generator, or not one number for each element.
+    """
+    width = int(generator.inputs[0].shape[1])
+    rng = np.random.default_rng([seed, 0, 1])
+    inputs: Any = rng.standard_normal((count, width), dtype=np.float32)
+    if len(generator.inputs) > 1:
+        prior = generator.get_layer("prior")
+        wanted = prior.draw(count, seed)
+        if composition is not None:
+            known = prior.whitened(composition)
+            wanted = known[np.arange(count) % len(known)]
+        inputs = [inputs, wanted]
+    elif composition is not None:
+        raise ValueError("the paper's generator cannot be asked for a composition")
+    return np.asarray(generator.predict(inputs, batch_size=512, verbose=0), np.float32)

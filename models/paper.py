@@ -176,19 +176,19 @@ def build_paper_discriminator(side: int = 28) -> keras.Model:
     return keras.Model(image, real, name="paper_discriminator")
 
 
-def build_paper_constraint(side: int = 28) -> keras.Model:
-    """Formation energy of a crystal graph (Supplementary Table 5).
+def build_paper_constraint(side: int = 28, targets: int = 1) -> keras.Model:
+    """Formation energy of a crystal graph, eV/atom (Supplementary Table 5), or more properties.
 
     Returns
     -------
     model
-        (batch, side, side, 1) to (batch, 1), in eV/atom.
+        (batch, side, side, 1) to (batch, targets).
     """
     image, x = _convolutions(side)
     for units in (1024, 256, 256, 256, 64):
         x = layers.LeakyReLU(SLOPE)(layers.Dense(units)(x))
     # No activation here: a leaky ReLU would press the negative energies, the ones sought, by five.
-    return keras.Model(image, layers.Dense(1)(x), name="paper_constraint")
+    return keras.Model(image, layers.Dense(targets)(x), name="paper_constraint")
 
 
 def _convolutions(side: int) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from ccdcgan.models.paper import (
     unfold,
 )
 from ccdcgan.models.representation import assemble
-from ccdcgan.models.training import make_deterministic
+from ccdcgan.models.training import TrainingLog, make_deterministic, watchers
 from ccdcgan.models.voxels import FloatArray, LatticeGrid, SitesGrid, lattice_from_metric
 
 
@@ -118,6 +118,9 @@ def train_paper_autoencoders(
     lattice_grid: LatticeGrid,
     epochs: int,
     seed: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    log: TrainingLog | None = None,
 ) -> tuple[keras.Model, keras.Model]:
     """Train the sites and the lattice autoencoder on structures that fit into the cube.
 
@@ -139,12 +142,15 @@ def train_paper_autoencoders(
     lattices = np.stack([p[0] for p in parts])
     sites = build_paper_sites_autoencoder(grid.points)
     lattice = build_paper_lattice_autoencoder(lattice_grid.points)
-    for model, data in (
-        (sites, _Encoded(pictures, grid, seed)),
-        (lattice, _Encoded(lattices, lattice_grid, seed)),
+    for number, (model, data) in enumerate(
+        (
+            (lattice, _Encoded(lattices, lattice_grid, seed)),
+            (sites, _Encoded(pictures, grid, seed)),
+        )
     ):
         model.compile(AUTOENCODER.build(), "mse")
-        model.fit(data, epochs=epochs, verbose=0)
+        calls = watchers(2 * epochs, progress, log, done=number * epochs)
+        model.fit(data, epochs=epochs, callbacks=calls, verbose=0)
     return sites, lattice
 
 

@@ -2,24 +2,73 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ccdcgan.models.voxels import SitesGrid
+
+#: Changes whenever models of an earlier version can no longer be used.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class ConstraintSettings:
-    """The network that predicts the formation energy from a crystal graph."""
+    """The model that predicts properties of a crystal from its atoms' environments.
 
-    width: int = 192
-    members: int = 4
-    steps: int = 1000
+    Attributes
+    ----------
+    references
+        Reference environments, drawn from the training crystals.
+    zeta
+        Sharpness of the kernel.
+    ridge
+        Regularisation, relative to the variance of the property.
+    copy_weight
+        Weight of a rattled copy beside its relaxed crystal.
+    members
+        Size of the ensemble.
+    test_fraction
+        Crystals held out for the errors (paper: 10%).
+    near_hull
+        Errors are also given for crystals within this distance of the hull, eV/atom.
+    """
+
+    references: int = 1000
+    zeta: int = 6
+    ridge: float = 1e-4
+    copy_weight: float = 0.04
+    members: int = 8
+    test_fraction: float = 0.1
+    near_hull: float = 0.3
+
+
+@dataclass(frozen=True)
+class GuideSettings:
+    """The network that tells the generator what the constraint thinks of a crystal graph.
+
+    Attributes
+    ----------
+    samples
+        Generated crystal graphs that the constraint judges for the guide to learn from, beside
+        the relaxed crystals.
+    epochs
+        Most passes over them; training stops early when the held-out tenth improves no more.
+    """
+
+    samples: int = 2000
+    width: int = 256
+    epochs: int = 60
     batch: int = 64
     learning_rate: float = 1e-3
-    dropout: float = 0.1
-    test_fraction: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -32,7 +81,11 @@ class GanSettings:
         ``ccdcgan``: the predicted formation energy is part of the generator's objective, with
         weight `omega` (paper, eq. 2); ``dcgan+constraint``: it only screens; ``dcgan``: neither.
     loss
-        ``wgan-gp``: Wasserstein distance with gradient penalty; ``bce``: the paper's.
+        ``wgan-gp``: Wasserstein distance with gradient penalty; ``hinge``: with spectral
+        normalisation of the critic; ``bce``: the paper's cross-entropy.
+    guidance
+        What `omega` weighs: the mean ``energy`` (paper, eq. 2), or the mean of its ``exp``
+        (released code), which rewards an ever lower energy less.
     latent
         Whitened components of the crystal graphs in which the default networks work.
     blur
@@ -40,11 +93,18 @@ class GanSettings:
     energy_scale
         Crystals are drawn for training with weight exp(-E_hull / energy_scale), eV/atom; None
         draws all alike.
+    composition_jitter
+        Probability that an element's number of atoms in the composition that the default
+        generator is asked for comes from another known crystal.
+    precision
+        ``auto``: bfloat16 with float32 weights for the paper's convolutions on an accelerator,
+        else float32; or a name of Keras's dtype policies.
     """
 
-    variant: str = "ccdcgan"
-    loss: str = "wgan-gp"
+    variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
+    loss: Literal["wgan-gp", "hinge", "bce"] = "wgan-gp"
     omega: float = 0.1
+    guidance: Literal["energy", "exp"] = "energy"
     latent: int = 192
     blur: float = 0.2
     width: int = 256
@@ -55,6 +115,8 @@ class GanSettings:
     penalty: float = 10.0
     average: float = 0.995
     energy_scale: float | None = 0.12
+    composition_jitter: float = 0.15
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -67,21 +129,30 @@ class Preset:
         Grid of the sites voxels.
     networks
         ``dense``, in the whitened space of crystal graphs, or ``paper``, its convolutions.
+    max_sites
+        Most atoms in a primitive cell that is learnt from (paper: 20).
     autoencoder_epochs
         Passes over the campaign's own crystals where it trains its autoencoder.
     """
 
     name: str = "quickstart"
     grid: SitesGrid = SitesGrid(points=16, sigma=0.75)
-    networks: str = "dense"
+    networks: Literal["dense", "paper"] = "dense"
+    max_sites: int = 20
     autoencoder_epochs: int = 60
     constraint: ConstraintSettings = field(default_factory=ConstraintSettings)
+    guide: GuideSettings = field(default_factory=GuideSettings)
     gan: GanSettings = field(default_factory=GanSettings)
 
     def digest(self) -> str:
         """Hash of all values: models of different presets never mix."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        stream = StringIO()
+        YAML().dump(asdict(self), stream)
+        return stream.getvalue()
 
 
 #: Voxels of 15 Å / 63 spacing and the 0.26 Å of the released code: the paper's σ = 0.15 has no
@@ -93,7 +164,7 @@ PRESETS: dict[str, Preset] = {
     "default": Preset(
         "default",
         autoencoder_epochs=200,
-        constraint=ConstraintSettings(steps=6000),
+        guide=GuideSettings(samples=10_000, epochs=100),
         gan=GanSettings(steps=10_000, batch=128, critic_steps=3),
     ),
     "paper": Preset(
@@ -101,8 +172,9 @@ PRESETS: dict[str, Preset] = {
         grid=PAPER_GRID,
         networks="paper",
         autoencoder_epochs=100,
-        # The main text gives neither the batch size nor the epochs of the constraint.
-        constraint=ConstraintSettings(members=1, steps=20_000, batch=128, learning_rate=2e-3),
+        # The paper's constraint sees crystal graphs alone. Its main text gives neither batch size
+        # nor epochs.
+        guide=GuideSettings(samples=0, epochs=200, batch=128, learning_rate=2e-3),
         gan=GanSettings(
             loss="bce",
             steps=1_000_000,
@@ -114,3 +186,50 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
 }
+
+
+def load_preset(path: Path) -> Preset:
+    """A preset from a YAML file: values that differ from those of the preset it is `based_on`.
+
+    Raises
+    ------
+    ValueError
+        The file is not readable, or has an unknown key or a value that does not fit; the message
+        names it.
+    """
+    try:
+        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the preset {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, YAMLError):
+        raise ValueError(f"{path} is not valid YAML") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold keys and values, such as 'based_on: default'")
+    return preset_from(data, str(path))
+
+
+def preset_from(data: dict[str, Any], name: str = "preset") -> Preset:
+    """A preset from plain values, as `load_preset`; `name` is for messages."""
+    values = dict(data)
+    base = values.pop("based_on", "default")
+    if base not in PRESETS:
+        raise ValueError(f"{name}: based_on must be one of {', '.join(PRESETS)}, not {base!r}")
+    merged = _merge(asdict(PRESETS[base]), values, name, "")
+    try:
+        return TypeAdapter(Preset).validate_python(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{name}: {where}: {first['msg']}") from None
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    for key, value in change.items():
+        if key not in base:
+            close = difflib.get_close_matches(str(key), base, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{name}: unknown key '{where}{key}'{hint}")
+        if isinstance(base[key], dict) and isinstance(value, dict):
+            value = _merge(base[key], value, name, f"{where}{key}.")
+        base = {**base, key: value}
+    return base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -10,20 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.voxels import FloatArray, SitesGrid, lattice_from_metric
+from ccdcgan.models.autoencoder import PATCH
+from ccdcgan.models.voxels import FloatArray, SitesGrid, grid_shapes, lattice_from_metric
 
 #: Cell lengths enter as their logarithm relative to this, Å.
 REFERENCE_LENGTH = 5.0
 #: Numbers of atoms enter divided by this.
 REFERENCE_COUNT = 8.0
+#: Cell (3 lengths, 3 angles) and grid shape (3) come before the numbers of atoms.
+CELL = 9
+#: Atoms closer than this, Å, are one atom written down twice.
+OVERLAP = 0.5
+#: Pictures that go through a network at once.
+BLOCK = 128
 
 
 @dataclass
 class CrystalGraphs:
     """Structures to crystal graphs and back, by the sites autoencoder.
 
-    A crystal graph is ``[log lengths (3), cosines of angles (3), atoms of each element (m),
-    code of element 1, …, code of element m]``.
+    A crystal graph is ``[log lengths (3), cosines of angles (3), log2 of the grid's shape (3),
+    atoms of each element (m), code of element 1, …, code of element m]``. The grid follows the
+    aspect ratio of the cell; its shape is part of the graph, so that a change of the cell's
+    lengths does not change the meaning of the codes.
 
     Parameters
     ----------
@@ -42,12 +51,20 @@ class CrystalGraphs:
     def __post_init__(self) -> None:
         self._encoder = self.autoencoder.get_layer("encoder")
         self._decoder = self.autoencoder.get_layer("decoder")
-        self.code_length = int(self._encoder.output_shape[-1])
+        self._shapes = grid_shapes(self.grid.points)
+        #: Numbers of a code for each 4×4×4 cube, and in all.
+        self.depth = int(self._encoder.output_shape[-1])
+        self.code_length = self.depth * self.grid.points**3 // PATCH**3
 
     @property
     def head(self) -> int:
-        """Numbers before the codes: cell and composition."""
-        return 6 + len(self.elements)
+        """Numbers before the codes: cell, grid shape and composition."""
+        return CELL + len(self.elements)
+
+    @property
+    def composition(self) -> slice:
+        """Columns of the numbers of atoms."""
+        return slice(CELL, self.head)
 
     @property
     def length(self) -> int:
@@ -68,33 +85,68 @@ class CrystalGraphs:
         rows = np.zeros((len(structures), self.length), np.float32)
         if not len(structures):
             return rows
-        for row, structure in zip(rows, structures, strict=True):
-            row[:3] = np.log(np.array(structure.lattice.abc) / REFERENCE_LENGTH)
-            row[3:6] = np.cos(np.radians(structure.lattice.angles))
-            foreign = {s.symbol for s in structure.composition} - set(self.elements)
+        for structure in structures:
+            foreign = foreign_elements(structure, self.elements)
             if foreign:
-                raise ValueError(
-                    f"{structure.formula} holds {', '.join(sorted(foreign))}, "
-                    f"outside the system {'-'.join(self.elements)}"
-                )
+                raise ValueError(f"{structure.formula} {foreign}")
+        lengths = np.array([s.lattice.abc for s in structures])
+        shapes = self.grid.shapes(lengths)
+        rows[:, :3] = np.log(lengths / REFERENCE_LENGTH)
+        rows[:, 3:6] = np.cos(np.radians([s.lattice.angles for s in structures]))
+        rows[:, 6:CELL] = np.log2(shapes / self.grid.points)
         for k, element in enumerate(self.elements):
             pictures = [coordinates(structure, element) for structure in structures]
-            rows[:, 6 + k] = [len(p) / REFERENCE_COUNT for p in pictures]
-            start = self.head + k * self.code_length
-            rows[:, start : start + self.code_length] = self.codes(pictures)
+            rows[:, CELL + k] = [len(p) / REFERENCE_COUNT for p in pictures]
+            rows[:, self._columns(k)] = self.codes(pictures, shapes)
         return rows
 
-    def codes(self, pictures: Sequence[FloatArray]) -> NDArray[np.float32]:
-        """Codes (n, code_length) of single-element pictures, fractional coordinates (k, 3) each."""
-        voxels = self.grid.encode(pictures)[..., None]
-        return np.asarray(self._encoder.predict(voxels, batch_size=256, verbose=0))
+    def _columns(self, k: int) -> slice:
+        start = self.head + k * self.code_length
+        return slice(start, start + self.code_length)
 
-    def positions(self, codes: FloatArray) -> list[NDArray[np.float64]]:
-        """Fractional coordinates of the atoms in the pictures of codes (n, code_length)."""
-        out: list[NDArray[np.float64]] = []
-        for block in (codes[i : i + 256] for i in range(0, len(codes), 256)):
-            voxels = np.asarray(self._decoder.predict(block, batch_size=256, verbose=0))[..., 0]
-            out.extend(self.grid.decode(voxels))
+    def codes(
+        self, pictures: Sequence[FloatArray], shapes: NDArray[np.int_]
+    ) -> NDArray[np.float32]:
+        """Codes (n, code_length) of pictures of one element.
+
+        Parameters
+        ----------
+        pictures
+            Fractional coordinates (k, 3) each.
+        shapes : array (n, 3)
+            Grid points along each axis.
+        """
+        out = np.zeros((len(pictures), self.code_length), np.float32)
+        for shape, which in _groups(shapes):
+            for block in _blocks(which):
+                voxels = self.grid.encode([pictures[i] for i in block], shape)[..., None]
+                out[block] = predict(self._encoder, voxels).reshape(len(block), -1)
+        return out
+
+    def positions(
+        self,
+        codes: FloatArray,
+        shapes: NDArray[np.int_],
+        counts: NDArray[np.int_] | None = None,
+    ) -> list[NDArray[np.float64]]:
+        """Fractional coordinates of the atoms in the pictures of codes (n, code_length).
+
+        Parameters
+        ----------
+        shapes : array (n, 3)
+            Grid points along each axis.
+        counts : array (n,)
+            Atoms to look for; without it, all that stand out.
+        """
+        out: list[NDArray[np.float64]] = [np.zeros((0, 3))] * len(codes)
+        for shape, which in _groups(shapes):
+            cubes = tuple(n // PATCH for n in shape)
+            for block in _blocks(which):
+                code = np.asarray(codes[block], np.float32).reshape(-1, *cubes, self.depth)
+                voxels = predict(self._decoder, code)[..., 0]
+                wanted = None if counts is None else counts[block]
+                for i, atoms in zip(block, self.grid.decode(voxels, wanted), strict=True):
+                    out[i] = atoms
         return out
 
     def decode(self, graphs: FloatArray) -> list[Structure | None]:
@@ -108,11 +160,79 @@ class CrystalGraphs:
         for (i, j), c in zip(((1, 2), (0, 2), (0, 1)), cosines.T, strict=True):
             metric[:, i, j] = metric[:, j, i] = lengths[:, i] * lengths[:, j] * c
         lattices = lattice_from_metric(metric)
-        sites = []
-        for k in range(len(self.elements)):
-            start = self.head + k * self.code_length
-            sites.append(self.positions(graphs[:, start : start + self.code_length]))
+        shapes = self.shapes(graphs)
+        sites = [
+            self.positions(graphs[:, self._columns(k)], shapes, self.counts(graphs)[:, k])
+            for k in range(len(self.elements))
+        ]
         return assemble(lattices, sites, self.elements)
+
+    def shapes(self, graphs: FloatArray) -> NDArray[np.int_]:
+        """Grid shapes (n, 3) of crystal graphs: the allowed ones nearest to what they say."""
+        said = np.asarray(graphs)[:, 6:CELL]
+        allowed = np.log2(self._shapes / self.grid.points)
+        return self._shapes[((said[:, None] - allowed[None]) ** 2).sum(-1).argmin(1)]
+
+    def counts(self, graphs: FloatArray) -> NDArray[np.int_]:
+        """Numbers of atoms (n, m) of each element in crystal graphs."""
+        counts = np.rint(np.asarray(graphs)[:, self.composition] * REFERENCE_COUNT)
+        return np.maximum(counts, 0).astype(int)
+
+
+def _groups(shapes: NDArray[np.int_]) -> Iterator[tuple[tuple[int, int, int], NDArray[np.int_]]]:
+    """Each grid shape with the indices of its pictures."""
+    kinds, kind = np.unique(shapes, axis=0, return_inverse=True)
+    for number, (a, b, c) in enumerate(kinds):
+        yield (int(a), int(b), int(c)), np.flatnonzero(kind.ravel() == number)
+
+
+def _blocks(which: NDArray[np.int_]) -> list[NDArray[np.int_]]:
+    return [which[i : i + BLOCK] for i in range(0, len(which), BLOCK)]
+
+
+def predict(model: keras.Model, x: FloatArray) -> NDArray[np.float32]:
+    """Output for at most `BLOCK` rows, padded to one of two sizes: backends compile for each."""
+    size = 8 if len(x) <= 8 else BLOCK
+    padded = np.zeros((size, *x.shape[1:]), np.float32)
+    padded[: len(x)] = x
+    return np.asarray(model.predict_on_batch(padded), np.float32)[: len(x)]
+
+
+def foreign_elements(structure: Structure, elements: Sequence[str]) -> str | None:
+    """What is wrong with the elements of a structure, or None."""
+    foreign = {s.symbol for s in structure.composition.elements} - set(elements)
+    if foreign:
+        return f"holds {', '.join(sorted(foreign))}, outside the system {'-'.join(elements)}"
+    return None
+
+
+def problem(structure: Structure, elements: Sequence[str], max_sites: int) -> str | None:
+    """Why a structure cannot be learnt from, or None if it can.
+
+    Parameters
+    ----------
+    structure
+        Any periodic structure.
+    elements
+        The system; the structure must hold nothing else.
+    max_sites
+        Most atoms in the cell.
+    """
+    if not structure.is_ordered:
+        return "has partly occupied sites"
+    foreign = foreign_elements(structure, elements)
+    if foreign:
+        return foreign
+    matrix = structure.lattice.matrix
+    if not (np.isfinite(matrix).all() and np.isfinite(structure.frac_coords).all()):
+        return "has a lattice or coordinate that is not finite"
+    if abs(np.linalg.det(matrix)) < 1e-3:
+        return "has a cell without volume"
+    if len(structure) > max_sites:
+        return f"has {len(structure)} atoms in the primitive cell; the preset takes {max_sites}"
+    if not structure.is_valid(tol=OVERLAP):
+        return f"has atoms closer than {OVERLAP} Å"
+    return None
 
 
 def assemble(
@@ -166,56 +286,3 @@ def anchored(structure: Structure, copies: int = 4) -> list[Structure]:
         )
         for i in anchors
     ]
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """Linear map between crystal graphs and a space where every direction has unit variance.
-
-    The numbers of cell and composition are standardised one by one; of the codes the principal
-    components are kept. A GAN needs no capacity there for scales and correlations.
-    """
-
-    mean: NDArray[np.float32]
-    head_scale: NDArray[np.float32]
-    components: NDArray[np.float32]
-    deviations: NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, graphs: FloatArray, head: int, latent: int) -> Whitening:
-        """From crystal graphs (n, length), `latent` numbers in all, or fewer if n is small."""
-        graphs = np.asarray(graphs, np.float64)
-        mean = graphs.mean(0)
-        scale = np.maximum(graphs[:, :head].std(0), 1e-3)
-        codes = graphs[:, head:] - mean[head:]
-        kept = max(1, min(latent - head, len(graphs) - 1, codes.shape[1]))
-        _, singular, vectors = np.linalg.svd(codes, full_matrices=False)
-        deviations = singular / np.sqrt(max(1, len(graphs) - 1))
-        kept = min(kept, int((deviations > 1e-4 * deviations[0]).sum()))
-        # The sign of a singular vector is the library's choice; fix it for repeatability.
-        signs = np.sign(vectors[np.arange(kept), np.abs(vectors[:kept]).argmax(1)])
-        return cls(
-            mean.astype(np.float32),
-            scale.astype(np.float32),
-            (vectors[:kept] * signs[:, None]).astype(np.float32),
-            deviations[:kept].astype(np.float32),
-        )
-
-    @property
-    def size(self) -> int:
-        return len(self.head_scale) + len(self.components)
-
-    def forward(self, graphs: FloatArray) -> NDArray[np.float32]:
-        """Crystal graphs (n, length) to whitened vectors (n, size)."""
-        head = len(self.head_scale)
-        centred = np.asarray(graphs, np.float32) - self.mean
-        codes = centred[:, head:] @ self.components.T / self.deviations
-        return np.concatenate([centred[:, :head] / self.head_scale, codes], 1)
-
-    def inverse(self, vectors: FloatArray) -> NDArray[np.float32]:
-        """Whitened vectors (n, size) to crystal graphs (n, length); codes stay within (-1, 1)."""
-        head = len(self.head_scale)
-        vectors = np.asarray(vectors, np.float32)
-        codes = (vectors[:, head:] * self.deviations) @ self.components + self.mean[head:]
-        cell = vectors[:, :head] * self.head_scale + self.mean[:head]
-        return np.concatenate([cell, np.clip(codes, -1.0, 1.0)], 1)

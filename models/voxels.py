@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ccdcgan.models.peaks import PEAK_THRESHOLD, GaussianSums
+
 FloatArray = NDArray[np.floating]
-
-#: A peak lower than this is background. An isolated atom in the worst place, the middle of
-#: eight grid points one sigma apart, still shows exp(-3/8) = 0.69 on each of them.
-PEAK_THRESHOLD = 0.35
-
-_STENCIL = np.array(
-    [[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], dtype=int
-)
+Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,9 @@ class SitesGrid:
     Attributes
     ----------
     points
-        Grid points along each axis.
+        Grid points along each axis; along each on average, where the shape follows the cell.
     sigma
-        Standard deviation of the Gaussian of one atom, in grid spacings.
+        Standard deviation of the Gaussian of one atom, in grid spacings along each axis.
     cube
         Edge of a Cartesian cube in Å (the released code's 15 Å), or None for a grid over the
         fractional coordinates of the cell, which is periodic and knows no longest cell.
@@ -42,25 +39,64 @@ class SitesGrid:
     def periodic(self) -> bool:
         return self.cube is None
 
-    def to_grid(self, coords: FloatArray) -> FloatArray:
+    def shapes(self, lengths: FloatArray) -> NDArray[np.int_]:
+        """Grid shapes that fit cells: as many points for every cell, spaced as evenly as can be.
+
+        The edges of a shape are powers of two from 4 on with product points³. Of these shapes a
+        cell gets the one with the smallest largest spacing, then the smallest second largest,
+        then the first in lexicographic order. A cube keeps its shape.
+
+        Parameters
+        ----------
+        lengths : array (n, 3)
+            Lengths of the cells' edges, Å.
+
+        Returns
+        -------
+        array (n, 3)
+
+        Raises
+        ------
+        ValueError
+            A length is not positive and finite, or a periodic grid's `points` is not a power of
+            two from 4 on.
+        """
+        lengths = np.asarray(lengths, float).reshape(-1, 3)
+        wrong = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)).all(1))
+        if len(wrong):
+            raise ValueError(f"cell {wrong[0]}: lengths {lengths[wrong[0]]} Å are of no cell")
+        if not self.periodic:
+            return np.full((len(lengths), 3), self.points)
+        shapes = grid_shapes(self.points)
+        # Rounded, so that the last digits of equal lengths do not choose between equal shapes.
+        spacings = np.sort(np.round(np.log(lengths[:, None] / shapes), 6), axis=-1)
+        return shapes[np.lexsort(np.moveaxis(spacings, -1, 0), axis=-1)[:, 0]]
+
+    def to_grid(self, coords: FloatArray, shape: Sequence[int] | None = None) -> FloatArray:
         """Fractional coordinates, or Å from the middle of the cube, as grid units."""
+        shape = self._sums(shape).shape
         if self.cube is None:
-            return np.mod(np.asarray(coords, float), 1.0) * self.points
+            return np.mod(np.asarray(coords, float), 1.0) * shape
         return (np.asarray(coords, float) / self.cube + 0.5) * (self.points - 1)
 
-    def from_grid(self, positions: FloatArray) -> FloatArray:
+    def from_grid(self, positions: FloatArray, shape: Sequence[int] | None = None) -> FloatArray:
+        """Inverse of `to_grid`; fractional coordinates lie in [0, 1)."""
+        shape = self._sums(shape).shape
         if self.cube is None:
-            return np.mod(positions / self.points, 1.0)
+            # The remainder of a tiny negative number rounds to 1.
+            return np.mod(np.mod(positions / np.array(shape), 1.0), 1.0)
         return (positions / (self.points - 1) - 0.5) * self.cube
 
-    def _gaussians(self, positions: FloatArray) -> FloatArray:
-        """One-dimensional Gaussians of grid positions (..., 3): shape (..., 3, points)."""
-        d = positions[..., None] - np.arange(self.points)
-        if self.periodic:
-            d -= self.points * np.round(d / self.points)
-        return np.exp(d * d * (-0.5 / self.sigma**2)).astype(np.float32)
+    def _sums(self, shape: Sequence[int] | None) -> GaussianSums:
+        own = (self.points,) * 3
+        nx, ny, nz = own if shape is None else (int(n) for n in shape)
+        if not self.periodic and (nx, ny, nz) != own:
+            raise ValueError(f"the cube's grid has the shape {own}, not {(nx, ny, nz)}")
+        return GaussianSums((nx, ny, nz), self.sigma, self.periodic)
 
-    def encode(self, coords: Sequence[FloatArray]) -> NDArray[np.float32]:
+    def encode(
+        self, coords: Sequence[FloatArray], shape: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Sites voxels of a batch.
 
         Parameters
@@ -68,121 +104,99 @@ class SitesGrid:
         coords
             One (n_atoms, 3) array a picture: fractional coordinates on a periodic grid, Å from
             the middle of the cube on a Cartesian one. A picture may be empty.
+        shape
+            Grid points along the axes, one shape for the batch; (points, points, points) if None.
 
         Returns
         -------
-        array (len(coords), points, points, points)
-            The sum of the Gaussians of the atoms. The Gaussian of a distance is a product over
-            the axes, so that a picture is a sum of outer products: no distance is ever formed.
+        array (len(coords), *shape)
+            The sum of the Gaussians of the atoms and their images.
 
         Raises
         ------
         ValueError
-            An atom lies outside the cube, or a coordinate is not finite.
+            An atom lies outside the cube, or a coordinate is not finite; the message gives the
+            picture's index. The cube was given another shape than its own.
         """
-        counts = np.array([len(c) for c in coords])
-        n = self.points
-        out = np.zeros((len(coords), n, n, n), np.float32)
-        for count in np.unique(counts[counts > 0]):
-            which = np.flatnonzero(counts == count)
-            grid = self.to_grid(np.stack([np.asarray(coords[int(i)], float) for i in which]))
-            if not np.isfinite(grid).all():
-                raise ValueError("a coordinate is not finite")
-            if not self.periodic and ((grid < 0) | (grid > n - 1)).any():
-                raise ValueError(f"an atom lies outside the cube of {self.cube} Å")
-            gx, gy, gz = np.moveaxis(self._gaussians(grid), 2, 0)
-            yz = (gy[:, :, :, None] * gz[:, :, None, :]).reshape(len(which), count, n * n)
-            out[which] = np.matmul(gx.transpose(0, 2, 1), yz).reshape(-1, n, n, n)
-        return out
+        sums = self._sums(shape)
+        counts = np.array([len(c) for c in coords], int)
+        if not counts.any():
+            return np.zeros((len(coords), *sums.shape), np.float32)
+        flat = np.concatenate([np.asarray(c, float).reshape(-1, 3) for c in coords])
+        owner = np.repeat(np.arange(len(coords)), counts)
+        infinite = ~np.isfinite(flat).all(1)
+        if infinite.any():
+            raise ValueError(f"picture {owner[infinite][0]}: a coordinate is not finite")
+        grid = self.to_grid(flat, sums.shape)
+        if not self.periodic:
+            outside = ((grid < 0) | (grid > self.points - 1)).any(1)
+            if outside.any():
+                picture = owner[outside][0]
+                raise ValueError(
+                    f"picture {picture}: an atom lies outside the cube of {self.cube} Å"
+                )
+        return sums.superpose(grid, counts)
 
     def decode(
-        self, voxels: FloatArray, threshold: float = PEAK_THRESHOLD, sweeps: int = 6
+        self,
+        voxels: FloatArray,
+        counts: Sequence[int] | NDArray[np.integer] | None = None,
+        threshold: float = PEAK_THRESHOLD,
     ) -> list[NDArray[np.float64]]:
         """Atoms of a batch of sites voxels, below the grid spacing.
 
-        A local maximum is an atom. The logarithm of a Gaussian is a parabola, which its values on
-        both sides of the maximum locate exactly; what the other atoms add to these values is
-        taken off first, in a few sweeps.
+        Sums of unit Gaussians come back as they were, also where peaks have merged, down to
+        atoms 1.2 grid spacings apart. How: see `GaussianSums.find`.
 
         Parameters
         ----------
-        voxels : array (batch, points, points, points)
+        voxels : array (batch, nx, ny, nz)
+        counts
+            Number of atoms of each picture, if it is known: the lowest peaks beyond it are left
+            out; where peaks are missing, weak and merged ones are accepted down to a lower
+            threshold. There may still be fewer atoms.
         threshold
             Maxima below it are background.
-        sweeps
-            Corrections for overlapping neighbours.
 
         Returns
         -------
         list of (n_atoms, 3) arrays
             Coordinates as `encode` takes them.
+
+        Raises
+        ------
+        ValueError
+            The voxels are no batch of pictures, the cube's have another shape than its grid, or
+            `counts` has another length than the batch.
         """
-        v = np.asarray(voxels, np.float32)
-        # An atom half-way between grid points shows equal values on them. A tilt below the
-        # precision of the voxels makes one of them the maximum.
-        tilt = 1.0 + np.linspace(0.0, 1e-6, self.points**3).reshape((self.points,) * 3)
-        w = v * tilt
-        peaks = np.argwhere((w >= _neighbourhood_maximum(w, self.periodic)) & (v > threshold))
-        batch = peaks[:, 0]
-        counts = np.bincount(batch, minlength=len(v))
-        if not len(peaks):
-            return [np.zeros((0, 3)) for _ in v]
-        # A padded (batch, atoms, 3) table keeps every sweep one array operation.
-        order = np.arange(len(peaks)) - np.repeat(np.cumsum(counts) - counts, counts)
-        cells = np.zeros((len(v), counts.max(), 3), int)
-        cells[batch, order] = peaks[:, 1:]
-        real = np.arange(counts.max()) < counts[:, None]
-        stencil = cells[:, :, None, :] + _STENCIL
-        if self.periodic:
-            values = _take(v, np.mod(stencil, self.points))
-        else:
-            inside = ((stencil >= 0) & (stencil < self.points)).all(-1)
-            values = np.where(inside, _take(v, np.clip(stencil, 0, self.points - 1)), 0.0)
-        position = cells.astype(float)
-        for sweep in range(sweeps):
-            own = values
-            if sweep:
-                # (batch, atom, stencil point, other atom)
-                others = self._overlap(stencil, position) * real[:, None, None, :]
-                diagonal = np.arange(counts.max())
-                others[:, diagonal, :, diagonal] = 0.0
-                own = values - others.sum(-1)
-            logs = np.log(np.maximum(own, 1e-3 * PEAK_THRESHOLD))
-            plus, minus = logs[..., 1::2], logs[..., 2::2]
-            if not self.periodic:
-                # Beyond a face of the cube the parabola of a Gaussian goes on.
-                beyond = 2 * logs[..., :1] - 1 / self.sigma**2
-                plus = np.where(inside[..., 1::2], plus, beyond - minus)
-                minus = np.where(inside[..., 2::2], minus, beyond - plus)
-            curvature = 2 * logs[..., :1] - plus - minus
-            # A true Gaussian has curvature 1/sigma²; noise must not throw the atom far.
-            shift = (plus - minus) / (2 * np.maximum(curvature, 0.25 / self.sigma**2))
-            position = cells + np.clip(shift, -1.0, 1.0)
-        coords = np.asarray(self.from_grid(position), float)
-        return [coords[i, : counts[i]] for i in range(len(v))]
-
-    def _overlap(self, stencil: FloatArray, position: FloatArray) -> FloatArray:
-        d = stencil[:, :, :, None, :] - position[:, None, None, :, :]
-        if self.periodic:
-            d = d - self.points * np.round(d / self.points)
-        return np.exp(np.einsum("...k,...k->...", d, d) * (-0.5 / self.sigma**2))
+        pictures = np.ascontiguousarray(voxels, np.float32)
+        if pictures.ndim != 4:
+            raise ValueError(f"voxels of shape {pictures.shape}, not (batch, nx, ny, nz)")
+        sums = self._sums(pictures.shape[1:])
+        wanted = None if counts is None else np.asarray(counts, int)
+        if wanted is not None and wanted.shape != (len(pictures),):
+            raise ValueError(f"{len(pictures)} pictures, but counts of shape {wanted.shape}")
+        out: list[NDArray[np.float64]] = []
+        # Blocks bound the memory that pictures full of noise ask for.
+        block = max(1, 2**20 // int(np.prod(sums.shape)))
+        for start in range(0, len(pictures), block):
+            part = slice(start, start + block)
+            found = sums.find(pictures[part], threshold, None if wanted is None else wanted[part])
+            coords = np.asarray(self.from_grid(np.concatenate(found), sums.shape), float)
+            out += np.split(coords, np.cumsum([len(f) for f in found])[:-1])
+        return out
 
 
-def _take(v: FloatArray, index: NDArray[np.int_]) -> FloatArray:
-    batch = np.arange(len(v)).reshape(-1, 1, 1)
-    return v[batch, index[..., 0], index[..., 1], index[..., 2]].astype(float)
-
-
-def _neighbourhood_maximum(v: FloatArray, periodic: bool) -> FloatArray:
-    """Largest value among the 27 points around each point."""
-    for axis in (1, 2, 3):
-        up, down = np.roll(v, 1, axis), np.roll(v, -1, axis)
-        if not periodic:
-            first, last = [slice(None)] * 4, [slice(None)] * 4
-            first[axis], last[axis] = slice(0, 1), slice(-1, None)
-            up[tuple(first)], down[tuple(last)] = -np.inf, -np.inf
-        v = np.maximum(np.maximum(up, down), v)
-    return v
+@lru_cache(maxsize=8)
+def grid_shapes(points: int) -> NDArray[np.int_]:
+    """Shapes of powers of two from 4 on with product points³, in lexicographic order (n, 3)."""
+    if points < 4 or points & (points - 1):
+        raise ValueError(
+            f"a grid that follows the cell has a power of two of points, 4 or more, not {points}"
+        )
+    edges = [2**k for k in range(2, 3 * points.bit_length())]
+    shapes = [s for s in itertools.product(edges, repeat=3) if s[0] * s[1] * s[2] == points**3]
+    return np.array(shapes)
 
 
 @dataclass(frozen=True)
@@ -204,20 +218,22 @@ class LatticeGrid:
     points: int = 32
     sigma: float = 2.5
 
-    def _fractional(self) -> FloatArray:
-        axis = (np.arange(self.points) + 0.5) / self.points - 0.5
-        return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-
     def encode(self, lattices: FloatArray) -> NDArray[np.float32]:
-        """Voxels (batch, points, points, points) of row-vector lattices (batch, 3, 3) in Å."""
+        """Voxels (batch, points, points, points) of row-vector lattices (batch, 3, 3) in Å.
+
+        Raises
+        ------
+        ValueError
+            A lattice is not finite; the message gives its index.
+        """
         lattices = np.asarray(lattices, float)
-        if not np.isfinite(lattices).all():
-            raise ValueError("a lattice is not finite")
+        wrong = np.flatnonzero(~np.isfinite(lattices).all((1, 2)))
+        if len(wrong):
+            raise ValueError(f"lattice {wrong[0]} is not finite")
         metric = lattices @ lattices.transpose(0, 2, 1)
-        u = self._fractional()
-        quadratic = np.einsum("pi,bij,pj->bp", u, metric, u)
-        shape = (len(lattices), *(self.points,) * 3)
-        return np.exp(quadratic * (-0.5 / self.sigma**2)).astype(np.float32).reshape(shape)
+        six = metric.reshape(-1, 9)[:, [0, 4, 8, 5, 2, 1]] * (-0.5 / self.sigma**2)
+        out = six.astype(np.float32) @ _design(self.points)[0]
+        return np.exp(out, out=out).reshape(-1, *(self.points,) * 3)
 
     def decode(self, voxels: FloatArray, floor: float = 1e-3) -> NDArray[np.float64]:
         """Metric tensors (batch, 3, 3) in Å² by weighted least squares.
@@ -225,16 +241,30 @@ class LatticeGrid:
         -2σ² ln p is linear in the six entries of the metric tensor. The weight p² undoes the
         logarithm's stretching of the noise; points below `floor` are left out.
         """
-        p = np.asarray(voxels, float).reshape(len(voxels), -1)
-        x, y, z = self._fractional().T
-        design = np.stack([x * x, y * y, z * z, 2 * y * z, 2 * x * z, 2 * x * y], 1)
-        weight = np.where(p > floor, np.minimum(p, 1.0) ** 2, 0.0)
-        target = -2 * self.sigma**2 * np.log(np.maximum(p, floor))
-        normal = np.einsum("bp,pi,pj->bij", weight, design, design, optimize=True)
-        right = (weight * target) @ design
+        p = np.asarray(voxels, np.float32).reshape(len(voxels), -1)
+        design, products = _design(self.points)
+        weight = np.where(p > floor, np.minimum(p, 1) ** 2, np.float32(0))
+        target = np.log(np.maximum(p, np.float32(floor)))
+        target *= weight
+        rows, columns = np.triu_indices(6)
+        normal = np.empty((len(p), 6, 6))
+        normal[:, rows, columns] = normal[:, columns, rows] = weight @ products.T
+        right = (target @ design.T) * (-2 * self.sigma**2)
         six = np.linalg.solve(normal + 1e-12 * np.eye(6), right[..., None])[..., 0]
-        rows = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])
-        return six[:, rows]
+        return six[:, np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])]
+
+
+@lru_cache(maxsize=4)
+def _design(points: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Coefficients (6, points³) of the metric tensor in the squared distance from the centre.
+
+    Their order is xx, yy, zz, yz, xz, xy. Beside them the 21 products of any two (21, points³).
+    """
+    axis = (np.arange(points) + 0.5) / points - 0.5
+    x, y, z = (u.reshape(-1) for u in np.meshgrid(axis, axis, axis, indexing="ij"))
+    design = np.stack([x * x, y * y, z * z, 2 * y * z, 2 * x * z, 2 * x * y])
+    first, second = np.triu_indices(6)
+    return design.astype(np.float32), (design[first] * design[second]).astype(np.float32)
 
 
 def lattice_from_metric(metric: FloatArray) -> NDArray[np.float64]:

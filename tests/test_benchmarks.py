@@ -40,13 +40,15 @@ def crystals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(output: str) -> None:
+def check(output: str, *more: str) -> None:
     assert output.count("\n") == 1
     result = json.loads(output)
     assert list(result) == [
-        "structures", "matched", "fraction", "encode_per_second", "decode_per_second"
+        "structures", "matched", "fraction", *more, "encode_per_second", "decode_per_second",
+        "failures",
     ]  # fmt: skip
     assert (result["structures"], result["matched"], result["fraction"]) == (3, 3, 1.0)
+    assert result["failures"] == []
     assert result["encode_per_second"] > 0 and result["decode_per_second"] > 0
 
 
@@ -59,7 +61,20 @@ def test_roundtrip_through_voxels(crystals: Path) -> None:
 
 def test_roundtrip_through_the_network(crystals: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("roundtrip").main([str(crystals), "--network"]) == 0
-    check(capsys.readouterr().out)
+    check(capsys.readouterr().out, "fraction_without_counts")
+
+
+def test_roundtrip_names_what_does_not_come_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Two sodium atoms 0.3 Å apart are one peak on a grid whose spacing is that.
+    salt = [Structure(Lattice.cubic(4.8), ["Na", "Na", "Cl"], [[0, 0, x], [0, 0, 0.0], [0.5] * 3])
+            for x in (0.5, 0.06)]  # fmt: skip
+    path = tmp_path / "salt.json"
+    path.write_text(json.dumps([s.as_dict() for s in salt]))
+    assert script("roundtrip").main([str(path)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["matched"], result["failures"]) == (1, [[1, "Na2Cl"]])
 
 
 @pytest.mark.parametrize("case", ["missing", "empty", "broken", "disordered"])
@@ -87,7 +102,7 @@ def test_autoencoder_training_runs_and_resumes(
     pytest.importorskip("pyxtal")
     main = script("train_sites_autoencoder").main
     first, second = str(tmp_path / "first.keras"), str(tmp_path / "second.keras")
-    small = ["--crystals=4", "--max-sites=4", "--filters=4", "--blocks=0", "--points=8"]
+    small = ["--crystals=4", "--max-sites=4", "--filters=4", "--blocks=0"]
     assert main(["--output", first, "--steps", "2", *small]) == 0
     output = capsys.readouterr().out
     assert "step 2" in output and "held-out crystals" in output

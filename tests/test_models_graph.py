@@ -11,17 +11,18 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.matching import is_same
+from ccdcgan.models.pipeline import SITES, shipped_autoencoder
 from ccdcgan.models.presets import Preset
-from ccdcgan.models.representation import CrystalGraphs, Whitening, anchored
+from ccdcgan.models.representation import CrystalGraphs, anchored, problem
 from ccdcgan.models.training import model_from_bytes
-from ccdcgan.workflows.learning import shipped_autoencoder
+from ccdcgan.models.whitening import Whitening
 
 GRID = Preset().grid
 
 
 @pytest.fixture(scope="module")
 def autoencoder() -> keras.Model:
-    return model_from_bytes(shipped_autoencoder())
+    return model_from_bytes(shipped_autoencoder()[SITES])
 
 
 def bismuth_selenide(length: float = 9.6) -> Structure:
@@ -47,7 +48,7 @@ def test_binary_crystals_come_back(autoencoder: keras.Model) -> None:
     crystals = [bismuth_selenide(), rocksalt(), rocksalt("Se", "Bi"), bismuth_selenide(12.0)]
     rows = graphs.encode(crystals)
     assert rows.shape == (4, graphs.length) and rows.dtype == np.float32
-    assert graphs.length == graphs.head + 2 * graphs.code_length and graphs.head == 8
+    assert graphs.length == graphs.head + 2 * graphs.code_length and graphs.head == 11
     for crystal, decoded in zip(crystals, graphs.decode(rows), strict=True):
         assert decoded is not None
         assert decoded.composition == crystal.composition
@@ -61,7 +62,7 @@ def test_ternary_crystals_come_back(autoencoder: keras.Model) -> None:
     graphs = CrystalGraphs(("O", "Sr", "Ti"), GRID, autoencoder)
     crystal = perovskite()
     rows = graphs.encode([crystal])
-    assert rows.shape == (1, 9 + 3 * graphs.code_length)
+    assert rows.shape == (1, 12 + 3 * graphs.code_length)
     decoded = graphs.decode(rows)[0]
     assert decoded is not None and decoded.composition == crystal.composition
     assert is_same(decoded, crystal)
@@ -72,8 +73,68 @@ def test_cell_and_composition_lead_the_graph(autoencoder: keras.Model) -> None:
     lattice = Lattice.from_parameters(5.0, 10.0, 2.5, 90, 60, 120)
     crystal = Structure(lattice, ["Bi", "Se", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.2, 0.8, 0.4]])
     head = graphs.encode([crystal])[0, : graphs.head]
-    expected = [0, np.log(2), -np.log(2), 0, 0.5, -0.5, 2 / 8, 1 / 8]
+    expected = [0, np.log(2), -np.log(2), 0, 0.5, -0.5, 0, 1, -1, 2 / 8, 1 / 8]
     np.testing.assert_allclose(head, expected, atol=1e-6)
+
+
+def layered(blocks: int) -> Structure:
+    """A stack of Bi2Se3 quintuple layers and a Bi2 bilayer: c grows far beyond 20 Å."""
+    species, heights = [], []
+    position = 0.0
+    for block in range(blocks + 1):
+        names = ["Bi", "Bi"] if block == blocks else ["Se", "Bi", "Se", "Bi", "Se"]
+        for number, name in enumerate(names):
+            species.append(name)
+            heights.append(position)
+            position += 2.4 if number + 1 == len(names) else 1.75
+    sites = [[(i % 3) / 3, (-i % 3) / 3, h / position] for i, h in enumerate(heights)]
+    return Structure(Lattice.hexagonal(4.2, position), species, sites)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_long_cells_come_back(autoencoder: keras.Model, blocks: int) -> None:
+    graphs = CrystalGraphs(("Bi", "Se"), GRID, autoencoder)
+    crystal = layered(blocks)
+    assert crystal.lattice.c > 9 * (blocks + 0.5)
+    # A skew cell of the same crystal, too.
+    skew = Structure(
+        np.array([[1, 0, 0], [0, 1, 0], [1, 1, 1]]) @ crystal.lattice.matrix,
+        crystal.species,
+        crystal.cart_coords,
+        coords_are_cartesian=True,
+    )
+    rows = graphs.encode([crystal, skew])
+    assert (graphs.shapes(rows).prod(1) == 16**3).all()
+    assert graphs.shapes(rows)[0, 2] >= 32
+    for decoded in graphs.decode(rows):
+        assert decoded is not None and decoded.composition == crystal.composition
+        assert is_same(decoded, crystal)
+
+
+def test_the_numbers_of_atoms_decide_how_many_are_found(autoencoder: keras.Model) -> None:
+    graphs = CrystalGraphs(("Bi", "Se"), GRID, autoencoder)
+    rows = np.repeat(graphs.encode([bismuth_selenide()]), 3, axis=0)
+    rows[1, graphs.head - 1] = 2 / 8
+    rows[2, graphs.head - 1] = 0
+    decoded = graphs.decode(rows)
+    assert [d and d.composition["Se"] for d in decoded] == [3, 2, None]
+
+
+def test_what_cannot_be_learnt_from_says_why() -> None:
+    elements = ("Bi", "Se")
+    assert problem(bismuth_selenide(), elements, 20) is None
+    assert problem(bismuth_selenide(), elements, 4) == (
+        "has 5 atoms in the primitive cell; the preset takes 4"
+    )
+    assert problem(rocksalt("Bi", "Te"), elements, 20) == "holds Te, outside the system Bi-Se"
+    close = Structure(Lattice.cubic(4), ["Bi", "Se"], [[0, 0, 0], [0.1, 0, 0]])
+    assert problem(close, elements, 20) == "has atoms closer than 0.5 Å"
+    mixed = Structure(Lattice.cubic(4), [{"Bi": 0.5, "Se": 0.5}], [[0, 0, 0]])
+    assert problem(mixed, elements, 20) == "has partly occupied sites"
+    endless = Structure(Lattice([[np.nan, 0, 0], [0, 4, 0], [0, 0, 4]]), ["Bi"], [[0, 0, 0]])
+    assert problem(endless, elements, 20) == "has a lattice or coordinate that is not finite"
+    flat = Structure(Lattice([[4, 0, 0], [0, 4, 0], [4, 4, 0]]), ["Bi"], [[0, 0, 0]])
+    assert problem(flat, elements, 20) == "has a cell without volume"
 
 
 def test_a_row_does_not_depend_on_its_batch(autoencoder: keras.Model) -> None:
@@ -96,7 +157,7 @@ def test_no_crystal_without_cell_or_element(autoencoder: keras.Model) -> None:
     rows = graphs.encode([rocksalt(), rocksalt(), rocksalt(), rocksalt()])
     rows[1, 3:6] = [0.9, 0.9, -0.9]
     rows[2, 0] = np.nan
-    empty = graphs.codes([np.zeros((0, 3))])[0]
+    empty = graphs.codes([np.zeros((0, 3))], np.array([[16, 16, 16]]))[0]
     rows[3, graphs.head : graphs.head + graphs.code_length] = empty
     decoded = graphs.decode(rows)
     assert [d is None for d in decoded] == [False, True, True, True]

@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 CAMPAIGN = """
 system: Bi-Se
 database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
-networks: {gan_steps: 300, constraint_steps: 200}
+networks: {gan_steps: 250, guide_epochs: 5}
 relaxation: {fmax: 0.1}
 loop: {rounds: 2, samples: 200, relaxations: 2}
 """

@@ -17,6 +17,7 @@ from ccdcgan.dft.hull import Thresholds
 from ccdcgan.dft.relaxation import RelaxationSettings
 from ccdcgan.dft.sources import AflowSource, Filters, Source
 from ccdcgan.dft.substitution import parse_system
+from ccdcgan.models.goals import FORMATION_ENERGY, Goal
 
 
 class _Section(BaseModel):
@@ -42,9 +43,12 @@ class NetworkSettings(_Section):
         "shipped", description="train: on the campaign's own database."
     )
     variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
-    omega: float = Field(0.1, ge=0, description="Weight of the formation energy (paper, eq. 2).")
+    omega: float = Field(0.1, ge=0, description="Weight of the goals (paper, eq. 2).")
+    goals: tuple[Goal, ...] = Field(
+        (Goal(),), min_length=1, description="Properties to minimise, maximise or bring near."
+    )
     gan_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
-    constraint_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
+    guide_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
     autoencoder_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
 
     @model_validator(mode="after")
@@ -95,6 +99,11 @@ class Campaign(_Section):
     @property
     def elements(self) -> list[str]:
         return list(self.system)
+
+    @property
+    def properties(self) -> list[str]:
+        """Properties that the constraint learns: formation energy, and what the goals name."""
+        return list(dict.fromkeys([FORMATION_ENERGY, *(g.property for g in self.networks.goals)]))
 
     def digest(self) -> str:
         """Hash of all that decides the result; the number of workers does not."""

@@ -48,6 +48,9 @@ class RelaxationDocument(Relaxation):
     origin: Origin
     initial_structure: StructureDict = Field(description="Unrelaxed pymatgen structure.")
     level_of_theory: LevelOfTheory
+    properties: dict[str, float] = Field(
+        default_factory=dict, description="Further numbers of the relaxed crystal, by name."
+    )
 
 
 class Entry(BaseModel):

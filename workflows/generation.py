@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 from jobflow import Maker, job
+from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
-from ccdcgan.models.gan import sample
-from ccdcgan.models.training import model_from_bytes
+from ccdcgan.models.goals import FORMATION_ENERGY, score
+from ccdcgan.models.pipeline import Files, Predictor, draw_crystals
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, Screening
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Candidate, Entry, Origin
-from ccdcgan.workflows.learning import crystal_graphs, load_space, predict_formation_energy
+from ccdcgan.workflows.learning import load_files, preset_of
 from ccdcgan.workflows.phases import build_hull
-from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact, load_artifact
+from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 
 
 def is_valid(structure: Structure, screening: Screening) -> bool:
@@ -38,19 +39,20 @@ def is_valid(structure: Structure, screening: Screening) -> bool:
 
 def choose(
     structures: Sequence[Structure],
-    score: Sequence[float],
+    score: Sequence[float] | NDArray[np.float64],
     known: SeenStructures,
     per_formula: int,
     count: int,
 ) -> list[int]:
     """Indices of the best new structures, lowest score first, few of each formula.
 
+    What has an infinite score is never chosen.
     `known` learns what is chosen, so that nothing is chosen twice.
     """
     chosen: list[int] = []
     formulas: Counter[str] = Counter()
     for i in np.argsort(np.asarray(score), kind="stable"):
-        if len(chosen) == count:
+        if len(chosen) == count or np.isinf(score[i]):
             break
         formula = structures[i].composition.reduced_formula
         if formulas[formula] < per_formula and known.add_if_new(structures[i]):
@@ -78,12 +80,11 @@ class GenerateMaker(Maker):
         """Return ``candidates`` for relaxation and the ``funnel`` that led to them."""
         start = monotonic()
         settings = Campaign.model_validate(campaign)
-        key = artifact_key(
-            "generated", gan["key"], settings.loop.model_dump(mode="json"), settings.seed, number
-        )
+        key = artifact_key("generated", gan["key"], settings.loop.model_dump(mode="json"))
 
         def generate() -> dict[str, Any]:
-            return self._generate(entries, autoencoder, constraint, gan, settings, number)
+            files = load_files(autoencoder, constraint, gan)
+            return self._generate(entries, files, gan["key"], settings, number)
 
         artifact = cached_artifact(key, generate)
         return {**artifact, "seconds": monotonic() - start}
@@ -91,69 +92,59 @@ class GenerateMaker(Maker):
     @staticmethod
     def _generate(
         entries: list[dict[str, Any]],
-        autoencoder: dict[str, Any],
-        constraint: dict[str, Any],
-        gan: dict[str, Any],
+        files: Files,
+        gan_key: str,
         settings: Campaign,
         number: int,
     ) -> dict[str, Any]:
         stage = f"sampling, round {number}"
         loop, screening = settings.loop, settings.loop.screening
         progress.report(stage, 0, loop.samples)
-        graphs = crystal_graphs(settings, load_artifact(autoencoder["key"]))
-        trained = load_artifact(constraint["key"])
-        space, _ = load_space(trained["space"])
-        generator = model_from_bytes(load_artifact(gan["key"])["generator"])
+        preset = preset_of(settings)
         noise_seed = settings.seed * 1000 + number
-        rows = sample(generator, loop.samples, noise_seed)
-        decoded = graphs.decode(space.inverse(rows))
-        progress.report(stage, loop.samples, loop.samples)
-        crystals = [(i, s) for i, s in enumerate(decoded) if s is not None]
-        valid = [(i, s) for i, s in crystals if is_valid(s, screening)]
-        structures = [s for _, s in valid]
-        energies = np.zeros(len(structures))
-        score = np.arange(len(structures), dtype=float)
+        decoded = draw_crystals(loop.samples, noise_seed, settings.elements, preset, files)
+        valid = [i for i, s in enumerate(decoded) if s is not None and is_valid(s, screening)]
+        crystals = [s for i in valid if (s := decoded[i]) is not None]
         documents = Relaxations().get([Entry.model_validate(e).key for e in entries])
-        if settings.networks.variant != "dcgan" and structures:
-            energies = predict_formation_energy(
-                structures, graphs, space, model_from_bytes(trained["model"])
-            ).mean(1)
+        energies = np.full(len(valid), np.nan)
+        scores = np.zeros(len(valid))
+        if preset.gan.variant != "dcgan":
+            predict = Predictor(settings.elements, preset, files, settings.properties)
+            said = predict(crystals).mean(1)
+            energies = said[:, settings.properties.index(FORMATION_ENERGY)]
             hull = build_hull(list(documents.values()), settings)
-            compositions = [s.composition for s in structures]
-            ground = [hull.hull_energy(c) for c in compositions]
-            score = energies - np.array(ground)
-            score[energies > screening.max_formation_energy] = np.inf
-        keep = [n for n in range(len(structures)) if np.isfinite(score[n])]
+            ground = np.array([hull.hull_energy(s.composition) for s in crystals])
+            # A low formation energy is worth what it gains on the hull of its composition.
+            goals = settings.networks.goals
+            worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
+            scores = score(said, settings.properties, goals) - worth * ground
+            scores[~(energies <= screening.max_formation_energy)] = np.inf
+        progress.report(stage, loop.samples, loop.samples)
         known = SeenStructures(
             Structure.from_dict(s)
             for d in documents.values()
             for s in (d.structure, d.initial_structure)
         )
-        chosen = choose(
-            [structures[n] for n in keep],
-            [score[n] for n in keep],
-            known,
-            screening.per_formula,
-            loop.relaxations,
-        )
+        chosen = choose(crystals, scores, known, screening.per_formula, loop.relaxations)
         candidates = []
-        for n in (keep[c] for c in chosen):
+        for n in chosen:
+            energy = float(energies[n])
             origin = Origin(
                 kind="generated",
-                id=f"{settings.networks.variant}:{number}-{valid[n][0]}",
+                id=f"{preset.gan.variant}:{number}-{valid[n]}",
                 round=number,
-                model=gan["key"],
-                sample=valid[n][0],
+                model=gan_key,
+                sample=valid[n],
                 noise_seed=noise_seed,
-                predicted_formation_energy=float(energies[n]),
+                predicted_formation_energy=energy if np.isfinite(energy) else None,
             )
-            cell = primitive_cell(structures[n])
+            cell = primitive_cell(crystals[n])
             candidates.append(Candidate(origin=origin, structure=cell.as_dict()))
         return {
             "candidates": [c.model_dump(mode="json") for c in candidates],
             "funnel": {
                 "sampled": loop.samples,
-                "decoded": len(crystals),
+                "decoded": sum(s is not None for s in decoded),
                 "valid": len(valid),
                 "screened": len(candidates),
             },

@@ -7,6 +7,7 @@ from typing import Any
 
 from jobflow import Flow, Maker, Response, job
 
+from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import ProposeMaker, RelaxMaker, worker_class
 from ccdcgan.workflows.documents import (
@@ -20,6 +21,12 @@ from ccdcgan.workflows.generation import GenerateMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
 from ccdcgan.workflows.phases import database_counts, judge, ranked, round_counts
 from ccdcgan.workflows.stores import Relaxations
+
+#: Curves of a GAN's training that the report shows.
+GAN_CURVES = {
+    "critic": "critic: data minus generated",
+    "formation_energy": "what the guide says of the generated / eV per atom",
+}
 
 
 @dataclass
@@ -60,7 +67,7 @@ class RoundMaker(Maker):
         if number > settings.loop.rounds:
             return {"entries": entries, "history": history}
         constraint = self.constraint.make(entries, autoencoder, campaign, number)
-        gan = self.gan.make(entries, constraint.output, campaign, number)
+        gan = self.gan.make(entries, autoencoder, constraint.output, campaign, number)
         drawn = self.generate.make(
             entries, autoencoder, constraint.output, gan.output, campaign, number
         )
@@ -109,7 +116,7 @@ def conclude(
     for skipped in proposed["skipped"]:
         reason = f"unreadable: {skipped['reason']}"
         counts.rejected[reason] = counts.rejected.get(reason, 0) + 1
-    last = history[-1]["constraint"]
+    errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
     summary = Summary(
         system=settings.elements,
         level_of_theory=settings.relaxation.engine.level_of_theory(),
@@ -120,7 +127,7 @@ def conclude(
             match_fraction=autoencoder["match_fraction"], held_out=autoencoder["held_out"]
         ),
         constraint=ConstraintFigures(
-            mae_ev_per_atom=last["mae"], r2=last["r2"], held_out=last["held_out"]
+            mae_ev_per_atom=errors["mae"], r2=errors["r2"], held_out=errors["held_out"]
         ),
         rounds=[round_counts(phases, i, h["funnel"]) for i, h in enumerate(history, 1)],
         wall_seconds={
@@ -143,28 +150,26 @@ def conclude(
 def _curves(history: list[dict[str, Any]]) -> list[Curve]:
     curves = []
     for number, report in enumerate(history, 1):
-        errors = report["constraint"]["history"]
-        curves.append(
-            Curve(
-                title=f"Constraint, round {number}",
-                x_label="share of the training",
-                y_label="MAE / eV per atom",
-                x=[(i + 1) / len(errors["test"]) for i in range(len(errors["test"]))],
-                series={"training": errors["training"], "held out": errors["test"]},
+        losses = report["constraint"]["history"]
+        if losses:
+            curves.append(
+                Curve(
+                    title=f"Guide, round {number}",
+                    x_label="epoch",
+                    y_label="loss / standard deviations",
+                    x=[float(i + 1) for i in range(len(losses["test"]))],
+                    series={"training": losses["training"], "held out": losses["test"]},
+                )
             )
-        )
-        gan = report["gan"]["history"]
-        for name, label in (
-            ("critic", "critic: data minus generated"),
-            ("formation_energy", "predicted formation energy / eV per atom"),
-        ):
+        for name, label in GAN_CURVES.items():
+            values = report["gan"]["history"][name]
             curves.append(
                 Curve(
                     title=f"GAN, round {number}",
                     x_label="chunk of steps",
                     y_label=label,
-                    x=[float(i + 1) for i in range(len(gan[name]))],
-                    series={name.replace("_", " "): gan[name]},
+                    x=[float(i + 1) for i in range(len(values))],
+                    series={name: values},
                 )
             )
     return curves

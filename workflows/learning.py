@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import keras
 import numpy as np
 from jobflow import Maker, job
-from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_same
-from ccdcgan.dft.sources import primitive_cell
-from ccdcgan.models.autoencoder import train_sites_autoencoder
-from ccdcgan.models.constraint import train_constraint
-from ccdcgan.models.gan import train_gan
-from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.pipeline import (
+    Crystals,
+    Files,
+    crystal_graphs,
+    shipped_autoencoder,
+    train_autoencoders,
+    train_constraints,
+    train_generator,
+    usable,
+)
 from ccdcgan.models.presets import PRESETS, Preset
-from ccdcgan.models.representation import CrystalGraphs, Whitening, anchored, coordinates
-from ccdcgan.models.training import make_deterministic, model_bytes, model_from_bytes
-from ccdcgan.models.voxels import LatticeGrid
+from ccdcgan.models.representation import anchored
+from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
@@ -37,10 +36,10 @@ from ccdcgan.workflows.stores import (
     Relaxations,
     artifact_key,
     cached_artifact,
+    digest,
     load_artifact,
 )
 
-SHIPPED_WEIGHTS = "sites_autoencoder.keras"
 #: A training needs at least this many crystals that hold every element.
 SMALLEST_DATABASE = 20
 
@@ -49,87 +48,108 @@ def preset_of(campaign: Campaign) -> Preset:
     """The preset of a campaign with the campaign's own choices in it."""
     chosen = campaign.networks
     preset = PRESETS[chosen.preset]
-    gan = replace(preset.gan, variant=chosen.variant, omega=chosen.omega)
-    constraint = preset.constraint
-    if chosen.gan_steps is not None:
-        gan = replace(gan, steps=chosen.gan_steps)
-    if chosen.constraint_steps is not None:
-        constraint = replace(constraint, steps=chosen.constraint_steps)
+    gan = replace(
+        preset.gan,
+        variant=chosen.variant,
+        omega=chosen.omega,
+        steps=chosen.gan_steps or preset.gan.steps,
+    )
+    guide = replace(preset.guide, epochs=chosen.guide_epochs or preset.guide.epochs)
     epochs = chosen.autoencoder_epochs or preset.autoencoder_epochs
-    return replace(preset, gan=gan, constraint=constraint, autoencoder_epochs=epochs)
-
-
-def shipped_autoencoder() -> bytes:
-    """The sites autoencoder that comes with the package, in Keras's format."""
-    return resources.files("ccdcgan.models").joinpath("weights", SHIPPED_WEIGHTS).read_bytes()
+    return replace(preset, gan=gan, guide=guide, autoencoder_epochs=epochs)
 
 
 def samples_of(entries: Sequence[dict[str, Any]], campaign: Campaign) -> list[Sample]:
     """What can be learnt from, or a clear error if it is too little."""
     documents = Relaxations().get([Entry.model_validate(e).key for e in entries])
     samples = training_set(documents, campaign)
-    if len(samples) < SMALLEST_DATABASE:
+    cells = [s.structure for s in samples]
+    good, _ = usable(cells, campaign.elements, preset_of(campaign))
+    if len(good) < SMALLEST_DATABASE:
         raise UserError(
-            f"{len(samples)} relaxed crystals hold {' and '.join(campaign.elements)}; training "
+            f"{len(good)} relaxed crystals hold {' and '.join(campaign.elements)}; training "
             f"needs at least {SMALLEST_DATABASE}: add prototype sources or widen database.filters"
         )
-    return samples
+    return [samples[i] for i in good]
 
 
-Graphs = CrystalGraphs | PaperCrystalGraphs
-Space = Whitening | Folding
+def crystals_of(samples: Sequence[Sample], campaign: Campaign) -> Crystals:
+    """Crystals with the properties that the campaign's goals name, formation energy first."""
+    names = campaign.properties
+    for name in names:
+        lacking = [s.key for s in samples if name not in s.properties]
+        if lacking:
+            known = ", ".join(sorted(samples[0].properties))
+            raise UserError(
+                f"{len(lacking)} of {len(samples)} relaxed crystals have no {name!r}, which "
+                f"networks.goals asks for; known are {known}"
+            )
+    return Crystals(
+        [s.structure for s in samples],
+        np.array([[s.properties[name] for name in names] for s in samples]),
+        names,
+        np.array([s.properties["e_above_hull"] for s in samples]),
+    )
 
 
-def crystal_graphs(campaign: Campaign, autoencoder: dict[str, Any]) -> Graphs:
-    """Encoder and decoder of a campaign from its autoencoder artifact."""
-    preset = preset_of(campaign)
-    model = model_from_bytes(autoencoder["model"])
-    if preset.networks == "paper":
-        lattice = model_from_bytes(autoencoder["lattice_model"])
-        return PaperCrystalGraphs(campaign.elements, preset.grid, model, lattice, LatticeGrid())
-    return CrystalGraphs(campaign.elements, preset.grid, model)
+def stage_progress(stage: str) -> Callable[[int, int], None]:
+    """A stage's reporter of (done, total)."""
+    return lambda done, total: progress.report(stage, done, total)
+
+
+def stage_log(key: str) -> TrainingLog | None:
+    """Where a stage logs its losses: a folder of its own under ``CCDCGAN_LOGS``, if that is set."""
+    folder = os.environ.get("CCDCGAN_LOGS")
+    return TrainingLog(Path(folder) / key) if folder else None
 
 
 @dataclass
 class AutoencoderMaker(Maker):
-    """The sites autoencoder, and how many crystals it reconstructs that it never saw."""
+    """The autoencoders, and how many crystals they reconstruct that they never saw."""
 
-    name: str = "sites autoencoder"
+    name: str = "autoencoder"
 
     @job(config=worker_class("gpu"))
     def make(self, entries: list[dict[str, Any]], campaign: dict[str, Any]) -> dict[str, Any]:
-        """Return the ``key`` of the artifact, ``match_fraction`` and ``held_out``."""
+        """Return the ``key`` of the artifact and its figures."""
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
         samples = samples_of(entries, settings)
         shipped = settings.networks.autoencoder == "shipped"
-        weights = shipped_autoencoder() if shipped else b""
+        weights = shipped_autoencoder() if shipped else {}
         key = artifact_key(
             "autoencoder",
-            hashlib.sha256(weights).hexdigest(),
+            {name: digest(content) for name, content in weights.items()},
             preset.digest(),
             settings.seed,
             [s.key for s in samples],
         )
 
         def make_and_evaluate() -> dict[str, Any]:
-            progress.report("autoencoder", 0, 1)
-            cells = [anchored(primitive_cell(s.structure), 1)[0] for s in samples]
+            progress.report(self.name, 0, 1)
+            cells = [anchored(s.structure, 1)[0] for s in samples]
             # The shipped weights come from random crystals: every prototype is held out.
-            models, held_out = {"model": weights}, cells
+            files, held_out = weights, cells
             if not shipped:
                 order = np.random.default_rng(settings.seed).permutation(len(cells))
                 n_test = max(2, len(cells) // 10)
                 held_out = [cells[i] for i in order[:n_test]]
-                models = _train_autoencoder([cells[i] for i in order[n_test:]], settings)
-            graphs = crystal_graphs(settings, models)
+                files = train_autoencoders(
+                    [cells[i] for i in order[n_test:]],
+                    settings.elements,
+                    preset,
+                    settings.seed,
+                    progress=stage_progress(self.name),
+                    log=stage_log(key),
+                )
+            graphs = crystal_graphs(settings.elements, preset, files)
             fitting = [c for c in held_out if graphs.fits(c)]
             decoded = graphs.decode(graphs.encode(fitting))
             same = [d is not None and is_same(c, d) for c, d in zip(fitting, decoded, strict=True)]
-            progress.report("autoencoder", 1, 1)
+            progress.report(self.name, 1, 1)
             return {
-                **models,
+                "files": files,
                 "match_fraction": sum(same) / len(held_out),
                 "held_out": len(held_out),
             }
@@ -143,35 +163,9 @@ class AutoencoderMaker(Maker):
         }
 
 
-def _train_autoencoder(cells: Sequence[Structure], campaign: Campaign) -> dict[str, Any]:
-    """The autoencoders of a campaign, trained on its own crystals."""
-    preset = preset_of(campaign)
-    if preset.networks == "paper":
-        assert preset.grid.cube is not None
-        graphs = PaperCrystalGraphs(campaign.elements, preset.grid, None, None, LatticeGrid())
-        fitting = [c for c in cells if graphs.fits(c)]
-        if not fitting:
-            raise UserError(f"no crystal fits into the cube of {preset.grid.cube} Å")
-        sites, lattice = train_paper_autoencoders(
-            fitting,
-            campaign.elements,
-            preset.grid,
-            LatticeGrid(),
-            preset.autoencoder_epochs,
-            campaign.seed,
-        )
-        return {"model": model_bytes(sites), "lattice_model": model_bytes(lattice)}
-    make_deterministic(campaign.seed)
-    pictures = [coordinates(c, element) for c in cells for element in campaign.elements]
-    model = train_sites_autoencoder(
-        [p for p in pictures if len(p)], preset.grid, preset.autoencoder_epochs, campaign.seed
-    )
-    return {"model": model_bytes(model)}
-
-
 @dataclass
 class ConstraintMaker(Maker):
-    """The constraint: formation energy from the crystal graph."""
+    """The constraint: properties of a crystal, and the guide that tells the generator of them."""
 
     name: str = "constraint"
 
@@ -187,44 +181,37 @@ class ConstraintMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        samples = samples_of(entries, settings)
+        crystals = crystals_of(samples := samples_of(entries, settings), settings)
         key = artifact_key(
             "constraint",
             autoencoder["key"],
             preset.digest(),
             settings.seed,
             number,
-            [[s.key, s.formation_energy] for s in samples],
+            crystals.names,
+            [[s.key, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
         )
+        stage = f"{self.name}, round {number}"
 
         def train() -> dict[str, Any]:
-            stage = f"constraint, round {number}"
             progress.report(stage, 0, 1)
-            graphs = crystal_graphs(settings, load_artifact(autoencoder["key"]))
-            rows, owner = encode_samples([s.structure for s in samples], graphs)
-            space: Space
-            if isinstance(graphs, CrystalGraphs):
-                space = Whitening.fit(rows, graphs.head, preset.gan.latent)
-            else:
-                space = Folding(1 + len(settings.elements))
-            energies = np.array([s.formation_energy for s in samples])[owner]
-            trained = train_constraint(
-                space.forward(rows), energies, owner, preset.constraint, settings.seed + number
+            files, figures = train_constraints(
+                crystals,
+                settings.elements,
+                preset,
+                load_artifact(autoencoder["key"])["files"],
+                settings.seed + number,
+                guided=preset.gan.variant == "ccdcgan",
+                progress=stage_progress(stage),
+                log=stage_log(key),
             )
             progress.report(stage, 1, 1)
-            return {
-                "model": model_bytes(trained.model),
-                "space": _save_arrays(**vars(space), rows=rows, owner=owner),
-                "mae": trained.mae,
-                "r2": trained.r2,
-                "held_out": trained.held_out,
-                "history": trained.history,
-            }
+            return {"files": files, **figures}
 
         artifact = cached_artifact(key, train)
         return {
             "key": key,
-            **{k: artifact[k] for k in ("mae", "r2", "held_out", "history")},
+            **{k: v for k, v in artifact.items() if k != "files"},
             "seconds": monotonic() - start,
         }
 
@@ -239,6 +226,7 @@ class GanMaker(Maker):
     def make(
         self,
         entries: list[dict[str, Any]],
+        autoencoder: dict[str, Any],
         constraint: dict[str, Any],
         campaign: dict[str, Any],
         number: int,
@@ -247,35 +235,29 @@ class GanMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        samples = samples_of(entries, settings)
-        key = artifact_key("gan", constraint["key"], preset.digest(), settings.seed, number)
+        crystals = crystals_of(samples_of(entries, settings), settings)
+        key = artifact_key("gan", constraint["key"], preset.digest(), settings.networks.goals)
+        folder = os.environ.get("CCDCGAN_CHECKPOINTS", "checkpoints")
+        checkpoint = Path(folder) / f"{key}.npz"
 
         def train() -> dict[str, Any]:
-            artifact = load_artifact(constraint["key"])
-            space, arrays = load_space(artifact["space"])
-            distance = np.array([s.e_above_hull for s in samples])[arrays["owner"]]
-            weights = np.ones(len(distance))
-            if preset.gan.energy_scale is not None:
-                weights = np.exp(-np.maximum(distance, 0.0) / preset.gan.energy_scale)
-            checkpoint = Path(os.environ.get("CCDCGAN_CHECKPOINTS", "checkpoints")) / f"{key}.npz"
-            trained = train_gan(
-                space.forward(arrays["rows"]),
-                weights,
-                preset.gan,
-                model_from_bytes(artifact["model"]),
+            files, figures = train_generator(
+                crystals.e_above_hull,
+                crystals.names,
+                settings.networks.goals,
+                settings.elements,
+                preset,
+                load_files(autoencoder, constraint),
                 settings.seed + number,
-                checkpoint,
-                lambda done, total: progress.report(f"GAN, round {number}", done, total),
+                checkpoint=checkpoint,
+                progress=stage_progress(f"GAN, round {number}"),
+                log=stage_log(key),
             )
-            return {
-                "generator": model_bytes(trained.generator),
-                "history": trained.history,
-                "checkpoint": str(checkpoint),
-            }
+            return {"files": files, **figures}
 
         artifact = cached_artifact(key, train)
         # Only now that the generator is in the store is its checkpoint of no more use.
-        Path(artifact["checkpoint"]).unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
         return {
             "key": key,
             "history": artifact["history"],
@@ -283,42 +265,9 @@ class GanMaker(Maker):
         }
 
 
-def encode_samples(
-    structures: Sequence[Structure], graphs: Graphs
-) -> tuple[np.ndarray, np.ndarray]:
-    """Crystal graphs of the crystals, several origins each, and which crystal a row belongs to."""
-    cells = [[c for c in anchored(primitive_cell(s)) if graphs.fits(c)] for s in structures]
-    owner = np.repeat(np.arange(len(cells)), [len(c) for c in cells])
-    return graphs.encode([cell for group in cells for cell in group]), owner
-
-
-def load_space(data: bytes) -> tuple[Space, dict[str, np.ndarray]]:
-    """The networks' space from a constraint artifact, and the arrays that were stored with it."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        arrays = dict(stored)
-    if "n_rows" in arrays:
-        return Folding(int(arrays.pop("n_rows"))), arrays
-    fields = ("mean", "head_scale", "components", "deviations")
-    return Whitening(**{f: arrays.pop(f) for f in fields}), arrays
-
-
-def _save_arrays(**arrays: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # none is allow_pickle
-    return stream.getvalue()
-
-
-def predict_formation_energy(
-    structures: Sequence[Structure], graphs: Graphs, space: Space, model: keras.Model
-) -> np.ndarray:
-    """Predictions of the ensemble, (n, members) in eV/atom, for crystals as they are.
-
-    What does not fit into the preset's grid has no prediction but infinity.
-    """
-    cells = [anchored(s, 1)[0] for s in structures]
-    fitting = [graphs.fits(c) for c in cells]
-    rows = graphs.encode([c for c, fits in zip(cells, fitting, strict=True) if fits])
-    out = np.full((len(cells), int(model.output_shape[-1])), np.inf)
-    if len(rows):
-        out[fitting] = model.predict(space.forward(rows), verbose=0)
-    return out
+def load_files(*stages: dict[str, Any]) -> Files:
+    """The files of the stages whose jobs gave these outputs."""
+    files: Files = {}
+    for stage in stages:
+        files |= load_artifact(stage["key"])["files"]
+    return files

@@ -11,6 +11,8 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
+from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     DatabaseCounts,
@@ -23,12 +25,14 @@ from ccdcgan.workflows.documents import (
 
 @dataclass(frozen=True)
 class Sample:
-    """A relaxed crystal to learn from, energies in eV/atom."""
+    """A relaxed crystal to learn from: its primitive cell and all its numbers by name.
+
+    Energies are in eV/atom, ``volume_per_atom`` in Å³, ``density`` in g/cm³.
+    """
 
     key: str
     structure: Structure
-    formation_energy: float
-    e_above_hull: float
+    properties: dict[str, float]
 
 
 def build_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> Hull:
@@ -44,25 +48,29 @@ def build_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> H
 
 
 def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Sample]:
-    """Converged crystals that hold every element of the system, in the order of their keys."""
+    """Distinct converged crystals that hold every element, in the order of their keys.
+
+    Were a crystal there twice, a model would be tested on what it has learnt.
+    """
     hull = build_hull([documents[k] for k in sorted(documents)], campaign)
-    samples = []
+    samples, seen = [], SeenStructures()
     for key in sorted(documents):
         document = documents[key]
         structure = Structure.from_dict(document.structure)
-        if not document.converged or document.energy_per_atom is None:
-            continue
-        if len(structure.composition) < len(campaign.elements):
-            continue
         energy = document.energy_per_atom
-        samples.append(
-            Sample(
-                key,
-                structure,
-                hull.formation_energy(structure.composition, energy),
-                hull.e_above_hull(structure.composition, energy),
-            )
-        )
+        if not document.converged or energy is None:
+            continue
+        composition = structure.composition
+        if len(composition) < len(campaign.elements) or not seen.add_if_new(structure):
+            continue
+        properties = {
+            **document.properties,
+            FORMATION_ENERGY: hull.formation_energy(composition, energy),
+            "e_above_hull": hull.e_above_hull(composition, energy),
+            "volume_per_atom": structure.volume / len(structure),
+            "density": float(structure.density),
+        }
+        samples.append(Sample(key, primitive_cell(structure), properties))
     return samples
 
 

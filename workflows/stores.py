@@ -16,6 +16,9 @@ from ccdcgan.workflows.documents import RelaxationDocument
 #: Names of the JobStore's additional stores.
 RESULTS, DATA = "results", "data"
 
+#: Stands for the dot in names of files: databases read a dot in a key as a path.
+DOT = "\N{FULLWIDTH FULL STOP}"
+
 
 def current_store(name: str) -> Store:
     """An additional store of the JobStore that the running job writes to."""
@@ -58,11 +61,16 @@ def artifact_key(kind: str, *parts: Any) -> str:
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
+def digest(content: bytes) -> str:
+    """Hash of the content of a file."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def cached_artifact(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The artifact under a key, made and stored if it is not there yet.
 
-    An artifact is a dictionary of plain values and bytes; bytes travel as base64 text, which any
-    store can hold.
+    An artifact is a dictionary of plain values, bytes and such dictionaries; bytes travel as
+    base64 text, which any store can hold.
     """
     store = current_store(DATA)
     found = store.query_one({"key": key})
@@ -80,15 +88,17 @@ def load_artifact(key: str) -> dict[str, Any]:
     return _unpack(found["value"])
 
 
-def _pack(value: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: {"base64": base64.b64encode(v).decode()} if isinstance(v, bytes) else v
-        for k, v in value.items()
-    }
+def _pack(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {k.replace(".", DOT): _pack(v) for k, v in value.items()}
+    return value
 
 
-def _unpack(value: dict[str, Any]) -> dict[str, Any]:
-    return {
-        k: base64.b64decode(v["base64"]) if isinstance(v, dict) and set(v) == {"base64"} else v
-        for k, v in value.items()
-    }
+def _unpack(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"base64"}:
+        return base64.b64decode(value["base64"])
+    return {k.replace(DOT, "."): _unpack(v) for k, v in value.items()}

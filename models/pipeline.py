@@ -1,0 +1,410 @@
+"""The networks joined: from relaxed crystals, stage by stage, to new ones.
+
+Every stage takes crystals and the files of the stages before it and returns files (name to
+content) and figures. Jobs keep the files in a store, the command line in a folder.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from ccdcgan.models.autoencoder import train_sites_autoencoder
+from ccdcgan.models.constraint import Constraint, train_constraint
+from ccdcgan.models.environments import Environments
+from ccdcgan.models.gan import sample, train_gan
+from ccdcgan.models.generators import Composition, build_dense_generator
+from ccdcgan.models.goals import Goal
+from ccdcgan.models.guide import objective, train_guide
+from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.presets import Preset
+from ccdcgan.models.representation import (
+    REFERENCE_COUNT,
+    CrystalGraphs,
+    anchored,
+    coordinates,
+    problem,
+)
+from ccdcgan.models.training import (
+    TrainingLog,
+    make_deterministic,
+    model_bytes,
+    model_from_bytes,
+)
+from ccdcgan.models.voxels import FloatArray, LatticeGrid
+from ccdcgan.models.whitening import Whitening
+
+Graphs = CrystalGraphs | PaperCrystalGraphs
+Space = Whitening | Folding
+Files = dict[str, bytes]
+Progress = Callable[[int, int], None]
+
+SITES, LATTICE, SPACE = "sites.keras", "lattice.keras", "space.npz"
+CONSTRAINT, GUIDE, GENERATOR = "constraint.keras", "guide.keras", "generator.keras"
+
+
+@dataclass
+class Crystals:
+    """Relaxed crystals to learn from.
+
+    Attributes
+    ----------
+    structures
+        Primitive cells.
+    targets : array (n, t)
+        Properties.
+    names
+        Their names.
+    e_above_hull : array (n,)
+        Distance to the hull, eV/atom.
+    """
+
+    structures: Sequence[Structure]
+    targets: FloatArray
+    names: Sequence[str]
+    e_above_hull: FloatArray
+
+
+def usable(
+    structures: Sequence[Structure], elements: Sequence[str], preset: Preset
+) -> tuple[list[int], dict[int, str]]:
+    """Indices of the structures that can be learnt from, and why the others cannot."""
+    reasons = {i: problem(s, elements, preset.max_sites) for i, s in enumerate(structures)}
+    return [i for i, r in reasons.items() if r is None], {i: r for i, r in reasons.items() if r}
+
+
+def shipped_autoencoder() -> Files:
+    """The sites autoencoder that comes with the package."""
+    return {SITES: resources.files("ccdcgan.models").joinpath("weights", SITES).read_bytes()}
+
+
+def crystal_graphs(elements: Sequence[str], preset: Preset, files: Mapping[str, bytes]) -> Graphs:
+    """Encoder and decoder of a system from the files of the autoencoder stage."""
+    sites = model_from_bytes(files[SITES])
+    if preset.networks == "paper":
+        lattice = model_from_bytes(files[LATTICE])
+        return PaperCrystalGraphs(elements, preset.grid, sites, lattice, LatticeGrid())
+    return CrystalGraphs(elements, preset.grid, sites)
+
+
+def train_autoencoders(
+    structures: Sequence[Structure],
+    elements: Sequence[str],
+    preset: Preset,
+    seed: int,
+    *,
+    progress: Progress | None = None,
+    log: TrainingLog | None = None,
+) -> Files:
+    """The autoencoders of a system, trained on its own crystals (paper, Methods).
+
+    Raises
+    ------
+    ValueError
+        No structure fits into the grid.
+    """
+    cells = [anchored(s, 1)[0] for s in structures]
+    make_deterministic(seed)
+    if preset.networks == "paper":
+        graphs = PaperCrystalGraphs(elements, preset.grid, None, None, LatticeGrid())
+        cells = [c for c in cells if graphs.fits(c)]
+        if not cells:
+            raise ValueError(f"no crystal fits into the cube of {preset.grid.cube} Å")
+        sites, lattice = train_paper_autoencoders(
+            cells,
+            elements,
+            preset.grid,
+            LatticeGrid(),
+            preset.autoencoder_epochs,
+            seed,
+            progress=progress,
+            log=log,
+        )
+        return {SITES: model_bytes(sites), LATTICE: model_bytes(lattice)}
+    pictures = [(coordinates(c, e), c.lattice.abc) for c in cells for e in elements]
+    model = train_sites_autoencoder(
+        [p for p in pictures if len(p[0])],
+        preset.grid,
+        preset.autoencoder_epochs,
+        seed,
+        progress=progress,
+        log=log,
+    )
+    return {SITES: model_bytes(model)}
+
+
+def encode_crystals(
+    structures: Sequence[Structure], graphs: Graphs
+) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
+    """Crystal graphs of the crystals, several origins each, and which crystal a row belongs to."""
+    cells = [[c for c in anchored(s) if graphs.fits(c)] for s in structures]
+    owner = np.repeat(np.arange(len(cells)), [len(c) for c in cells])
+    return graphs.encode([cell for group in cells for cell in group]), owner
+
+
+def train_constraints(
+    crystals: Crystals,
+    elements: Sequence[str],
+    preset: Preset,
+    files: Mapping[str, bytes],
+    seed: int,
+    *,
+    guided: bool = True,
+    progress: Progress | None = None,
+    log: TrainingLog | None = None,
+) -> tuple[Files, dict[str, Any]]:
+    """The networks' space, the constraint, and its guide for the generator.
+
+    With the default preset the constraint judges atoms' environments (`train_constraint`), and
+    the guide learns its judgement of relaxed and of generated crystal graphs. With the paper's,
+    one network of crystal graphs is both.
+
+    Parameters
+    ----------
+    crystals
+        What is learnt from.
+    elements, preset, files
+        The system, its preset and the files of the autoencoder stage.
+    seed
+        The same seed gives the same networks.
+    guided
+        Whether a guide is needed: only the CCDCGAN has one, and the paper's constraint is one.
+
+    Returns
+    -------
+    files, figures
+        Figures hold ``properties`` (name to errors) and ``history`` (losses of the guide).
+
+    Raises
+    ------
+    ValueError
+        Too few crystals, or none that fits into the grid.
+    """
+    graphs = crystal_graphs(elements, preset, files)
+    rows, owner = encode_crystals(crystals.structures, graphs)
+    if not len(rows):
+        raise ValueError("no crystal fits into the grid of the preset")
+    space: Space
+    if isinstance(graphs, CrystalGraphs):
+        space = Whitening.fit(rows, graphs.head, preset.gan.latent)
+    else:
+        space = Folding(1 + len(elements))
+    out: Files = {SPACE: _save_arrays(**vars(space), rows=rows, owner=owner)}
+    figures: dict[str, Any] = {"properties": {}, "history": {}}
+    targets = np.asarray(crystals.targets, float)[owner]
+    vectors, crystal = space.forward(rows), owner
+    real = np.ones(len(rows), bool)
+    if isinstance(graphs, CrystalGraphs):
+        constraint, errors = train_constraint(
+            crystals.structures,
+            crystals.targets,
+            crystals.names,
+            crystals.e_above_hull,
+            elements,
+            preset.constraint,
+            seed,
+        )
+        out[CONSTRAINT] = model_bytes(constraint.model)
+        figures["properties"] = {name: asdict(e) for name, e in errors.items()}
+        if not guided:
+            return out, figures
+        # The generator will stray from the relaxed crystals: the guide learns what the
+        # constraint says of where it starts.
+        drawn = _draw_prior(graphs, space, rows, owner, preset, seed)
+        judged = [i for i, s in enumerate(drawn[1]) if s is not None and can_be_judged(s)]
+        said = constraint.predict([s for i in judged if (s := drawn[1][i]) is not None]).mean(1)
+        low, high = targets.min(0), targets.max(0)
+        targets = np.concatenate([targets, np.clip(said, low, high)])
+        vectors = np.concatenate([vectors, drawn[0][judged]])
+        crystal = np.concatenate([owner, owner.max() + 1 + np.arange(len(judged))])
+        real = np.arange(len(vectors)) < len(rows)
+    guide = train_guide(
+        vectors, targets, crystal, preset.guide, seed, real=real, progress=progress, log=log
+    )
+    out[GUIDE] = model_bytes(guide.network)
+    figures["history"] = guide.history
+    figures["guide"] = {
+        name: {"mae": mae, "r2": r2, "held_out": guide.held_out}
+        for name, mae, r2 in zip(crystals.names, guide.mae, guide.r2, strict=True)
+    }
+    if preset.networks == "paper":
+        figures["properties"] = figures["guide"]
+    return out, figures
+
+
+def can_be_judged(structure: Structure) -> bool:
+    """Whether the constraint's descriptors exist: atoms apart, cell neither empty nor crushed."""
+    volume = structure.volume / len(structure)
+    return 5.0 < volume < 200.0 and structure.is_valid(tol=1.0)
+
+
+def _draw_prior(
+    graphs: CrystalGraphs,
+    space: Space,
+    rows: FloatArray,
+    owner: NDArray[np.int_],
+    preset: Preset,
+    seed: int,
+) -> tuple[NDArray[np.float32], list[Structure | None]]:
+    """Vectors that an untrained generator draws, and their crystals."""
+    assert isinstance(space, Whitening)
+    composition, groups = _head_of(graphs, space, rows)
+    prior = build_dense_generator(
+        space.forward(rows), _evenly(owner), preset.gan, composition, groups
+    )
+    vectors = sample(prior, preset.guide.samples, seed)
+    return vectors, graphs.decode(space.inverse(vectors))
+
+
+def _evenly(owner: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Weights of rows that make every crystal count once."""
+    return 1.0 / np.bincount(owner)[owner]
+
+
+def _head_of(
+    graphs: CrystalGraphs, space: Whitening, rows: FloatArray
+) -> tuple[Composition, NDArray[np.int_]]:
+    """Where whitened rows count their atoms, and the rows' groups of equal grid shape."""
+    columns = graphs.composition
+    composition = Composition(
+        columns.start,
+        space.head_scale[columns] * REFERENCE_COUNT,
+        space.mean[columns] * REFERENCE_COUNT,
+    )
+    _, groups = np.unique(graphs.shapes(rows), axis=0, return_inverse=True)
+    return composition, groups.ravel()
+
+
+def train_generator(
+    e_above_hull: FloatArray,
+    names: Sequence[str],
+    goals: Sequence[Goal],
+    elements: Sequence[str],
+    preset: Preset,
+    files: Mapping[str, bytes],
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+    log: TrainingLog | None = None,
+) -> tuple[Files, dict[str, Any]]:
+    """The generator of the preset's variant, from the files of the stages before.
+
+    Parameters
+    ----------
+    e_above_hull : array (n,)
+        Distance to the hull (eV/atom) of the crystals that `train_constraints` saw.
+    names
+        Properties that the guide predicts.
+    goals
+        What the generator is guided to.
+    """
+    space, arrays = load_space(files[SPACE])
+    owner, rows = arrays["owner"], arrays["rows"]
+    weights = _evenly(owner)
+    if preset.gan.energy_scale is not None:
+        distance = np.maximum(np.asarray(e_above_hull, float)[owner], 0.0)
+        weights = weights * np.exp(-distance / preset.gan.energy_scale)
+    guide = None
+    if preset.gan.variant == "ccdcgan":
+        guide = objective(model_from_bytes(files[GUIDE]), names, goals)
+    conditions: dict[str, Any] = {}
+    if isinstance(space, Whitening):
+        graphs = crystal_graphs(elements, preset, files)
+        assert isinstance(graphs, CrystalGraphs)
+        composition, groups = _head_of(graphs, space, rows)
+        conditions = {"composition": composition, "groups": groups}
+    trained = train_gan(
+        space.forward(rows),
+        weights,
+        preset.gan,
+        guide,
+        seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        log=log,
+        **conditions,
+    )
+    return {GENERATOR: model_bytes(trained.generator)}, {"history": trained.history}
+
+
+def draw_crystals(
+    count: int,
+    seed: int,
+    elements: Sequence[str],
+    preset: Preset,
+    files: Mapping[str, bytes],
+    composition: FloatArray | None = None,
+) -> list[Structure | None]:
+    """`count` generated crystals; None where a crystal graph cannot be decoded.
+
+    Parameters
+    ----------
+    composition
+        Numbers of atoms (m,) or (k, m) of each element to ask for; default as in training.
+    """
+    space, _ = load_space(files[SPACE])
+    graphs = crystal_graphs(elements, preset, files)
+    rows = sample(model_from_bytes(files[GENERATOR]), count, seed, composition)
+    return graphs.decode(space.inverse(rows))
+
+
+@dataclass
+class Predictor:
+    """Properties of any crystals of a system, by its constraint."""
+
+    elements: Sequence[str]
+    preset: Preset
+    files: Mapping[str, bytes]
+    names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.preset.networks == "dense":
+            model = model_from_bytes(self.files[CONSTRAINT])
+            self._constraint = Constraint(model, Environments(self.elements), tuple(self.names))
+        else:
+            self._guide = model_from_bytes(self.files[GUIDE])
+            self._space, _ = load_space(self.files[SPACE])
+            self._graphs = crystal_graphs(self.elements, self.preset, self.files)
+
+    def __call__(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
+        """Properties (n, members, targets); infinite for what has no prediction.
+
+        Such are crushed cells, and for the paper's constraint crystals outside its cube.
+        """
+        if self.preset.networks == "dense":
+            fitting = [can_be_judged(s) for s in structures]
+            chosen = [s for s, fits in zip(structures, fitting, strict=True) if fits]
+            said = self._constraint.predict(chosen)
+        else:
+            cells = [anchored(s, 1)[0] for s in structures]
+            fitting = [self._graphs.fits(c) for c in cells]
+            rows = self._graphs.encode([c for c, f in zip(cells, fitting, strict=True) if f])
+            said = np.asarray(self._guide.predict(self._space.forward(rows), verbose=0))[:, None]
+        out = np.full((len(structures), *said.shape[1:]), np.inf)
+        out[fitting] = said
+        return out
+
+
+def load_space(data: bytes) -> tuple[Space, dict[str, NDArray[Any]]]:
+    """The networks' space, and the arrays that were stored with it."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        arrays = dict(stored)
+    if "n_rows" in arrays:
+        return Folding(int(arrays.pop("n_rows"))), arrays
+    fields = ("mean", "head_scale", "components", "deviations")
+    return Whitening(**{f: arrays.pop(f) for f in fields}), arrays
+
+
+def _save_arrays(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
