@@ -112,10 +112,7 @@ def cross_entropy_loop(
     jit = False if TENSORFLOW else "auto"
     critic.compile(optimizer=adam(settings), loss=loss, jit_compile=jit)
     ones, zeros = np.ones((settings.batch, 1)), np.zeros((settings.batch, 1))
-    # Keras traces the critic's step now, before the critic is frozen for the generator's; another
-    # dtype later would trace it again, without its weights.
-    critic.train_on_batch(np.zeros((settings.batch, *critic.input_shape[1:]), np.float32), ones)
-    critic.trainable = constraint.trainable = False
+    constraint.trainable = critic.trainable = False
     z = keras.Input(generator.input_shape[1:])
     fake = generator(z)
     both = keras.Model(z, [critic(fake), constraint(fake)])
@@ -125,10 +122,15 @@ def cross_entropy_loop(
     )
 
     def train_critic(real: Any, fake: Any) -> None:
+        critic.trainable = True
         critic.train_on_batch(real, ones)
         critic.train_on_batch(fake, zeros)
+        critic.trainable = False
 
-    return train_critic, lambda inputs: both.train_on_batch(inputs, [ones, zeros])
+    def train_generator(inputs: Any) -> None:
+        both.train_on_batch(inputs, [ones, zeros])
+
+    return train_critic, train_generator
 
 
 def plain_steps_per_second(

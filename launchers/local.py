@@ -82,6 +82,7 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
     folder = folder.resolve()
     with open_workdir(folder, campaign):
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
+        os.environ["CCDCGAN_LOGS"] = str(folder / "logs")
         store = embedded_store(folder)
         flow = InverseDesignMaker().make(campaign)
         run_locally(flow, store=store, log=False, root_dir=folder, raise_immediately=True)

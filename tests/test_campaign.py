@@ -156,8 +156,15 @@ def test_too_few_crystals_to_learn_from_says_how_many(tmp_path):
         )
     samples = training_set(documents, Campaign())
     # -3.8 - (-3.8 - 3.4) / 2 = -0.2, and nothing lies below it.
-    assert [(s.key, round(s.formation_energy, 6)) for s in samples] == [("BiSe", -0.2)]
-    assert samples[0].e_above_hull == pytest.approx(0.0, abs=1e-9)
+    assert [s.key for s in samples] == ["BiSe"]
+    volume = 27.0 / 2
+    expected = {
+        "formation_energy_per_atom": -0.2,
+        "e_above_hull": 0.0,
+        "volume_per_atom": volume,
+        "density": (208.980 + 78.971) / 2 * 1.66054 / volume,
+    }
+    assert samples[0].properties == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting needs root")

@@ -25,7 +25,11 @@ MAY_IMPORT = {
     "launchers": {"dft", "models", "workflows"},
 }
 #: Required, though no module of ours imports them by name.
-INDIRECT = {"montydb": "maggma's MontyStore", "pymongo": "maggma's stores"}
+INDIRECT = {
+    "montydb": "maggma's MontyStore",
+    "pymongo": "maggma's stores",
+    "tensorflow": "Keras's default backend",
+}
 
 
 def setup_cfg() -> configparser.ConfigParser:

@@ -363,7 +363,7 @@ def test_sampling_mistakes_get_one_line(
         (["constraint", "data.json"], "run first: ccdcgan train autoencoder DATA --out new"),
         (["all", "tiny.yaml"], "holds no energies"),
         (["all", "broken.json"], "broken.json cannot be read"),
-        (["all", "few.json"], "12 distinct crystals with Bi and Se; training needs at least 20"),
+        (["all", "few.json"], "12 distinct crystals with Bi and Se; training needs at least 15"),
         (["all", "bare.json"], "add formation_energy_per_atom, or energy_per_atom"),
         (["all", "binary.json"], "none of pure Bi and Se: add structures of the elements, or give"),
         (["all", "levels.json"], "mixes levels of theory"),
@@ -374,7 +374,7 @@ def test_sampling_mistakes_get_one_line(
         (["all", "data.json", "--preset", "huge"], "unknown preset 'huge'"),
         (["all", "data.json", "--preset", "none.yaml"], "cannot read the preset none.yaml"),
         (["all", "data.json", "--system", "Bi-Xx"], "unknown element 'Xx'"),
-        (["all", "data.json", "--system", "Bi-Te"], "training needs at least 20"),
+        (["all", "data.json", "--system", "Bi-Te"], "training needs at least 15"),
         (["all", "data.json", "--autoencoder", "none"], "unknown autoencoder 'none'"),
         (
             ["all", "data.json", "--preset", "paper", "--autoencoder", "shipped"],

@@ -41,7 +41,7 @@ from ccdcgan.workflows.stores import (
 )
 
 #: A training needs at least this many crystals that hold every element.
-SMALLEST_DATABASE = 20
+SMALLEST_DATABASE = 15
 
 
 def preset_of(campaign: Campaign) -> Preset:
