@@ -3,10 +3,10 @@ r"""Make the shipped weights of the sites autoencoder from random crystals.
     python benchmarks/train_sites_autoencoder.py --output first.keras \
         --noise 0 --steps 4000 --learning-rate 2e-3
     python benchmarks/train_sites_autoencoder.py --output sites.keras \
-        --resume first.keras --noise 0.2 --steps 5000 --learning-rate 1.5e-3
+        --resume first.keras --noise 0.2 --steps 12000 --learning-rate 1.2e-3
 
 The first phase learns codes without noise, with which it starts much faster; the second makes the
-decoder forgive noise on them. The crystals are PyXtal's (extra `random`), two elements, at most
+decoder forgive noise on them (docs/autoencoder.md has the schedule of the shipped file). The crystals are PyXtal's (extra `random`), two elements, at most
 20 atoms; each of their elements is one picture. They are kept in `pictures-….npz` beside the
 output, so that the second phase finds them. Held out are the AFLOW prototypes, of which training
 sees none: every 500 steps the script prints the loss and the fraction of them whose atoms all

@@ -87,7 +87,8 @@ class GanSettings:
         What `omega` weighs: the mean ``energy`` (paper, eq. 2), or the mean of its ``exp``
         (released code), which rewards an ever lower energy less.
     latent
-        Whitened components of the crystal graphs in which the default networks work.
+        Most whitened numbers of a crystal graph in which the default networks work; fewer lose
+        crystals (docs/design-notes.md).
     blur
         Noise on the known crystals that the default generator starts from, in whitened units.
     energy_scale
@@ -105,7 +106,7 @@ class GanSettings:
     loss: Literal["wgan-gp", "hinge", "bce"] = "wgan-gp"
     omega: float = 0.1
     guidance: Literal["energy", "exp"] = "energy"
-    latent: int = 192
+    latent: int = 1024
     blur: float = 0.2
     width: int = 256
     steps: int = 1000

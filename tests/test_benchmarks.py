@@ -114,3 +114,20 @@ def test_autoencoder_training_runs_and_resumes(
     capsys.readouterr()
     assert main(["--output", first, "--resume", str(tmp_path / "no.keras"), *small]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_voxels_come_back_and_are_timed(crystals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("voxels").main([str(crystals)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["roundtrip"]["structures"], result["roundtrip"]["matched"]) == (3, 3)
+    assert result["encode_64_per_second"] > result["direct_sum_64_per_second"] > 0
+
+
+@pytest.mark.parametrize("name", ["voxels", "constraint", "generation"])
+def test_missing_structures_are_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script(name).main([str(tmp_path / "missing.json")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith(f"{name}: ") and "missing.json" in captured.err
