@@ -6,8 +6,9 @@ r"""Make the shipped weights of the sites autoencoder from random crystals.
         --resume first.keras --noise 0.2 --steps 12000 --learning-rate 1.2e-3
 
 The first phase learns codes without noise, with which it starts much faster; the second makes the
-decoder forgive noise on them (docs/autoencoder.md has the schedule of the shipped file). The crystals are PyXtal's (extra `random`), two elements, at most
-20 atoms; each of their elements is one picture. They are kept in `pictures-….npz` beside the
+decoder forgive noise on them (docs/autoencoder.md has the schedule of the shipped file). The
+crystals are PyXtal's (extra `random`), two elements, at most 20 atoms; each of their elements is
+one picture. They are kept in `pictures-….npz` beside the
 output, so that the second phase finds them. Held out are the AFLOW prototypes, of which training
 sees none: every 500 steps the script prints the loss and the fraction of them whose atoms all
 come back within 0.04 in fractional coordinates, each on the grid of its cell's shape, and saves
