@@ -13,11 +13,9 @@ from time import monotonic
 from typing import Any
 
 import keras
-import numpy as np
 from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_same
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.launchers.networks import (
     MANIFEST,
@@ -37,17 +35,13 @@ from ccdcgan.launchers.training_data import (
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal, check_goals
 from ccdcgan.models.pipeline import (
     Files,
-    crystal_graphs,
-    shipped_autoencoder,
-    train_autoencoders,
     train_constraints,
     train_generator,
 )
 from ccdcgan.models.presets import PRESETS, Preset, load_preset
-from ccdcgan.models.representation import anchored
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.learning import SMALLEST_DATABASE, stage_progress
+from ccdcgan.workflows.learning import SMALLEST_DATABASE, autoencoder_of, stage_progress
 
 #: Fewest crystals, each with all elements of the system, that a stage takes.
 SMALLEST = {"autoencoder": 10, "constraint": SMALLEST_DATABASE, "gan": SMALLEST_DATABASE}
@@ -266,31 +260,15 @@ class _Run:
     def _autoencoder(
         self, files: Files, log: Path, checkpoint: Path
     ) -> tuple[Files, dict[str, Any]]:
-        elements, preset = self.data.elements, self.folder.preset
-        cells = [anchored(r.structure, 1)[0] for r in self.data.rows]
-        # The shipped weights come from random crystals: every one of the user's is held out.
-        made, held_out = shipped_autoencoder() if self.shipped else {}, cells
-        if not self.shipped:
-            order = np.random.default_rng(self.seed).permutation(len(cells))
-            n_test = max(2, len(cells) // 10)
-            held_out = [cells[i] for i in order[:n_test]]
-            made = train_autoencoders(
-                [cells[i] for i in order[n_test:]],
-                elements,
-                preset,
-                self.seed,
-                progress=stage_progress("autoencoder"),
-                log=TrainingLog(log),
-            )
-        graphs = crystal_graphs(elements, preset, made)
-        fitting = [c for c in held_out if graphs.fits(c)]
-        decoded = graphs.decode(graphs.encode(fitting))
-        same = [d is not None and is_same(c, d) for c, d in zip(fitting, decoded, strict=True)]
-        return made, {
-            "shipped": self.shipped,
-            "reconstructed": sum(same) / len(held_out),
-            "held_out": len(held_out),
-        }
+        made, figures = autoencoder_of(
+            [r.structure for r in self.data.rows],
+            self.data.elements,
+            self.folder.preset,
+            self.seed,
+            self.shipped,
+            TrainingLog(log),
+        )
+        return made, {"shipped": self.shipped, **figures}
 
     def _constraint(
         self, files: Files, log: Path, checkpoint: Path
@@ -338,7 +316,7 @@ def figures_table(manifest: Manifest) -> Table:
         figures = manifest.stages[name].figures
         lines = []
         if name == "autoencoder":
-            share, kind = figures["reconstructed"], "shipped" if figures["shipped"] else "trained"
+            share, kind = figures["match_fraction"], "shipped" if figures["shipped"] else "trained"
             lines = [f"{share:.1%} of {figures['held_out']} unseen crystals come back ({kind})"]
         elif name == "constraint":
             for target, errors in figures["properties"].items():
