@@ -36,7 +36,7 @@ def trainings(folder: Path) -> dict[str, dict[str, list[float]]]:
     out = {}
     for loss in LOSSES:
         settings = GanSettings(
-            loss=loss, steps=40, batch=16, width=16, critic_steps=1, learning_rate=1e-3
+            loss=loss, steps=40, batch=16, width=16, critic_steps=1, learning_rate=2e-3
         )
         trained = gan.train_gan(
             data,

@@ -71,17 +71,19 @@ def known(weights: np.ndarray | None = None, groups: np.ndarray | None = None) -
 
 def test_the_prior_chooses_by_weight_and_composition() -> None:
     data = np.zeros((3, 6), np.float32)
-    # Atoms (2, 3), (4, 3) and, of the latter, a second crystal of three times the weight.
+    # The second composition is half an atom away; of it there is a crystal of three times the
+    # weight.
+    close = Composition(1, np.array([0.5, 1.0]), np.zeros(2))
     data[:, 1:3] = [[-0.5, -2], [0.5, -2], [0.5, -2]]
     data[:, 5] = [0.0, 10.0, 100.0]
     settings = replace(SMALL, blur=0.0)
-    generator = build_dense_generator(data, np.array([1.0, 1.0, 3.0]), settings, ATOMS)
+    generator = build_dense_generator(data, np.array([1.0, 1.0, 3.0]), settings, close)
     noise = np.random.default_rng(0).standard_normal((40_000, generator.inputs[0].shape[1]))
     # An infinite noise of the share leaves the first crystal alone.
     noise[:, 4] = -np.inf
     wanted = np.tile([[-0.5, -2.0]], (len(noise), 1))
     last = np.asarray(generator.predict([noise, wanted], batch_size=8192, verbose=0))[:, 5]
-    far = np.exp(-(2.0**2) / (2 * 1.5**2))
+    far = np.exp(-(0.5**2) / (2 * 0.4**2))
     expected = np.array([1.0, far, 3.0 * far]) / (1.0 + 4.0 * far)
     found = [np.mean(np.abs(last - value) < 1e-3) for value in (0.0, 10.0, 100.0)]
     np.testing.assert_allclose(found, expected, atol=0.01)
