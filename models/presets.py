@@ -107,7 +107,7 @@ class GanSettings:
     omega: float = 0.1
     guidance: Literal["energy", "exp"] = "energy"
     latent: int = 1024
-    blur: float = 0.2
+    blur: float = 0.5
     width: int = 256
     steps: int = 1000
     critic_steps: int = 2
