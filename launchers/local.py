@@ -19,6 +19,7 @@ from pymatgen.io.cif import CifWriter
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.networks import write_atomically
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.inverse_design import InverseDesignMaker
@@ -93,21 +94,19 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
 
 def write_results(outcome: dict[str, Any], folder: Path) -> None:
     """Write summary.json, phases.json.gz, structures/*.cif and report.html."""
-    _replace(folder / "summary.json", json.dumps(outcome["summary"], indent=2).encode() + b"\n")
+    write_atomically(
+        folder / "summary.json", json.dumps(outcome["summary"], indent=2).encode() + b"\n"
+    )
     # mtime=0: the same phases give the same bytes.
     phases = gzip.compress(json.dumps(outcome["phases"]).encode(), mtime=0)
-    _replace(folder / "phases.json.gz", phases)
+    write_atomically(folder / "phases.json.gz", phases)
     structures = folder / "structures"
     shutil.rmtree(structures, ignore_errors=True)
     structures.mkdir()
     for phase in outcome["phases"]:
         if phase["file"]:
             structure = Structure.from_dict(phase["structure"])
-            _replace(folder / phase["file"], str(CifWriter(structure, symprec=0.01)).encode())
+            write_atomically(
+                folder / phase["file"], str(CifWriter(structure, symprec=0.01)).encode()
+            )
     write_report(folder / "report.html", outcome["summary"], outcome["phases"], outcome["curves"])
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
