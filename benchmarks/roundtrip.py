@@ -99,7 +99,7 @@ class NetworkRoundTrip:
     """Codes of the shipped autoencoder."""
 
     def __init__(self) -> None:
-        from ccdcgan.models.pipeline import SITES, shipped_autoencoder
+        from ccdcgan.models.inference import SITES, shipped_autoencoder
         from ccdcgan.models.representation import CrystalGraphs
         from ccdcgan.models.training import model_from_bytes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.models.goals import Goal
-from ccdcgan.models.pipeline import (
+from ccdcgan.models.inference import (
     CONSTRAINT,
     GENERATOR,
     GUIDE,
@@ -32,6 +31,7 @@ from ccdcgan.models.pipeline import (
 )
 from ccdcgan.models.presets import FORMAT, Preset, preset_from
 from ccdcgan.models.training import model_from_bytes
+from ccdcgan.workflows.stores import digest
 
 MANIFEST = "manifest.json"
 
@@ -184,7 +184,7 @@ class ModelFolder:
         self.need(stages)
         found: Files = {}
         for stage in stages:
-            for name, digest in self.manifest.stages[stage].files.items():
+            for name, expected in self.manifest.stages[stage].files.items():
                 path = self.path / name
                 if name not in STAGES[stage]:
                     raise UserError(f"{self.path / MANIFEST} is damaged ({name}): train anew")
@@ -192,7 +192,7 @@ class ModelFolder:
                 if not path.is_file():
                     raise UserError(f"{path} is missing: {again}")
                 found[name] = path.read_bytes()
-                if sha256(found[name]) != digest:
+                if digest(found[name]) != expected:
                     raise UserError(f"{path} is damaged or exchanged (SHA-256 differs): {again}")
         return found
 
@@ -220,7 +220,7 @@ class ModelFolder:
             shutil.rmtree(self.path / "log" / name, ignore_errors=True)
         for name, content in files.items():
             write_atomically(self.path / name, content)
-        hashes = {name: sha256(content) for name, content in files.items()}
+        hashes = {name: digest(content) for name, content in files.items()}
         self.manifest.stages[stage] = record.model_copy(
             update={"files": hashes, "figures": _plain(record.figures)}
         )
@@ -247,11 +247,6 @@ def explained(folder: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                     f"{folder / name} cannot be read as a network of this ccdcgan: train it anew"
                 ) from error
         raise UserError(" ".join(str(error).split())[:300]) from error
-
-
-def sha256(data: bytes) -> str:
-    """SHA-256 in hex digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -22,10 +22,7 @@ from ccdcgan.launchers.networks import (
     explained,
     write_atomically,
 )
-from ccdcgan.models.pipeline import (
-    Predictor,
-    draw_crystals,
-)
+from ccdcgan.models.inference import Predictor, draw_crystals
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Screening
 from ccdcgan.workflows.generation import is_valid

@@ -24,7 +24,6 @@ from ccdcgan.launchers.networks import (
     ModelFolder,
     Stage,
     explained,
-    sha256,
 )
 from ccdcgan.launchers.training_data import (
     Data,
@@ -33,15 +32,13 @@ from ccdcgan.launchers.training_data import (
     prepared,
 )
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal, check_goals
-from ccdcgan.models.pipeline import (
-    Files,
-    train_constraints,
-    train_generator,
-)
+from ccdcgan.models.inference import Files
+from ccdcgan.models.pipeline import train_constraints, train_generator
 from ccdcgan.models.presets import PRESETS, Preset, load_preset
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.learning import SMALLEST_DATABASE, autoencoder_of, stage_progress
+from ccdcgan.workflows.stores import digest
 
 #: Fewest crystals, each with all elements of the system, that a stage takes.
 SMALLEST = {"autoencoder": 10, "constraint": SMALLEST_DATABASE, "gan": SMALLEST_DATABASE}
@@ -232,7 +229,7 @@ class _Run:
             "preset": folder.manifest.digest,
             "seed": self.seed,
             "data": self.data.digest(),
-            "files": {name: sha256(content) for name, content in files.items()},
+            "files": {name: digest(content) for name, content in files.items()},
         }
         if stage == "autoencoder":
             seen["shipped"] = self.shipped
@@ -240,7 +237,7 @@ class _Run:
             # The goals do not change the constraint, but the generator takes them from it.
             seen["properties"] = folder.manifest.properties
             seen["goals"] = [vars(g) for g in folder.manifest.goals]
-        key = sha256(json.dumps(seen, sort_keys=True).encode())[:16]
+        key = digest(json.dumps(seen, sort_keys=True).encode())[:16]
         if folder.has(stage, key):
             self.say(f"{stage}: kept, it comes from the same data, preset and seed")
             return
@@ -290,9 +287,7 @@ class _Run:
         return made, {"crystals": len(self.data.rows), **figures}
 
     def _gan(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, dict[str, Any]]:
-        assert self.data.crystals is not None
         made, figures = train_generator(
-            self.data.crystals.e_above_hull,
             self.folder.manifest.properties,
             self.folder.manifest.goals,
             self.data.elements,

@@ -23,16 +23,11 @@ from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import Skipped, primitive_cell, read_structures
 from ccdcgan.dft.substitution import parse_system
-from ccdcgan.launchers.networks import (
-    sha256,
-)
 from ccdcgan.models.goals import FORMATION_ENERGY
-from ccdcgan.models.pipeline import (
-    Crystals,
-    usable,
-)
+from ccdcgan.models.pipeline import Crystals, usable
 from ccdcgan.models.presets import Preset
 from ccdcgan.workflows import progress
+from ccdcgan.workflows.stores import digest
 
 ENERGY, DISTANCE = "energy_per_atom", "e_above_hull"
 
@@ -184,7 +179,7 @@ class Data:
         numbers: list[Any] = []
         if self.crystals is not None:
             numbers = [self.crystals.targets.tolist(), self.crystals.e_above_hull.tolist()]
-        return sha256(json.dumps([cells, numbers]).encode())[:16]
+        return digest(json.dumps([cells, numbers]).encode())[:16]
 
 
 def prepared(

@@ -1,4 +1,4 @@
-"""The networks joined: from relaxed crystals, stage by stage, to new ones.
+"""The networks joined: from relaxed crystals, stage by stage, to a generator.
 
 Every stage takes crystals and the files of the stages before it and returns files (name to
 content) and figures. Jobs keep the files in a store, the command line in a folder.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,25 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from ccdcgan.models.autoencoder import train_sites_autoencoder
-from ccdcgan.models.constraint import Constraint, train_constraint
-from ccdcgan.models.environments import Environments
+from ccdcgan.models.constraint import train_constraint
 from ccdcgan.models.gan import sample, train_gan
 from ccdcgan.models.generators import Composition, build_dense_generator
 from ccdcgan.models.goals import Goal
 from ccdcgan.models.guide import objective, train_guide
+from ccdcgan.models.inference import (
+    CONSTRAINT,
+    GENERATOR,
+    GUIDE,
+    LATTICE,
+    SITES,
+    SPACE,
+    Files,
+    Graphs,
+    Space,
+    can_be_judged,
+    crystal_graphs,
+    load_space,
+)
 from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
 from ccdcgan.models.presets import Preset
 from ccdcgan.models.representation import (
@@ -42,13 +54,7 @@ from ccdcgan.models.training import (
 from ccdcgan.models.voxels import FloatArray, LatticeGrid
 from ccdcgan.models.whitening import Whitening
 
-Graphs = CrystalGraphs | PaperCrystalGraphs
-Space = Whitening | Folding
-Files = dict[str, bytes]
 Progress = Callable[[int, int], None]
-
-SITES, LATTICE, SPACE = "sites.keras", "lattice.keras", "space.npz"
-CONSTRAINT, GUIDE, GENERATOR = "constraint.keras", "guide.keras", "generator.keras"
 
 
 @dataclass
@@ -79,20 +85,6 @@ def usable(
     """Indices of the structures that can be learnt from, and why the others cannot."""
     reasons = {i: problem(s, elements, preset.max_sites) for i, s in enumerate(structures)}
     return [i for i, r in reasons.items() if r is None], {i: r for i, r in reasons.items() if r}
-
-
-def shipped_autoencoder() -> Files:
-    """The sites autoencoder that comes with the package."""
-    return {SITES: resources.files("ccdcgan.models").joinpath("weights", SITES).read_bytes()}
-
-
-def crystal_graphs(elements: Sequence[str], preset: Preset, files: Mapping[str, bytes]) -> Graphs:
-    """Encoder and decoder of a system from the files of the autoencoder stage."""
-    sites = model_from_bytes(files[SITES])
-    if preset.networks == "paper":
-        lattice = model_from_bytes(files[LATTICE])
-        return PaperCrystalGraphs(elements, preset.grid, sites, lattice, LatticeGrid())
-    return CrystalGraphs(elements, preset.grid, sites)
 
 
 def train_autoencoders(
@@ -197,7 +189,8 @@ def train_constraints(
         space = Whitening.fit(rows, graphs.head, preset.gan.latent)
     else:
         space = Folding(1 + len(elements))
-    out: Files = {SPACE: _save_arrays(**vars(space), rows=rows, owner=owner)}
+    arrays = {"rows": rows, "owner": owner, "e_above_hull": np.asarray(crystals.e_above_hull)}
+    out: Files = {SPACE: _save_arrays(**vars(space), **arrays)}
     figures: dict[str, Any] = {"properties": {}, "history": {}}
     targets = np.asarray(crystals.targets, float)[owner]
     vectors, crystal = space.forward(rows), owner
@@ -240,12 +233,6 @@ def train_constraints(
     return out, figures
 
 
-def can_be_judged(structure: Structure) -> bool:
-    """Whether the constraint's descriptors exist: atoms apart, cell neither empty nor crushed."""
-    volume = structure.volume / len(structure)
-    return 5.0 < volume < 200.0 and structure.is_valid(tol=1.0)
-
-
 def _draw_prior(
     graphs: CrystalGraphs,
     space: Space,
@@ -284,7 +271,6 @@ def _head_of(
 
 
 def train_generator(
-    e_above_hull: FloatArray,
     names: Sequence[str],
     goals: Sequence[Goal],
     elements: Sequence[str],
@@ -300,8 +286,6 @@ def train_generator(
 
     Parameters
     ----------
-    e_above_hull : array (n,)
-        Distance to the hull (eV/atom) of the crystals that `train_constraints` saw.
     names
         Properties that the guide predicts.
     goals
@@ -311,7 +295,7 @@ def train_generator(
     owner, rows = arrays["owner"], arrays["rows"]
     weights = _evenly(owner)
     if preset.gan.energy_scale is not None:
-        distance = np.maximum(np.asarray(e_above_hull, float)[owner], 0.0)
+        distance = np.maximum(arrays["e_above_hull"][owner], 0.0)
         weights = weights * np.exp(-distance / preset.gan.energy_scale)
     guide = None
     if preset.gan.variant == "ccdcgan":
@@ -334,74 +318,6 @@ def train_generator(
         **conditions,
     )
     return {GENERATOR: model_bytes(trained.generator)}, {"history": trained.history}
-
-
-def draw_crystals(
-    count: int,
-    seed: int,
-    elements: Sequence[str],
-    preset: Preset,
-    files: Mapping[str, bytes],
-    composition: FloatArray | None = None,
-) -> list[Structure | None]:
-    """`count` generated crystals; None where a crystal graph cannot be decoded.
-
-    Parameters
-    ----------
-    composition
-        Numbers of atoms (m,) or (k, m) of each element to ask for; default as in training.
-    """
-    space, _ = load_space(files[SPACE])
-    graphs = crystal_graphs(elements, preset, files)
-    rows = sample(model_from_bytes(files[GENERATOR]), count, seed, composition)
-    return graphs.decode(space.inverse(rows))
-
-
-@dataclass
-class Predictor:
-    """Properties of any crystals of a system, by its constraint."""
-
-    elements: Sequence[str]
-    preset: Preset
-    files: Mapping[str, bytes]
-    names: Sequence[str]
-
-    def __post_init__(self) -> None:
-        if self.preset.networks == "dense":
-            model = model_from_bytes(self.files[CONSTRAINT])
-            self._constraint = Constraint(model, Environments(self.elements), tuple(self.names))
-        else:
-            self._guide = model_from_bytes(self.files[GUIDE])
-            self._space, _ = load_space(self.files[SPACE])
-            self._graphs = crystal_graphs(self.elements, self.preset, self.files)
-
-    def __call__(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
-        """Properties (n, members, targets); infinite for what has no prediction.
-
-        Such are crushed cells, and for the paper's constraint crystals outside its cube.
-        """
-        if self.preset.networks == "dense":
-            fitting = [can_be_judged(s) for s in structures]
-            chosen = [s for s, fits in zip(structures, fitting, strict=True) if fits]
-            said = self._constraint.predict(chosen)
-        else:
-            cells = [anchored(s, 1)[0] for s in structures]
-            fitting = [self._graphs.fits(c) for c in cells]
-            rows = self._graphs.encode([c for c, f in zip(cells, fitting, strict=True) if f])
-            said = np.asarray(self._guide.predict(self._space.forward(rows), verbose=0))[:, None]
-        out = np.full((len(structures), *said.shape[1:]), np.inf)
-        out[fitting] = said
-        return out
-
-
-def load_space(data: bytes) -> tuple[Space, dict[str, NDArray[Any]]]:
-    """The networks' space, and the arrays that were stored with it."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        arrays = dict(stored)
-    if "n_rows" in arrays:
-        return Folding(int(arrays.pop("n_rows"))), arrays
-    fields = ("mean", "head_scale", "components", "deviations")
-    return Whitening(**{f: arrays.pop(f) for f in fields}), arrays
 
 
 def _save_arrays(**arrays: Any) -> bytes:

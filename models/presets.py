@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ccdcgan.models.voxels import SitesGrid
 
 #: Changes whenever models of an earlier version can no longer be used.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The benchmark scripts on small input."""
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -16,12 +16,12 @@ from pymatgen.core import Lattice, Structure
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
+# Workers of the scripts find them by name.
+sys.path.append(str(BENCHMARKS))
+
+
 def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +121,30 @@ def test_voxels_come_back_and_are_timed(crystals: Path, capsys: pytest.CaptureFi
     result = json.loads(capsys.readouterr().out)
     assert (result["roundtrip"]["structures"], result["roundtrip"]["matched"]) == (3, 3)
     assert result["encode_64_per_second"] > result["direct_sum_64_per_second"] > 0
+
+
+def test_drawn_crystals_are_counted_once() -> None:
+    def salt(length: float, *sites: list[float]) -> Structure:
+        return Structure(Lattice.cubic(length), ["Na", "Cl"], [[0, 0, 0], *sites])
+
+    caesium = salt(4.1, [0.5, 0.5, 0.5])
+    moved = salt(4.2, [0.5, 0.5, 0.51])
+    chain = salt(4.1, [0.5, 0, 0])
+    crushed = salt(2.5, [0.5, 0.5, 0.5])
+    drawn = [caesium, None, chain, moved, crushed]
+    counts = script("generation").counted(drawn, [chain], judged=10, seed=0)
+    low, high = counts.pop("unique_interval")
+    assert low < 2 / 3 < high
+    assert counts == {
+        "sampled": 5,
+        "decoded": 4,
+        "valid": 3,
+        "valid_fraction": 0.6,
+        "judged": 3,
+        "unique_of_judged": 0.6667,
+        "new_of_judged": 0.3333,
+        "formulas": 1,
+    }
 
 
 @pytest.mark.parametrize("name", ["voxels", "constraint", "generation"])

@@ -20,7 +20,7 @@ from ccdcgan.models.autoencoder import (
     build_sites_autoencoder,
     peak_weighted_mse,
 )
-from ccdcgan.models.pipeline import SITES, shipped_autoencoder
+from ccdcgan.models.inference import SITES, shipped_autoencoder
 from ccdcgan.models.presets import Preset
 from ccdcgan.models.representation import CrystalGraphs
 from ccdcgan.models.training import model_bytes, model_from_bytes

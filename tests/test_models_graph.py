@@ -11,7 +11,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.matching import is_same
-from ccdcgan.models.pipeline import SITES, shipped_autoencoder
+from ccdcgan.models.inference import SITES, shipped_autoencoder
 from ccdcgan.models.presets import Preset
 from ccdcgan.models.representation import CrystalGraphs, anchored, problem
 from ccdcgan.models.training import model_from_bytes

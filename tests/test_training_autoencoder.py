@@ -8,7 +8,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.pipeline import SITES, train_autoencoders
+from ccdcgan.models.inference import SITES
+from ccdcgan.models.pipeline import train_autoencoders
 from ccdcgan.models.presets import preset_from
 from ccdcgan.models.training import TrainingLog, model_from_bytes
 

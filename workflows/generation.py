@@ -17,7 +17,7 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.models.goals import FORMATION_ENERGY, score
-from ccdcgan.models.pipeline import Files, Predictor, draw_crystals
+from ccdcgan.models.inference import Files, Predictor, draw_crystals
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, Screening
 from ccdcgan.workflows.database import worker_class

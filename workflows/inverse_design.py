@@ -67,7 +67,7 @@ class RoundMaker(Maker):
         if number > settings.loop.rounds:
             return {"entries": entries, "history": history}
         constraint = self.constraint.make(entries, autoencoder, campaign, number)
-        gan = self.gan.make(entries, autoencoder, constraint.output, campaign, number)
+        gan = self.gan.make(autoencoder, constraint.output, campaign, number)
         drawn = self.generate.make(
             entries, autoencoder, constraint.output, gan.output, campaign, number
         )

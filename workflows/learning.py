@@ -15,11 +15,9 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_same
+from ccdcgan.models.inference import Files, crystal_graphs, shipped_autoencoder
 from ccdcgan.models.pipeline import (
     Crystals,
-    Files,
-    crystal_graphs,
-    shipped_autoencoder,
     train_autoencoders,
     train_constraints,
     train_generator,
@@ -235,14 +233,13 @@ class ConstraintMaker(Maker):
 
 @dataclass
 class GanMaker(Maker):
-    """The GAN of the campaign's variant, trained on everything relaxed so far."""
+    """The GAN of the campaign's variant, trained on what its constraint has learnt from."""
 
     name: str = "gan"
 
     @job(config=worker_class("gpu"))
     def make(
         self,
-        entries: list[dict[str, Any]],
         autoencoder: dict[str, Any],
         constraint: dict[str, Any],
         campaign: dict[str, Any],
@@ -252,15 +249,13 @@ class GanMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        crystals = crystals_of(samples_of(entries, settings), settings)
         key = artifact_key("gan", constraint["key"], preset.digest(), settings.networks.goals)
         folder = os.environ.get("CCDCGAN_CHECKPOINTS", "checkpoints")
         checkpoint = Path(folder) / f"{key}.npz"
 
         def train() -> dict[str, Any]:
             files, figures = train_generator(
-                crystals.e_above_hull,
-                crystals.names,
+                settings.properties,
                 settings.networks.goals,
                 settings.elements,
                 preset,
