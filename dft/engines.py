@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from ase.calculators.calculator import Calculator
 from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 
@@ -20,41 +23,72 @@ class LevelOfTheory(BaseModel):
 
     engine: str = Field(description="Name of the engine, e.g. SevenNet-0.")
     package: str = Field(description="Package that ran it.")
-    checkpoint: str = Field(description="First 16 hex digits of the weights' SHA-256.")
+    checkpoint: str = Field(
+        description="First 16 hex digits of the SHA-256 of a potential's weights, or of the "
+        "settings of a DFT code that decide its energies."
+    )
     scale: str = Field(description="Energy scale of the engine, e.g. PBE without corrections.")
+    pseudopotentials: dict[str, str] = Field(
+        default_factory=dict, description="Of a DFT code: title and hash for each element."
+    )
 
     def __str__(self) -> str:
-        return f"{self.engine} ({self.package}, weights {self.checkpoint}, {self.scale})"
+        return f"{self.engine} ({self.package}, {self.checkpoint}, {self.scale})"
 
 
-class EngineSettings(BaseModel):
-    """The engine of a campaign."""
+class EngineSettings(BaseModel, ABC):
+    """What computes energies, and everything about it that a campaign chooses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @abstractmethod
+    def level_of_theory(self) -> LevelOfTheory:
+        """The level of theory that these settings ask for."""
+
+    def check(self, elements: Sequence[str]) -> None:
+        """Raise a `UserError` that says what to set, if this machine or these elements lack it."""
+        self.level_of_theory()
+
+
+class CalculatorEngine(EngineSettings):
+    """An engine that ASE drives."""
+
+    @abstractmethod
+    def calculator(self, structure: Structure) -> Calculator:
+        """A calculator for relaxing this structure."""
+
+
+class PotentialEngine(CalculatorEngine):
+    """A universal interatomic potential with its weights in a Python package."""
 
     name: Literal["sevennet", "chgnet"] = Field(
         default="sevennet",
         description="sevennet: SevenNet-0, raw PBE scale. chgnet: CHGNet, MP2020-corrected scale.",
     )
 
-    def calculator(self) -> Calculator:
-        """A new calculator on the CPU, or on the GPU where torch sees one."""
-        _quiet()
-        import torch
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.name == "sevennet":
-            from sevenn.calculator import SevenNetCalculator
-
-            return SevenNetCalculator(model="7net-0", device=device)
-        try:
-            from chgnet.model.dynamics import CHGNetCalculator
-        except ImportError:
-            raise UserError("engine chgnet needs the package: pip install chgnet") from None
-        return CHGNetCalculator(use_device=device)
+    def calculator(self, structure: Structure | None = None) -> Calculator:
+        """The process's calculator on the CPU, or on the GPU where torch sees one."""
+        return _potential(self.name)
 
     def level_of_theory(self) -> LevelOfTheory:
         return _level_of_theory(self.name)
+
+
+@functools.cache
+def _potential(name: str) -> Calculator:
+    _quiet()
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "sevennet":
+        from sevenn.calculator import SevenNetCalculator
+
+        return SevenNetCalculator(model="7net-0", device=device)
+    try:
+        from chgnet.model.dynamics import CHGNetCalculator
+    except ImportError:
+        raise UserError("engine chgnet needs the package: pip install chgnet") from None
+    return CHGNetCalculator(use_device=device)
 
 
 @functools.cache
@@ -98,19 +132,27 @@ def _quiet() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-def same_level(levels: list[LevelOfTheory | dict[str, Any]]) -> LevelOfTheory:
-    """The one level of theory of all entries.
+def same_level(levels: Sequence[LevelOfTheory | dict[str, Any]]) -> LevelOfTheory:
+    """The one level of theory of all entries, with the pseudopotentials of all their elements.
 
     Raises
     ------
     UserError
-        There is more than one; the message names two of them.
+        There is more than one, or an element has two pseudopotentials; the message names both.
     """
-    unique: dict[str, LevelOfTheory] = {}
-    for level in levels:
-        parsed = LevelOfTheory.model_validate(level)
-        unique[parsed.model_dump_json()] = parsed
-    if len(unique) != 1:
-        names = " and ".join(str(v) for v in list(unique.values())[:2]) or "none"
+    parsed = [LevelOfTheory.model_validate(level) for level in levels]
+    kinds = {
+        level.model_dump_json(exclude={"pseudopotentials"}): level for level in reversed(parsed)
+    }
+    if len(kinds) != 1:
+        names = " and ".join(str(v) for v in list(kinds.values())[:2]) or "none"
         raise UserError(f"a hull is built from one level of theory only, here are: {names}")
-    return next(iter(unique.values()))
+    potentials: dict[str, str] = {}
+    for level in parsed:
+        for element, title in level.pseudopotentials.items():
+            if potentials.setdefault(element, title) != title:
+                raise UserError(
+                    f"a hull is built from one pseudopotential of {element} only, here are: "
+                    f"{potentials[element]} and {title}"
+                )
+    return next(iter(kinds.values())).model_copy(update={"pseudopotentials": potentials})

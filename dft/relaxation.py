@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from ccdcgan.dft.engines import EngineSettings, LevelOfTheory
+from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine
 from ccdcgan.dft.errors import UserError
 
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
@@ -36,7 +36,7 @@ class RelaxationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: EngineSettings = EngineSettings()
+    engine: PotentialEngine = PotentialEngine()
     optimizer: Literal["FIRE", "BFGS", "LBFGS"] = "FIRE"
     fmax: float = Field(
         default=0.03, gt=0, description="Largest force (and stress times volume), eV/Å."
@@ -110,7 +110,7 @@ def content_key(structure: Structure, level: LevelOfTheory, settings: Relaxation
         [
             lattice.tolist(),
             sites,
-            level.model_dump(),
+            level.model_dump(exclude_defaults=True),
             settings.model_dump(mode="json", exclude={"engine"}),
         ],
         sort_keys=True,
@@ -124,7 +124,6 @@ class Relaxer:
     def __init__(self, settings: RelaxationSettings) -> None:
         self.settings = settings
         self.level = settings.engine.level_of_theory()
-        self.calculator = settings.engine.calculator()
 
     def __call__(self, structure: Structure) -> Relaxation:
         """Relax cell and positions to `fmax`; never raises for a bad structure."""
@@ -141,7 +140,7 @@ class Relaxer:
         atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
         # Leftover site properties would become arrays that not every calculator accepts.
         atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
-        atoms.calc = self.calculator
+        atoms.calc = settings.engine.calculator(structure)
         optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
         reason: str | None = None
         converged = False

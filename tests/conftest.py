@@ -1,6 +1,8 @@
-"""Environment of all tests, set before any of them imports Keras."""
+"""Environment of all tests, set before any of them imports Keras or PyTorch."""
 
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On cells of few atoms more threads only wait for each other, ten times as long on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")

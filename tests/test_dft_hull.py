@@ -7,7 +7,7 @@ from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 from scipy.optimize import linprog
 
-from ccdcgan.dft.engines import EngineSettings, LevelOfTheory, same_level
+from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine, same_level
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Hull, Thresholds
 
@@ -184,9 +184,9 @@ def test_labels(formation: float, distance: float, label: str) -> None:
 
 def test_levels_of_the_engines() -> None:
     """The two engines have levels that never meet, each with the hash of its weights."""
-    sevennet = EngineSettings(name="sevennet").level_of_theory()
+    sevennet = PotentialEngine(name="sevennet").level_of_theory()
     assert len(sevennet.checkpoint) == 16
     pytest.importorskip("chgnet")
-    chgnet = EngineSettings(name="chgnet").level_of_theory()
+    chgnet = PotentialEngine(name="chgnet").level_of_theory()
     with pytest.raises(UserError):
         same_level([sevennet, chgnet])

@@ -14,7 +14,7 @@ from ase.optimize import FIRE
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft import engines
-from ccdcgan.dft.engines import EngineSettings, LevelOfTheory
+from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation import (
     Relaxation,
@@ -172,19 +172,12 @@ def test_against_an_independent_run(make: Any, relaxer: Relaxer, sevennet: Calcu
 
 
 def test_unconverged_is_reported(relaxer: Relaxer) -> None:
-    result = like(relaxer, RelaxationSettings(max_steps=1), relaxer.calculator)(selenium())
+    result = Relaxer(RelaxationSettings(max_steps=1))(selenium())
     assert not result.converged
     assert result.steps == 1
     assert result.reason == "not converged in 1 steps"
     assert result.max_force is not None
     assert result.key != content_key(selenium(), relaxer.level, SETTINGS)
-
-
-def like(relaxer: Relaxer, settings: RelaxationSettings, calculator: Calculator) -> Relaxer:
-    """A relaxer with other settings or another calculator, without loading the weights again."""
-    other = Relaxer.__new__(Relaxer)
-    other.settings, other.level, other.calculator = settings, relaxer.level, calculator
-    return other
 
 
 def assert_rejected(result: Relaxation, reason: str, start: Structure) -> None:
@@ -241,11 +234,13 @@ class Broken(Calculator):  # type: ignore[misc]
         }
 
 
-class SlowEngine(EngineSettings):
-    """An engine whose first energy takes two minutes."""
+class BrokenEngine(PotentialEngine):
+    """An engine that goes wrong, or whose first energy takes two minutes."""
 
-    def calculator(self) -> Calculator:
-        return Broken("slow")
+    fault: str
+
+    def calculator(self, structure: Structure | None = None) -> Calculator:
+        return Broken(self.fault)
 
     def level_of_theory(self) -> LevelOfTheory:
         return LEVEL
@@ -262,9 +257,10 @@ class SlowEngine(EngineSettings):
         ("nan forces", "not finite"),
     ],
 )
-def test_collapse_on_the_way_is_rejected(fault: str, reason: str, relaxer: Relaxer) -> None:
+def test_collapse_on_the_way_is_rejected(fault: str, reason: str) -> None:
     start = rocksalt()
-    assert_rejected(like(relaxer, SETTINGS, Broken(fault))(start), reason, start)
+    settings = RelaxationSettings(engine=BrokenEngine(fault=fault))
+    assert_rejected(Relaxer(settings)(start), reason, start)
 
 
 def test_shortest_distance_sees_images() -> None:
@@ -297,7 +293,7 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
 
 def test_workers_end_with_the_generator() -> None:
     """Who stops listening does not wait for relaxations that are under way."""
-    slow = RelaxationSettings(engine=SlowEngine())
+    slow = RelaxationSettings(engine=BrokenEngine(fault="slow"))
     results = relax_many([overlapping(), rocksalt(), rocksalt()], slow, workers=1)
     assert next(results)[0] == 0
     workers = multiprocessing.active_children()
@@ -316,6 +312,6 @@ def test_nothing_to_relax() -> None:
 def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chgnet", None)
     engines._level_of_theory.cache_clear()
-    settings = RelaxationSettings(engine=EngineSettings(name="chgnet"))
+    settings = RelaxationSettings(engine=PotentialEngine(name="chgnet"))
     with pytest.raises(UserError, match="pip install chgnet"):
         next(relax_many([rocksalt()], settings))
