@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -23,7 +23,10 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.espresso import EspressoEngine
+from ccdcgan.dft.gpaw import GpawEngine
 
+Engine = Annotated[PotentialEngine | EspressoEngine | GpawEngine, Field(discriminator="name")]
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 
 
@@ -36,7 +39,7 @@ class RelaxationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    engine: PotentialEngine = PotentialEngine()
+    engine: Engine = PotentialEngine()
     optimizer: Literal["FIRE", "BFGS", "LBFGS"] = "FIRE"
     fmax: float = Field(
         default=0.03, gt=0, description="Largest force (and stress times volume), eV/Å."

@@ -1,4 +1,4 @@
-"""A whole small campaign from the command line, undisturbed and killed in every stage."""
+"""A whole small campaign from the command line, undisturbed and killed on its way."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ CAMPAIGN = """
 system: Bi-Se
 database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
 networks: {gan_steps: 250, guide_epochs: 5}
-relaxation: {fmax: 0.1}
+relaxation: {fmax: 0.3}
 loop: {rounds: 2, samples: 200, relaxations: 2}
 """
 
@@ -128,10 +128,10 @@ def test_every_generated_phase_says_where_it_came_from(finished):
         assert np.isfinite(origin["predicted_formation_energy"])
 
 
-def test_killed_in_every_stage_and_started_again(finished, tmp_path):
-    """Kill -9 in the middle of the relaxations, of a training and of the second round."""
+def test_killed_twice_and_started_again(finished, tmp_path):
+    """Kill -9 in the middle of a training and of relaxations."""
     folder = tmp_path / "run"
-    for stage in ("database: 1", "GAN, round 1: 250", "relaxations, round 1: 1"):
+    for stage in ("GAN, round 1: 250", "relaxations, round 1: 1"):
         process = start(folder)
         assert process.stdout is not None
         seen = False
