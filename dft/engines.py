@@ -7,13 +7,17 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ase.calculators.calculator import Calculator
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from ccdcgan.dft.errors import UserError
+
+#: Atomic numbers of the elements of MPtrj, from which both potentials have learnt: up to Pu without
+#: Po to Ra (Deng et al., Nat. Mach. Intell. 5, 1031 (2023)).
+LEARNT = frozenset(range(1, 95)) - frozenset(range(84, 89))
 
 
 class LevelOfTheory(BaseModel):
@@ -41,13 +45,20 @@ class EngineSettings(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: Whether energies count from zero at free electrons and nuclei: any number may be right.
+    absolute: ClassVar[bool] = False
+
     @abstractmethod
-    def level_of_theory(self) -> LevelOfTheory:
-        """The level of theory that these settings ask for."""
+    def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
+        """The level of theory that these settings ask for, for these elements or for all."""
+
+    def route(self) -> dict[str, Any]:
+        """What else decides to which minimum a structure relaxes; part of the content key."""
+        return {}
 
     def check(self, elements: Sequence[str]) -> None:
         """Raise a `UserError` that says what to set, if this machine or these elements lack it."""
-        self.level_of_theory()
+        self.level_of_theory(elements)
 
 
 class CalculatorEngine(EngineSettings):
@@ -66,11 +77,19 @@ class PotentialEngine(CalculatorEngine):
         description="sevennet: SevenNet-0, raw PBE scale. chgnet: CHGNet, MP2020-corrected scale.",
     )
 
+    def check(self, elements: Sequence[str]) -> None:
+        super().check(elements)
+        beyond = [e for e in elements if Element(e).Z not in LEARNT]
+        if beyond:
+            raise UserError(
+                f"{self.name} has not learnt {' and '.join(beyond)}: choose another engine"
+            )
+
     def calculator(self, structure: Structure | None = None) -> Calculator:
         """The process's calculator on the CPU, or on the GPU where torch sees one."""
         return _potential(self.name)
 
-    def level_of_theory(self) -> LevelOfTheory:
+    def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
         return _level_of_theory(self.name)
 
 

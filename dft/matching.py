@@ -96,6 +96,22 @@ def distinct(structures: Sequence[Structure]) -> list[int]:
     return [i for i, structure in enumerate(structures) if seen.add_if_new(structure)]
 
 
+def displacement(a: Structure, b: Structure) -> float | None:
+    """Root mean square of the displacements (Å) between a crystal and what became of it.
+
+    None where the two do not match. The matcher aligns the cells and scales them to one volume.
+    """
+    if is_degenerate(a) or is_degenerate(b):
+        return None
+    try:
+        found = StructureMatcher(**TOLERANCES, primitive_cell=False).get_rms_dist(a, b)
+    except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched
+        return None
+    # The matcher counts in units of the edge of a cube of the volume of one atom.
+    edge = (a.volume * b.volume) ** (1 / 6) / len(a) ** (1 / 3)
+    return None if found is None else float(found[0]) * float(edge)
+
+
 def is_same(a: Structure, b: Structure) -> bool:
     """Whether two crystals match within the paper's tolerances; False if one cannot be matched.
 

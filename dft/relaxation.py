@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Annotated, Any, Literal
+from time import perf_counter, process_time
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from ase import Atoms
@@ -21,12 +22,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine
+from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory, PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import EspressoEngine
 from ccdcgan.dft.gpaw import GpawEngine
+from ccdcgan.dft.vasp import VaspEngine
 
-Engine = Annotated[PotentialEngine | EspressoEngine | GpawEngine, Field(discriminator="name")]
+Engine = Annotated[
+    PotentialEngine | VaspEngine | EspressoEngine | GpawEngine, Field(discriminator="name")
+]
+T = TypeVar("T")
+
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 
 
@@ -64,9 +70,10 @@ class RelaxationSettings(BaseModel):
             return "volume per atom out of range"
         if shortest_distance(atoms) < self.min_distance:
             return "atoms too close"
-        if energy_per_atom is not None and not (
-            self.energy_range[0] <= energy_per_atom <= self.energy_range[1]
-        ):
+        if energy_per_atom is None:
+            return None
+        low, high = (-np.inf, np.inf) if self.engine.absolute else self.energy_range
+        if not (np.isfinite(energy_per_atom) and low <= energy_per_atom <= high):
             return "energy out of range"
         return None
 
@@ -78,6 +85,7 @@ class Relaxation(BaseModel):
     """
 
     key: str = Field(description="Content key: input structure, level of theory and settings.")
+    level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
     structure: dict[str, Any] = Field(description="Relaxed pymatgen structure.")
     energy_per_atom: float | None = Field(
         default=None, description="eV/atom at the level of theory."
@@ -87,7 +95,13 @@ class Relaxation(BaseModel):
     steps: int = Field(default=0, description="Ionic steps.")
     converged: bool = False
     reason: str | None = Field(default=None, description="Why it did not converge.")
-    seconds: float = Field(default=0.0, description="Processor time of the relaxation.")
+    seconds: float = Field(
+        default=0.0, description="Processor time; of a DFT code, time on the clock."
+    )
+    attempts: int = Field(default=1, description="Runs that it took.")
+    corrections: list[str] = Field(
+        default_factory=list, description="Errors that custodian corrected on the way."
+    )
 
 
 def shortest_distance(atoms: Atoms) -> float:
@@ -96,6 +110,11 @@ def shortest_distance(atoms: Atoms) -> float:
 
     distances = neighbor_list("d", atoms, 3.5)
     return float(distances.min()) if len(distances) else 3.5
+
+
+def elements_of(structure: Structure) -> list[str]:
+    """Symbols of the elements of a structure, sorted."""
+    return sorted(structure.composition.get_el_amt_dict())
 
 
 def content_key(structure: Structure, level: LevelOfTheory, settings: RelaxationSettings) -> str:
@@ -109,15 +128,15 @@ def content_key(structure: Structure, level: LevelOfTheory, settings: Relaxation
     sites = sorted(
         (site.specie.symbol, *map(float, xyz)) for site, xyz in zip(structure, coords, strict=True)
     )
-    text = json.dumps(
-        [
-            lattice.tolist(),
-            sites,
-            level.model_dump(exclude_defaults=True),
-            settings.model_dump(mode="json", exclude={"engine"}),
-        ],
-        sort_keys=True,
-    )
+    parts = [
+        lattice.tolist(),
+        sites,
+        level.model_dump(exclude_defaults=True),
+        settings.model_dump(mode="json", exclude={"engine"}),
+    ]
+    if route := settings.engine.route():
+        parts.append(route)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -125,25 +144,27 @@ class Relaxer:
     """Relaxes one structure after another with one calculator."""
 
     def __init__(self, settings: RelaxationSettings) -> None:
+        if not isinstance(settings.engine, CalculatorEngine):
+            raise TypeError(f"{settings.engine.name} relaxes by itself")
         self.settings = settings
-        self.level = settings.engine.level_of_theory()
+        self.engine = settings.engine
 
     def __call__(self, structure: Structure) -> Relaxation:
         """Relax cell and positions to `fmax`; never raises for a bad structure."""
-        from time import process_time
-
         settings = self.settings
-        start = process_time()
+        # A DFT code works in processes of its own.
+        clock = process_time if isinstance(self.engine, PotentialEngine) else perf_counter
+        start = clock()
+        level = self.engine.level_of_theory(elements_of(structure))
         result = Relaxation(
-            key=content_key(structure, self.level, settings), structure=structure.as_dict()
+            key=content_key(structure, level, settings),
+            level_of_theory=level,
+            structure=structure.as_dict(),
         )
         result.reason = settings.gate(structure)
         if result.reason:
             return result
-        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-        # Leftover site properties would become arrays that not every calculator accepts.
-        atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
-        atoms.calc = settings.engine.calculator(structure)
+        atoms = self.atoms(structure)
         optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
         reason: str | None = None
         converged = False
@@ -154,9 +175,10 @@ class Relaxer:
                 if reason:
                     break
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
-            reason = f"engine failed: {type(error).__name__}"
+            said = " ".join(str(error).split())[:200]
+            reason = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
         result.steps = int(optimizer.nsteps)
-        result.seconds = process_time() - start
+        result.seconds = clock() - start
         if reason:
             result.reason = reason
             return result
@@ -170,6 +192,14 @@ class Relaxer:
         result.converged = converged
         result.reason = None if converged else f"not converged in {settings.max_steps} steps"
         return result
+
+    def atoms(self, structure: Structure) -> Atoms:
+        """A structure with the engine's calculator."""
+        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        # Leftover site properties would become arrays that not every calculator accepts.
+        atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
+        atoms.calc = self.engine.calculator(structure)
+        return atoms
 
 
 _relaxer: Relaxer | None = None
@@ -193,20 +223,39 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _relax_in_worker(index: int, structure: Structure) -> tuple[int, Relaxation]:
+def relax(relaxer: Relaxer, structure: Structure) -> Relaxation:
+    """Relax one structure: the task of `relax_many`."""
+    return relaxer(structure)
+
+
+def _do_in_worker(
+    task: Callable[[Relaxer, Structure], T], index: int, structure: Structure
+) -> tuple[int, T]:
     assert _relaxer is not None
-    return index, _relaxer(structure)
+    return index, task(_relaxer, structure)
 
 
 def relax_many(
     structures: Sequence[Structure], settings: RelaxationSettings, workers: int | None = None
 ) -> Iterator[tuple[int, Relaxation]]:
-    """Relax structures in parallel processes; results come as they are ready.
+    """Relax structures in parallel processes: `in_workers` with `relax`."""
+    return in_workers(relax, structures, settings, workers)
+
+
+def in_workers(
+    task: Callable[[Relaxer, Structure], T],
+    structures: Sequence[Structure],
+    settings: RelaxationSettings,
+    workers: int | None = None,
+) -> Iterator[tuple[int, T]]:
+    """Do a task for structures in parallel processes; results come as they are ready.
 
     One thread a process makes each result independent of the number of workers.
 
     Parameters
     ----------
+    task
+        A function of a module, called with the relaxer of its process and a structure.
     workers
         Processes; by default one a core.
 
@@ -216,7 +265,8 @@ def relax_many(
     """
     if not structures:
         return
-    settings.engine.level_of_theory()  # a missing engine is an error here, not in the workers
+    # What is missing is an error here, not in the workers.
+    settings.engine.check(sorted({e for s in structures for e in elements_of(s)}))
     workers = min(workers or len(os.sched_getaffinity(0)), len(structures))
     # spawn: TensorFlow or torch threads of the parent do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -224,11 +274,11 @@ def relax_many(
     # OpenMP reads this once, when a process starts. More threads than cores cost a factor of 3.
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    waiting: set[Future[tuple[int, Relaxation]]] = set()
+    waiting: set[Future[tuple[int, T]]] = set()
     try:
         queue = iter(enumerate(structures))
         for index, structure in queue:
-            waiting.add(pool.submit(_relax_in_worker, index, structure))
+            waiting.add(pool.submit(_do_in_worker, task, index, structure))
             if len(waiting) < 2 * workers:
                 continue
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)

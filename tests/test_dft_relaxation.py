@@ -135,7 +135,7 @@ def test_against_an_independent_run(make: Any, relaxer: Relaxer, sevennet: Calcu
     assert structure.as_dict() == before
     assert result.converged
     assert result.reason is None
-    assert result.key == content_key(structure, relaxer.level, SETTINGS)
+    assert result.key == content_key(structure, SETTINGS.engine.level_of_theory(), SETTINGS)
 
     atoms = Atoms(
         [site.specie.symbol for site in structure],
@@ -177,7 +177,7 @@ def test_unconverged_is_reported(relaxer: Relaxer) -> None:
     assert result.steps == 1
     assert result.reason == "not converged in 1 steps"
     assert result.max_force is not None
-    assert result.key != content_key(selenium(), relaxer.level, SETTINGS)
+    assert result.key != content_key(selenium(), SETTINGS.engine.level_of_theory(), SETTINGS)
 
 
 def assert_rejected(result: Relaxation, reason: str, start: Structure) -> None:
@@ -242,7 +242,7 @@ class BrokenEngine(PotentialEngine):
     def calculator(self, structure: Structure | None = None) -> Calculator:
         return Broken(self.fault)
 
-    def level_of_theory(self) -> LevelOfTheory:
+    def level_of_theory(self, elements: Any = None) -> LevelOfTheory:
         return LEVEL
 
 

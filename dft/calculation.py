@@ -1,0 +1,345 @@
+"""One structure relaxed by VASP in as many runs as it takes, each going on where the last stopped.
+
+A calculation has a folder named by its content key, with a folder for each run and their record,
+``calculation.json``. Whoever starts the calculation again, after a kill, a full queue time or a
+power cut, finds there how far it got.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any, Literal
+
+from pymatgen.core import Structure
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation import Relaxation, RelaxationSettings, Relaxer, content_key, elements_of
+from ccdcgan.dft.vasp import (
+    LADDER,
+    Run,
+    Stage,
+    VaspEngine,
+    corrections,
+    difference,
+    failure,
+    ionic_steps,
+    last_geometry,
+    last_words,
+    read_run,
+    seconds_left,
+    vasp_command,
+)
+
+RECORD = "calculation.json"
+
+#: Reasons of runs that somebody has stopped: the queue or the machine, or the user.
+KILLED, INTERRUPTED = "killed", "interrupted"
+
+#: What the next run of the same cutoff and elements can start from.
+REUSED = ("WAVECAR", "CHGCAR")
+
+#: Runs in a row that are stopped before their first ionic step is done, until we give up.
+STALLED = 3
+
+
+class OutOfTimeError(Exception):
+    """The queue's time is nearly over: the calculation goes on in the next job."""
+
+
+@dataclass
+class Attempt:
+    """One run.
+
+    Attributes
+    ----------
+    stage
+        Index into the engine's stages.
+    rung
+        Step of `vasp.LADDER` that it ran with.
+    incar
+        What that step changes in INCAR.
+    outcome
+        ``running``, which a kill leaves behind; ``done``: converged; ``stopped`` before its time
+        was over, or by somebody; ``failed``.
+    steps
+        Ionic steps, also those before custodian's corrections.
+    """
+
+    folder: str
+    stage: int
+    rung: int
+    incar: dict[str, Any] = field(default_factory=dict)
+    outcome: Literal["running", "done", "stopped", "failed"] = "running"
+    reason: str | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    corrections: list[str] = field(default_factory=list)
+
+
+class Calculation:
+    """The runs of one structure and their record on disk.
+
+    Parameters
+    ----------
+    folder
+        Named by the content key.
+    start
+        Geometry that the first run starts from, unless the folder has one already.
+    settings
+        Of the relaxation; their gates reject geometries of broken runs.
+    """
+
+    def __init__(self, folder: Path, start: Structure, settings: RelaxationSettings) -> None:
+        self.folder, self.start, self.settings = folder, start, settings
+        self.attempts: list[Attempt] = []
+        with contextlib.suppress(FileNotFoundError):
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            self.attempts = [Attempt(**a) for a in record]
+        for attempt in self.attempts:
+            # The folder is ours alone: who wrote this is dead.
+            if attempt.outcome == "running":
+                attempt.outcome, attempt.reason = "stopped", KILLED
+                attempt.steps = ionic_steps(self.path(attempt))
+                attempt.corrections, _ = corrections(self.path(attempt))
+
+    def save(self) -> None:
+        temporary = self.folder / f"{RECORD}.tmp"
+        temporary.write_text(json.dumps([asdict(a) for a in self.attempts], indent=1))
+        os.replace(temporary, self.folder / RECORD)
+
+    def path(self, attempt: Attempt) -> Path:
+        return self.folder / attempt.folder
+
+    @property
+    def stage(self) -> int:
+        """Index of the stage that is to be run."""
+        return sum(a.outcome == "done" for a in self.attempts)
+
+    @property
+    def rung(self) -> int:
+        """Runs of this stage that failed by themselves."""
+        return sum(a.outcome == "failed" and a.stage == self.stage for a in self.attempts)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the last runs were all stopped before their first ionic step was done."""
+        last = self.attempts[-STALLED:]
+        return len(last) == STALLED and all(
+            a.outcome == "stopped" and a.reason != INTERRUPTED and not a.steps for a in last
+        )
+
+    def geometry(self) -> Structure:
+        """The latest geometry that any run has left and that a crystal can have."""
+        for attempt in reversed(self.attempts):
+            found = last_geometry(self.path(attempt))
+            if (
+                found is not None
+                and found.composition == self.start.composition
+                and self.settings.gate(found) is None
+            ):
+                return found
+        return self.start
+
+    def begin(self, name: Stage) -> Attempt:
+        """A new run in a folder of its own, with what the last one can give it."""
+        last = self.attempts[-1] if self.attempts else None
+        number = len(self.attempts) + 1
+        attempt = Attempt(f"{number:02d}-{name}", self.stage, self.rung, LADDER[self.rung])
+        path = self.path(attempt)
+        path.mkdir(exist_ok=True)
+        # A wavefunction of a run that failed may be what made it fail, one of a killed run is cut.
+        if last is not None and last.outcome != "failed" and last.reason != KILLED:
+            for file in REUSED:
+                old = self.path(last) / file
+                if old.exists() and old.stat().st_size:
+                    shutil.move(old, path / file)
+        self.attempts.append(attempt)
+        self.save()
+        return attempt
+
+
+def calculations_folder() -> Path:
+    """Where calculations live: CCDCGAN_CALCULATIONS, a folder that all workers of a class see."""
+    return Path(os.environ.get("CCDCGAN_CALCULATIONS", "calculations"))
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder} is being calculated by another process") from None
+        yield
+
+
+def relax_by_vasp(
+    structure: Structure, settings: RelaxationSettings
+) -> tuple[Relaxation, Path | None]:
+    """Relax a structure, or go on where an earlier call was broken off.
+
+    Returns
+    -------
+    relaxation, folder
+        The folder of the run that gave the energy; None where no run did.
+
+    Raises
+    ------
+    UserError
+        VASP or a POTCAR is missing, or another process holds the calculation.
+    OutOfTimeError
+        The queue's time is nearly over; calling again later goes on from here.
+    """
+    engine = settings.engine
+    assert isinstance(engine, VaspEngine)
+    level = engine.level_of_theory()
+    result = Relaxation(
+        key=content_key(structure, level, settings),
+        level_of_theory=level,
+        structure=structure.as_dict(),
+        reason=settings.gate(structure),
+        attempts=0,
+    )
+    if result.reason:
+        return result, None
+    engine.check(elements_of(structure))
+    folder = calculations_folder() / result.key
+    with _held(folder):
+        start = _pre_relaxed(folder, structure, settings)
+        calculation = Calculation(folder, start, settings)
+        run, reason = _runs(calculation, engine)
+        attempts = calculation.attempts
+        result.attempts = len(attempts)
+        result.corrections = [c for a in attempts for c in a.corrections]
+        result.steps = sum(a.steps for a in attempts)
+        result.seconds = sum(a.seconds for a in attempts)
+        result.reason = reason
+        if run is None:
+            result.structure = calculation.geometry().as_dict()
+            return result, None
+        result.level_of_theory = engine.level(run.changed, run.pseudopotentials)
+        result.structure = run.structure.as_dict()
+        result.energy_per_atom = run.energy_per_atom
+        result.max_force, result.max_stress = run.max_force, run.max_stress
+        result.converged = reason is None
+        return result, calculation.path(attempts[-1])
+
+
+def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSettings) -> Structure:
+    """The structure, or what a potential makes of it; kept in the folder."""
+    engine = settings.engine
+    assert isinstance(engine, VaspEngine)
+    if engine.pre_relax is None:
+        return structure
+    stored = folder / "pre_relaxed.json"
+    if not stored.exists():
+        relaxer = Relaxer(settings.model_copy(update={"engine": engine.pre_relax}))
+        relaxed = relaxer(structure)
+        # What the potential rejects is VASP's to judge, from where it was.
+        found = structure.as_dict() if relaxed.energy_per_atom is None else relaxed.structure
+        temporary = stored.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found))
+        os.replace(temporary, stored)
+    return Structure.from_dict(json.loads(stored.read_text()))
+
+
+def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:
+    """Run what is left of the stages: the last run, and why it is no result."""
+    run: Run | None = None
+    reason = None
+    if calculation.stage == len(engine.stages):
+        # It was broken off between its last run and the database.
+        last = calculation.attempts[-1]
+        run = read_run(calculation.path(last))
+        return run, _refused(run, engine, engine.stages[last.stage], calculation.settings)
+    while calculation.stage < len(engine.stages):
+        if calculation.rung >= len(LADDER):
+            return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"
+        if len(calculation.attempts) >= engine.attempts:
+            last = calculation.attempts[-1]
+            return run, f"not converged in {engine.attempts} runs: {last.reason}"
+        if calculation.stalled:
+            return run, f"no ionic step fits into the queue time: {STALLED} runs were stopped in it"
+        run, reason = _attempt(calculation, engine)
+        if run is not None and reason is not None and run.changed:
+            return run, reason
+    return run, reason
+
+
+def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:
+    """One run; the record says how it ended."""
+    queue = seconds_left()
+    if queue is not None and queue < 2 * engine.buffer:
+        raise OutOfTimeError
+    limits = [queue, None if engine.walltime is None else 3600 * engine.walltime]
+    limit = min((x for x in limits if x is not None), default=None)
+    name = engine.stages[calculation.stage]
+    geometry = calculation.geometry()
+    attempt = calculation.begin(name)
+    path = calculation.path(attempt)
+    settings = calculation.settings
+    tags: dict[str, Any] = {}
+    if name == "relax":
+        tags = {"ISIF": 3, "EDIFFG": -settings.fmax, "NSW": settings.max_steps}
+    tags |= {**engine.incar, **attempt.incar}
+    start = time()
+    run: Run | None = None
+    left: list[str] = []
+    try:
+        engine.write_inputs(geometry, name, tags, path)
+        engine.run(path, limit)
+        run = read_run(path)
+        attempt.reason = _refused(run, engine, name, settings)
+        attempt.outcome = "failed" if attempt.reason else "done"
+    except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
+        if (path / "INCAR").exists() and not (path / "OUTCAR").exists():
+            # Not this structure's fault, and it would be every structure's.
+            calculation.attempts.remove(attempt)
+            raise UserError(
+                f"VASP does not start: {vasp_command()!r} in {path} says "
+                f"{last_words(path) or failure(path, error)!r}"
+            ) from None
+        attempt.outcome, attempt.reason = "failed", failure(path, error)
+    except BaseException:
+        attempt.outcome, attempt.reason = "stopped", INTERRUPTED
+        raise
+    finally:
+        attempt.seconds = time() - start
+        attempt.steps = ionic_steps(path)
+        attempt.corrections, left = corrections(path)
+        if attempt.outcome == "failed" and "Walltime reached" in left:
+            attempt.outcome = "stopped"
+        calculation.save()
+    return run, attempt.reason
+
+
+def _refused(
+    run: Run, engine: VaspEngine, stage: Stage, settings: RelaxationSettings
+) -> str | None:
+    """Why a run that ended is no result: we look at forces and stress ourselves."""
+    if run.changed:
+        tags = ", ".join(difference(t, v) for t, v in run.changed.items())
+        return f"ran with {tags}"
+    gate = settings.gate(run.structure, run.energy_per_atom)
+    if gate:
+        return gate
+    if not run.electronic:
+        return "electrons did not converge"
+    # A static run keeps the geometry of the relaxation before it, which was looked at.
+    if stage == "static":
+        return None
+    if run.max_force > settings.fmax:
+        return f"largest force is {run.max_force:.3f} eV/Å"
+    kbar = run.max_stress * 1602.1766208
+    if kbar > engine.max_stress:
+        return f"largest stress is {kbar:.1f} kbar"
+    return None

@@ -1,0 +1,83 @@
+"""Density-functional theory with GPAW in plane waves, driven by ASE."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from ase.calculators.calculator import Calculator
+from pydantic import Field
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.espresso import kpoints
+
+# What decides energies. A field added later must not change the hash of older results.
+DECISIVE = {"cutoff", "kpoints_length", "width", "spin"}
+
+
+class GpawEngine(CalculatorEngine):
+    """PBE with GPAW, on its own PAW data sets."""
+
+    name: Literal["gpaw"] = "gpaw"
+    cutoff: float = Field(default=500.0, gt=0, description="Plane-wave cutoff, eV.")
+    kpoints_length: float = Field(
+        default=40.0, gt=0, description="k-points along an axis times the axis's length, Å."
+    )
+    width: float = Field(default=0.05, gt=0, description="Width of the Fermi smearing, eV.")
+    spin: bool = Field(default=False, description="Spin-polarised, from a ferromagnetic start.")
+
+    def calculator(self, structure: Structure) -> Calculator:
+        """GPAW with the k-points of this structure."""
+        self._installed()
+        from gpaw import GPAW
+
+        return GPAW(
+            mode={"name": "pw", "ecut": self.cutoff},
+            xc="PBE",
+            kpts={"size": kpoints(structure, self.kpoints_length), "gamma": True},
+            occupations={"name": "fermi-dirac", "width": self.width},
+            spinpol=self.spin,
+            magmoms=[1.0] * len(structure) if self.spin else None,
+            txt=None,
+        )
+
+    def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
+        """The level of theory of these elements.
+
+        Without elements the data sets are left out: GPAW has one default for every element.
+        """
+        self._installed()
+        from gpaw.setup_data import search_for_file
+
+        settings = self.model_dump(mode="json", include=DECISIVE)
+        text = json.dumps({"functional": "PBE", **settings}, sort_keys=True)
+        titles = {}
+        for element in sorted(elements or ()):
+            try:
+                path, content = search_for_file(f"{element}.PBE")
+            except (FileNotFoundError, RuntimeError):
+                raise UserError(
+                    f"GPAW has no PBE data set of {element}: pip install gpaw-data, or set "
+                    "GPAW_SETUP_PATH"
+                ) from None
+            titles[element] = f"{path.rpartition('/')[2]} {hashlib.sha256(content).hexdigest()[:8]}"
+        return LevelOfTheory(
+            engine="GPAW",
+            package="gpaw",
+            checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            scale="PBE, uncorrected",
+            pseudopotentials=titles,
+        )
+
+    def check(self, elements: Sequence[str]) -> None:
+        self.level_of_theory(elements)
+
+    def _installed(self) -> None:
+        try:
+            import gpaw  # noqa: F401
+        except ImportError:
+            raise UserError("engine gpaw needs the package: pip install gpaw gpaw-data") from None

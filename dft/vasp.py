@@ -1,0 +1,499 @@
+"""VASP: settings, inputs by atomate2, one run under custodian, and what it really computed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines import EngineSettings, LevelOfTheory, PotentialEngine
+from ccdcgan.dft.errors import UserError
+
+Stage = Literal["relax", "static"]
+
+#: The paper's settings (Methods), and files that nobody needs left unwritten. What is not here is
+#: atomate2's choice for relaxations, which shall not decide on an energy: U for oxides of some
+#: metals but not for their end members.
+INCAR: dict[str, Any] = {
+    "GGA": "PE",
+    "ENCUT": 500.0,
+    "PREC": "Accurate",
+    "ISPIN": 2,
+    "LASPH": True,
+    "LDAU": False,
+    "LAECHG": False,
+    "LVTOT": False,
+    "LMIXTAU": None,
+    # Where a run stops, the next one goes on from its density and wavefunctions.
+    "LCHARG": True,
+    "LWAVE": True,
+}
+
+#: Tags that decide an energy, with VASP's defaults. Smearing, algorithms and symmetry are not
+#: among them: custodian must be free to change those.
+DECISIVE: dict[str, Any] = {
+    "GGA": None,
+    "METAGGA": None,
+    "ENCUT": None,
+    "PREC": "Normal",
+    "ISPIN": 1,
+    "LASPH": False,
+    "ADDGRID": False,
+    "LDAU": False,
+    "LDAUTYPE": 2,
+    "LDAUL": None,
+    "LDAUU": None,
+    "LDAUJ": None,
+    "IVDW": 0,
+    "LUSE_VDW": False,
+    "LHFCALC": False,
+    "AEXX": None,
+    "HFSCREEN": None,
+    "LSORBIT": False,
+}
+
+#: Tags of the user's own that leave the energy of a converged run as it is.
+TECHNICAL = {"ALGO", "AMIN", "AMIX", "AMIX_MAG", "BMIX", "BMIX_MAG", "IBRION", "IMIX", "KPAR"}
+TECHNICAL |= {"LAECHG", "LCHARG", "LELF", "LORBIT", "LPLANE", "LVTOT", "LWAVE", "MAXMIX", "NCORE"}
+TECHNICAL |= {"NELM", "NELMDL", "NELMIN", "NPAR", "NSIM", "POTIM", "SYSTEM", "TIME"}
+
+#: Programs after which a word of the command is no program of this machine.
+CONTAINERS = {"apptainer", "bash", "docker", "env", "podman", "podman-hpc", "sh", "shifter"}
+CONTAINERS |= {"singularity"}
+
+#: What a run that failed, custodian's corrections and all, is tried again with: first as asked,
+#: then slower and steadier. None of it changes the energy of a converged run.
+LADDER: tuple[dict[str, Any], ...] = (
+    {},
+    {"ALGO": "Normal", "POTIM": 0.3, "NELM": 300},
+    {"ALGO": "All", "POTIM": 0.1, "NELM": 300, "ISYM": 0, "NELMIN": 6, "AMIX": 0.1, "BMIX": 0.01},
+)
+
+
+class VaspEngine(EngineSettings):
+    """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
+
+    name: Literal["vasp"] = "vasp"
+    incar: dict[str, Any] = Field(
+        default_factory=dict, description="INCAR tags beside or in place of the paper's."
+    )
+    kpoints_length: float = Field(
+        40.0, gt=0, description="k-points along an axis times the axis's length, Å (paper: 40)."
+    )
+    functional: Literal["PBE", "PBE_52", "PBE_54", "PBE_64"] = Field(
+        "PBE", description="Set of POTCARs, as pymatgen names it."
+    )
+    potcars: dict[str, str] = Field(
+        default_factory=dict, description="POTCAR of an element, if not its plain one: {Bi: Bi_d}."
+    )
+    stages: tuple[Stage, ...] = Field(
+        ("relax",), min_length=1, description="Runs in a row, as in [relax, relax, static]."
+    )
+    max_stress: float = Field(
+        5.0, gt=0, description="Largest stress of a converged relaxation, kbar."
+    )
+    pre_relax: PotentialEngine | None = Field(
+        None, description="Potential that relaxes first, e.g. {name: sevennet}."
+    )
+    attempts: int = Field(8, ge=1, description="Most runs of one structure, all stages together.")
+    walltime: float | None = Field(
+        None, gt=0, description="Hours after which a run stops and goes on in another."
+    )
+    buffer: float = Field(
+        300.0, ge=0, description="Seconds before its end at which a run is told to stop."
+    )
+    frozen_after: float = Field(
+        6.0, gt=0, description="Hours without output after which VASP counts as hung."
+    )
+    polling: float = Field(10.0, gt=0, description="Seconds between custodian's looks at a run.")
+
+    @field_validator("incar")
+    @classmethod
+    def _own_tags(cls, incar: dict[str, Any]) -> dict[str, Any]:
+        incar = {tag.upper(): value for tag, value in incar.items()}
+        for tag, instead in (("EDIFFG", "fmax"), ("NSW", "max_steps")):
+            if tag in incar:
+                raise ValueError(f"{tag} follows from relaxation.{instead}: set that instead")
+        return incar
+
+    def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
+        return self.level({}, {})
+
+    def level(
+        self, changed: Mapping[str, Sequence[Any]], pseudopotentials: Mapping[str, str]
+    ) -> LevelOfTheory:
+        """The level of runs that differ from what was asked by `changed` (see `Run`)."""
+        asked = _decisive({**INCAR, **self.incar})
+        others = {t: v for t, v in self.incar.items() if t not in DECISIVE and t not in TECHNICAL}
+        decisive = [asked, self.kpoints_length, self.functional, self.potcars, self.stages]
+        if others:
+            decisive.append(others)
+        if changed:
+            decisive.append({tag: str(values) for tag, values in changed.items()})
+        text = json.dumps(decisive, sort_keys=True, default=str)
+        functional = "PBE" if asked["GGA"] == "PE" else f"GGA={asked['GGA']}"
+        beyond = [t for t in ("METAGGA", "LDAU", "IVDW", "LHFCALC") if asked[t] != DECISIVE[t]]
+        note = "".join(f", {difference(t, v)}" for t, v in changed.items())
+        return LevelOfTheory(
+            engine="VASP",
+            package="vasp",
+            checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            scale="+".join([functional, *beyond]) + ", uncorrected" + note,
+            pseudopotentials=dict(pseudopotentials),
+        )
+
+    def route(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", include={"pre_relax"}, exclude_none=True)
+
+    def check(self, elements: Sequence[str]) -> None:
+        """Find VASP, its launcher and the POTCARs; see `EngineSettings.check`."""
+        _needs_atomate2()
+        command = os.path.expandvars(vasp_command())
+        try:
+            words = shlex.split(command)
+        except ValueError:
+            raise UserError(f"ATOMATE2_VASP_CMD has an open quote: {command}") from None
+        programs = words[:1]
+        if not CONTAINERS.intersection(Path(w).name for w in words):
+            programs += [w for w in words[1:] if "vasp" in Path(w).name][-1:]
+        for program in programs:
+            if shutil.which(program) is None:
+                raise UserError(
+                    f"{program!r} of the VASP command {command!r} is not found: set "
+                    "ATOMATE2_VASP_CMD, for example to 'srun vasp_std', or load VASP's module"
+                )
+        self._potcars(elements)
+        if self.pre_relax is not None:
+            self.pre_relax.check(elements)
+
+    def _potcars(self, elements: Sequence[str]) -> None:
+        from pymatgen.io.vasp import PotcarSingle
+
+        folder = os.environ.get("PMG_VASP_PSP_DIR")
+        if not folder:
+            from pymatgen.core import SETTINGS
+
+            folder = SETTINGS.get("PMG_VASP_PSP_DIR")
+        if not folder:
+            raise UserError(
+                "no POTCARs: set PMG_VASP_PSP_DIR to the folder that 'pmg config -p' has made"
+            )
+        if not Path(folder).is_dir():
+            raise UserError(f"PMG_VASP_PSP_DIR is {folder}, which is no folder")
+        for element in elements:
+            symbol = self.potcars.get(element, element)
+            try:
+                PotcarSingle.from_symbol_and_functional(symbol, self.functional)
+            except Exception:  # noqa: BLE001  pymatgen raises several kinds
+                raise UserError(
+                    f"no {self.functional} POTCAR {symbol!r} for {element} in {folder}: add it, or "
+                    f"name another with engine.potcars: {{{element}: ...}}"
+                ) from None
+
+    def write_inputs(
+        self,
+        structure: Structure,
+        stage: Stage,
+        tags: Mapping[str, Any],
+        folder: Path,
+    ) -> None:
+        """Write INCAR (the paper's with other `tags`), KPOINTS, POSCAR and POTCAR of one run."""
+        from atomate2.vasp.sets.core import RelaxSetGenerator, StaticSetGenerator
+        from pymatgen.io.vasp import Kpoints
+
+        kind = RelaxSetGenerator if stage == "relax" else StaticSetGenerator
+        grid = Kpoints.automatic_density_by_lengths(
+            structure, [self.kpoints_length] * 3, force_gamma=True
+        )
+        generator = kind(
+            user_incar_settings={**INCAR, **tags},
+            user_kpoints_settings=grid,
+            user_potcar_functional=self.functional,
+            user_potcar_settings={
+                e: self.potcars.get(e, e) for e in structure.composition.get_el_amt_dict()
+            },
+            auto_ismear=False,
+        )
+        # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
+        generator.get_input_set(structure.get_sorted_structure()).write_input(folder)
+
+    def run(self, folder: Path, seconds: float | None) -> None:
+        """Run VASP under custodian in a folder with inputs.
+
+        Parameters
+        ----------
+        folder
+            Of this run alone.
+        seconds
+            Time until it must have stopped; None without a limit.
+        """
+        from atomate2.vasp.run import DEFAULT_HANDLERS, run_vasp
+        from custodian.vasp.handlers import (
+            FrozenJobErrorHandler,
+            VaspErrorHandler,
+            WalltimeHandler,
+        )
+
+        # Fresh ones: handlers count the errors of all runs of a process, and act by that.
+        handlers: list[Any] = [
+            type(h)() for h in DEFAULT_HANDLERS if not isinstance(h, FrozenJobErrorHandler)
+        ]
+        handlers.append(FrozenJobErrorHandler(timeout=self.frozen_after * 3600))
+        for handler in handlers:
+            if isinstance(handler, (VaspErrorHandler, FrozenJobErrorHandler)):
+                handler.correct = _going_on(handler.correct)  # type: ignore[method-assign]
+        if seconds is not None:
+            # Custodian would count from the first run of this process.
+            os.environ.pop("CUSTODIAN_WALLTIME_START", None)
+            handlers.append(WalltimeHandler(wall_time=seconds, buffer_time=self.buffer))
+        command = vasp_command()
+        try:
+            run_vasp(
+                vasp_cmd=command,
+                vasp_gamma_cmd=command,
+                handlers=handlers,
+                custodian_kwargs={
+                    "directory": str(folder),
+                    "polling_time_step": self.polling,
+                    "monitor_freq": 3,
+                },
+            )
+        finally:
+            _end_processes(folder)
+
+
+def _going_on(correct: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A handler's correction that also goes on from the last geometry.
+
+    After many errors of the electrons custodian begins the relaxation again from its first
+    geometry. Where it suspects the geometry it changes POTIM or POSCAR itself: left as it is then.
+    """
+
+    def corrected(directory: str = "./") -> dict[str, Any]:
+        done = correct(directory=directory)
+        actions = done["actions"]
+        if actions and "POSCAR" not in str(actions) and "POTIM" not in str(actions):
+            contcar = Path(directory) / "CONTCAR"
+            if _geometry(contcar) is not None:
+                shutil.copy(contcar, contcar.with_name("POSCAR"))
+                actions.append({"file": "CONTCAR", "action": {"_file_copy": {"dest": "POSCAR"}}})
+        return done
+
+    return corrected
+
+
+def _end_processes(folder: Path) -> None:
+    """End what custodian has left running in a folder.
+
+    VASP has a session of its own, where Ctrl-C does not reach it.
+    """
+    import psutil  # type: ignore[import-untyped]
+
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder.resolve()):
+                process.kill()
+
+
+def vasp_command() -> str:
+    """The command that runs VASP: ATOMATE2_VASP_CMD, or the user's atomate2 settings."""
+    from atomate2 import SETTINGS
+
+    return os.environ.get("ATOMATE2_VASP_CMD") or str(SETTINGS.VASP_CMD)
+
+
+def _needs_atomate2() -> None:
+    try:
+        import atomate2.vasp.run  # noqa: F401
+    except ImportError:
+        raise UserError("engine vasp needs: pip install 'ccdcgan[vasp]'") from None
+
+
+def seconds_left(now: float | None = None) -> float | None:
+    """Seconds until Slurm ends this job (SLURM_JOB_END_TIME); None where there is no end."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(end) - (time.time() if now is None else now) if end.isdigit() else None
+
+
+@dataclass
+class Run:
+    """What a run of VASP computed, read from its files.
+
+    Attributes
+    ----------
+    structure
+        Last geometry.
+    energy_per_atom
+        Of the last ionic step, eV/atom.
+    max_force, max_stress
+        Largest force on an atom (eV/Å) and largest component of the stress (eV/Å³).
+    electronic, ionic
+        Whether VASP converged electrons and ions.
+    changed
+        Tags that decide the energy and differ from what was asked: (asked, ran).
+    pseudopotentials
+        Title and hash of each element's POTCAR.
+    """
+
+    structure: Structure
+    energy_per_atom: float
+    max_force: float
+    max_stress: float
+    electronic: bool
+    ionic: bool
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    pseudopotentials: dict[str, str] = field(default_factory=dict)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished run.
+
+    Raises
+    ------
+    Exception
+        Of any kind, where the files are missing, cut or empty.
+    """
+    from pymatgen.io.vasp import Incar, Vasprun
+    from pymatgen.io.vasp.inputs import Kpoints, Potcar
+
+    # Custodian keeps the inputs that it was given under these names.
+    asked_incar, asked_kpoints = (
+        original if (original := folder / f"{name}.orig").exists() else folder / name
+        for name in ("INCAR", "KPOINTS")
+    )
+    run = Vasprun(folder / "vasprun.xml", parse_dos=False, parse_eigen=False)
+    last = run.ionic_steps[-1]
+    asked = _decisive(Incar.from_file(asked_incar))
+    ran = _decisive(run.incar)
+    changed = {t: (asked[t], ran[t]) for t in DECISIVE if not _alike(asked[t], ran[t])}
+    grids = [tuple(k.kpts[0]) for k in (Kpoints.from_file(asked_kpoints), run.kpoints)]
+    if any(b < a for a, b in zip(*grids, strict=True)):
+        changed["KPOINTS"] = (grids[0], grids[1])
+    potcar = Potcar.from_file(folder / "POTCAR")
+    # Stress in kbar, as VASP prints it.
+    stress = np.abs(np.array(last["stress"], float)).max() / 1602.1766208
+    return Run(
+        structure=run.final_structure,
+        energy_per_atom=float(run.final_energy) / len(run.final_structure),
+        max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
+        max_stress=float(stress),
+        electronic=bool(run.converged_electronic),
+        ionic=bool(run.converged_ionic),
+        changed=changed,
+        pseudopotentials={
+            p.element: f"{p.keywords['TITEL']} {hashlib.sha256(p.data.encode()).hexdigest()[:8]}"
+            for p in potcar
+        },
+    )
+
+
+def _decisive(incar: Mapping[str, Any]) -> dict[str, Any]:
+    """The decisive tags of an INCAR, written alike whoever wrote them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.strip().upper() or None
+        if isinstance(value, (list, tuple)):
+            return [float(v) for v in value]
+        return float(value) if isinstance(value, (int, float)) else value
+
+    return {tag: plain(incar.get(tag, default)) for tag, default in DECISIVE.items()}
+
+
+def _alike(asked: Any, ran: Any) -> bool:
+    """Whether two values are the same; vasprun.xml cuts long words, as in PREC = accura."""
+    if isinstance(asked, str) and isinstance(ran, str):
+        return asked.startswith(ran) or ran.startswith(asked)
+    return bool(asked == ran)
+
+
+def difference(tag: str, values: Sequence[Any]) -> str:
+    """A changed tag for people."""
+    return f"{tag} {values[1]} instead of {values[0]}"
+
+
+def corrections(folder: Path) -> tuple[list[str], list[str]]:
+    """The errors that custodian has corrected in a run, in order, and those that it could not."""
+    try:
+        record = json.loads((folder / "custodian.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [], []
+    corrected: list[str] = []
+    left: list[str] = []
+    for correction in (c for job in record for c in job.get("corrections", [])):
+        (corrected if correction["actions"] else left).extend(map(str, correction["errors"]))
+    # Some are told at each look.
+    return corrected, list(dict.fromkeys(left))
+
+
+def failure(folder: Path, error: Exception) -> str:
+    """Why a run gave no result, in a line for people."""
+    corrected, left = corrections(folder)
+    if left:
+        return f"custodian could not repair: {', '.join(left)}"
+    name = type(error).__name__
+    if name.startswith("MaxCorrections"):
+        return f"custodian gave up after {', '.join(corrected)}"
+    if name == "ValidationError":
+        return f"VASP broke off: {last_words(folder) or 'its output is not complete'}"
+    # Addresses in memory would make every message another one.
+    text = re.sub(r"<([\w.]+) object at 0x\w+>", r"\1", " ".join(str(error).split()))
+    return f"{name}: {text[:200]}"
+
+
+def last_words(folder: Path) -> str:
+    """The last line that VASP, or what was to start it, has written to standard error."""
+    with contextlib.suppress(OSError):
+        lines = (folder / "std_err.txt").read_text(errors="replace").split("\n")
+        return next((" ".join(line.split())[:200] for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+def last_geometry(folder: Path) -> Structure | None:
+    """The latest geometry that a run, ended or broken off, has left.
+
+    That is CONTCAR, else XDATCAR, else POSCAR, where custodian may have put an earlier CONTCAR.
+    """
+    found = (_geometry(folder / name) for name in ("CONTCAR", "XDATCAR", "POSCAR"))
+    return next((geometry for geometry in found if geometry is not None), None)
+
+
+def _geometry(path: Path) -> Structure | None:
+    """The last geometry in a file of VASP; None in one that is missing, empty or cut."""
+    from pymatgen.io.vasp import Poscar, Xdatcar
+
+    try:
+        if path.name == "XDATCAR":
+            return Xdatcar(path).structures[-1]
+        return Poscar.from_file(path, check_for_potcar=False).structure
+    except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
+        return None
+
+
+def ionic_steps(folder: Path) -> int:
+    """Ionic steps of all that VASP ran in a folder, also before custodian's corrections."""
+    # By time of writing: custodian saves a run once for each handler that saw its error.
+    found: dict[float, int] = {}
+    with contextlib.suppress(OSError):
+        path = folder / "OSZICAR"
+        found[path.stat().st_mtime] = path.read_bytes().count(b" F= ")
+    for saved in folder.glob("error.*.tar.gz"):
+        with contextlib.suppress(OSError, EOFError, tarfile.TarError), tarfile.open(saved) as tar:
+            for member in tar:
+                if member.name.endswith("/OSZICAR") and (file := tar.extractfile(member)):
+                    found[member.mtime] = file.read().count(b" F= ")
+    return sum(found.values())

@@ -1,0 +1,45 @@
+"""Properties of relaxed crystals beside their energy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase.units import GPa
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft.properties import PropertyError, bulk_modulus, compute
+from ccdcgan.dft.relaxation import RelaxationSettings, Relaxer
+
+
+@pytest.fixture(scope="module")
+def relaxer() -> Relaxer:
+    return Relaxer(RelaxationSettings(fmax=0.005))
+
+
+def rocksalt(relaxer: Relaxer) -> Structure:
+    start = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.9), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    ).get_primitive_structure()
+    return Structure.from_dict(relaxer(start).structure)
+
+
+def test_bulk_modulus_is_the_slope_of_the_pressure(relaxer: Relaxer) -> None:
+    """B = -V dp/dV of a cubic crystal, by the stress at two volumes: no energies, no fit."""
+    structure = rocksalt(relaxer)
+    pressures = []
+    for strain in (0.99, 1.01):
+        atoms = relaxer.atoms(structure)
+        atoms.set_cell(atoms.cell * strain ** (1 / 3), scale_atoms=True)
+        pressures.append(-np.trace(atoms.get_stress(voigt=False)) / 3)
+    expected = (pressures[0] - pressures[1]) / 0.02 / GPa
+    assert 20 < expected < 120
+    assert bulk_modulus(relaxer, structure) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_crystal_under_pressure_has_no_bulk_modulus(relaxer: Relaxer) -> None:
+    squeezed = rocksalt(relaxer)
+    squeezed.scale_lattice(0.7 * squeezed.volume)
+    with pytest.raises(PropertyError, match="no minimum"):
+        bulk_modulus(relaxer, squeezed)
+    found = compute(relaxer, squeezed, ["bulk_modulus"])
+    assert isinstance(found["bulk_modulus"], str)
