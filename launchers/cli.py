@@ -190,6 +190,19 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
             f"E_f {phase['formation_energy_per_atom']:+.3f}  "
             f"E_hull {phase['e_above_hull']:.3f} eV/atom  {phase['label']}"
         )
+    confirmed = outcome["confirmed"]
+    for crystal in confirmed["crystals"][:10]:
+        before, after = crystal["before"], crystal["after"]
+        levels = [summary["level_of_theory"]["engine"], crystal["level_of_theory"]["engine"]]
+        distances = (
+            f"{level} {'–' if e is None else f'{e:.3f}'}"
+            for level, e in zip(
+                levels, (before["e_above_hull"], after["e_above_hull"]), strict=True
+            )
+        )
+        out.print(f"{crystal['formula']:>10}  E_hull {', '.join(distances)} eV/atom")
+    if confirmed["problem"]:
+        console.print(f"[red]not confirmed:[/] {escape(confirmed['problem'])}", soft_wrap=True)
     out.print(f"report: {workdir / 'report.html'}")
 
 

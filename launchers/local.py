@@ -80,8 +80,12 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
     -------
     ``summary``, ``phases`` and ``curves`` as they were written.
     """
+    campaign.relaxation.engine.check(campaign.elements)
+    if campaign.confirm is not None:
+        campaign.confirm.relaxation.engine.check(campaign.elements)
     folder = folder.resolve()
     with open_workdir(folder, campaign):
+        os.environ["CCDCGAN_CALCULATIONS"] = str(folder / "calculations")
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
         os.environ["CCDCGAN_LOGS"] = str(folder / "logs")
         store = embedded_store(folder)
@@ -93,7 +97,7 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
 
 
 def write_results(outcome: dict[str, Any], folder: Path) -> None:
-    """Write summary.json, phases.json.gz, structures/*.cif and report.html."""
+    """Write summary.json, phases.json.gz, confirmed.json, structures/*.cif and report.html."""
     write_atomically(
         folder / "summary.json", json.dumps(outcome["summary"], indent=2).encode() + b"\n"
     )
@@ -109,4 +113,11 @@ def write_results(outcome: dict[str, Any], folder: Path) -> None:
             write_atomically(
                 folder / phase["file"], str(CifWriter(structure, symprec=0.01)).encode()
             )
-    write_report(folder / "report.html", outcome["summary"], outcome["phases"], outcome["curves"])
+    confirmed = outcome.get("confirmed") or {}
+    if confirmed.get("crystals"):
+        write_atomically(
+            folder / "confirmed.json", json.dumps(confirmed["crystals"], indent=1).encode() + b"\n"
+        )
+    write_report(
+        folder / "report.html", outcome["summary"], outcome["phases"], outcome["curves"], confirmed
+    )

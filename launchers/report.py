@@ -15,6 +15,7 @@ from ase.data.colors import jmol_colors
 from plotly.offline import get_plotlyjs
 
 from ccdcgan.launchers import report_sections as sections
+from ccdcgan.launchers.report_confirmation import confirmation
 from ccdcgan.launchers.report_figures import (
     Phase,
     curve_figure,
@@ -38,6 +39,7 @@ def write_report(
     summary: dict[str, Any],
     phases: list[dict[str, Any]],
     curves: list[dict[str, Any]],
+    confirmed: dict[str, Any] | None = None,
 ) -> None:
     """Write the report as one self-contained HTML file.
 
@@ -54,20 +56,28 @@ def write_report(
         One record for each relaxed structure, of the database and of the generator.
     curves
         Learning curves: title, axis labels, ``x`` and a ``series`` of ``y`` values by name.
+    confirmed
+        ``crystals`` relaxed again at another level of theory, and the ``problem`` that kept them
+        from a hull, if there was one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because a rename is atomic only within one file system.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(_page(summary, phases, curves), encoding="utf-8", newline="\n")
+        partial.write_text(
+            _page(summary, phases, curves, confirmed or {}), encoding="utf-8", newline="\n"
+        )
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _page(
-    summary: dict[str, Any], phases: list[dict[str, Any]], curves: list[dict[str, Any]]
+    summary: dict[str, Any],
+    phases: list[dict[str, Any]],
+    curves: list[dict[str, Any]],
+    confirmed: dict[str, Any],
 ) -> str:
     system = [str(element) for element in summary["system"]]
     limits = {**THRESHOLDS, **(summary.get("thresholds") or {})}
@@ -98,6 +108,7 @@ def _page(
         phases=len(phases),
         hull_caption=sections.text(caption),
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
+        confirmed=confirmation(summary, confirmed),
         funnel=sections.funnel(rounds),
         database=sections.database(summary.get("database") or {}),
         curves=sections.curves(curves),

@@ -79,6 +79,13 @@ class LoopSettings(_Section):
     screening: Screening = Screening()
 
 
+class Confirmation(_Section):
+    """Last stage: the best crystals relaxed again, by DFT as a rule."""
+
+    relaxation: RelaxationSettings
+    count: int = Field(10, ge=1, description="New crystals, nearest to the hull first.")
+
+
 class Campaign(_Section):
     """One search for new crystals of one chemical system."""
 
@@ -89,6 +96,9 @@ class Campaign(_Section):
     thresholds: Thresholds = Thresholds()
     networks: NetworkSettings = NetworkSettings()
     loop: LoopSettings = LoopSettings()
+    confirm: Confirmation | None = Field(
+        None, description="Engine and number for confirming the best; null for none."
+    )
     workers: int | None = Field(None, ge=1, description="Relaxations at a time; null: all cores.")
 
     @field_validator("system", mode="before")
@@ -107,7 +117,9 @@ class Campaign(_Section):
 
     def digest(self) -> str:
         """Hash of all that decides the result; the number of workers does not."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+        # A campaign without a confirmation keeps the hash that it had before there was one.
+        without = {"workers"} if self.confirm else {"workers", "confirm"}
+        text = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

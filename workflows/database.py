@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from jobflow import Flow, Job, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
+from ccdcgan.dft.calculation import OutOfTimeError, relax_by_vasp
+from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import content_key, relax_many
+from ccdcgan.dft.properties import PROPERTIES, compute
+from ccdcgan.dft.relaxation import content_key, elements_of, in_workers, relax_many
 from ccdcgan.dft.sources import collect
 from ccdcgan.dft.substitution import candidates, end_members
+from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
@@ -71,8 +77,8 @@ class RelaxMaker(Maker):
     Attributes
     ----------
     batch_size
-        Structures in one job. More candidates become several jobs, which run side by side on a
-        cluster.
+        Structures in one job of a potential; a DFT code gets one. More candidates become several
+        jobs, which run side by side on a cluster.
     """
 
     name: str = "relax structures"
@@ -82,47 +88,94 @@ class RelaxMaker(Maker):
     def make(
         self, proposed: list[dict[str, Any]], campaign: dict[str, Any], stage: str = "relaxations"
     ) -> dict[str, Any] | Response[Any]:
-        """Return the ``entries`` of the candidates, in their order."""
-        if len(proposed) > self.batch_size:
-            batches: list[Job] = [
-                self.make(proposed[i : i + self.batch_size], campaign, stage)
-                for i in range(0, len(proposed), self.batch_size)
-            ]
-            merge = merge_entries([b.output for b in batches])
-            return Response(replace=Flow([*batches, merge], output=merge.output))
+        """Return the ``entries`` of the candidates, in their order, each content key once.
+
+        A job of VASP also returns the ``task``, atomate2's document of the run that gave the
+        energy. One whose queue time is nearly over is replaced by itself, to go on in a new one.
+        """
         start = monotonic()
         settings = Campaign.model_validate(campaign)
-        waiting = [Candidate.model_validate(c) for c in proposed]
-        structures = [Structure.from_dict(c.structure) for c in waiting]
-        level = settings.relaxation.engine.level_of_theory()
-        keys = [content_key(s, level, settings.relaxation) for s in structures]
+        engine = settings.relaxation.engine
+        wanted: dict[str, Candidate] = {}
+        for candidate in map(Candidate.model_validate, proposed):
+            structure = Structure.from_dict(candidate.structure)
+            level = engine.level_of_theory(elements_of(structure))
+            wanted.setdefault(content_key(structure, level, settings.relaxation), candidate)
+        size = self.batch_size if isinstance(engine, PotentialEngine) else 1
+        if len(wanted) > size:
+            plain = [c.model_dump(mode="json") for c in wanted.values()]
+            batches: list[Job] = [
+                self.make(plain[i : i + size], campaign, stage) for i in range(0, len(plain), size)
+            ]
+            merge = merge_entries(
+                [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
+            )
+            return Response(replace=Flow([*batches, merge], output=merge.output))
         store = Relaxations()
-        done = store.done(keys)
-        first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        todo = sorted(i for key, i in first.items() if key not in done)
-        finished = len(first) - len(todo)
-        progress.report(stage, finished, len(first))
-        for number, result in relax_many(
-            [structures[i] for i in todo], settings.relaxation, settings.workers
-        ):
-            candidate = waiting[todo[number]]
+        done = store.done(wanted)
+        todo = [key for key in wanted if key not in done]
+        finished = len(wanted) - len(todo)
+        progress.report(stage, finished, len(wanted))
+        output: dict[str, Any] = {}
+        structures = [Structure.from_dict(wanted[key].structure) for key in todo]
+        if isinstance(engine, VaspEngine):
+            try:
+                relaxed = [relax_by_vasp(s, settings.relaxation) for s in structures]
+            except OutOfTimeError:
+                return Response(replace=self.make(proposed, campaign, stage))
+            output["task"] = next((task_of(folder) for _, folder in relaxed if folder), None)
+            results = iter([(i, result) for i, (result, _) in enumerate(relaxed)])
+        else:
+            results = relax_many(structures, settings.relaxation, settings.workers)
+        for number, result in results:
+            candidate = wanted[todo[number]]
             store.put(
                 RelaxationDocument(
                     **result.model_dump(),
                     campaign=settings.digest(),
                     origin=candidate.origin,
                     initial_structure=candidate.structure,
-                    level_of_theory=level,
                 )
             )
             finished += 1
-            progress.report(stage, finished, len(first))
+            progress.report(stage, finished, len(wanted))
+        self._add_properties(store, list(wanted), settings)
         entries = [
-            Entry(key=key, origin=waiting[i].origin).model_dump(mode="json")
-            for key, i in first.items()
+            Entry(key=key, origin=candidate.origin).model_dump(mode="json")
+            for key, candidate in wanted.items()
         ]
-        order = sorted(range(len(entries)), key=lambda n: first[entries[n]["key"]])
-        return {"entries": [entries[n] for n in order], "seconds": monotonic() - start}
+        return {**output, "entries": entries, "seconds": monotonic() - start}
+
+    @staticmethod
+    def _add_properties(store: Relaxations, keys: list[str], settings: Campaign) -> None:
+        """Compute what the campaign's goals ask for and the documents have not yet."""
+        names = [p for p in settings.properties if p in PROPERTIES]
+        todo = {key for name in names for key in store.without(keys, name)}
+        found = [(d, Structure.from_dict(d.structure)) for d in store.get(sorted(todo)).values()]
+        # Only crystals that hold every element are learnt from.
+        whole = [(d, s) for d, s in found if len(s.composition) == len(settings.elements)]
+        documents, structures = [d for d, _ in whole], [s for _, s in whole]
+        task = partial(compute, names=names)
+        stage = " and ".join(n.replace("_", " ") for n in names)
+        for done, (number, values) in enumerate(
+            in_workers(task, structures, settings.relaxation, settings.workers), 1
+        ):
+            document = documents[number]
+            for name, value in values.items():
+                if isinstance(value, str):
+                    document.lacking[name] = value
+                else:
+                    document.properties[name] = value
+            store.put(document)
+            progress.report(stage, done, len(documents))
+
+
+def task_of(folder: Path) -> dict[str, Any]:
+    """atomate2's task document of a run of VASP."""
+    from atomate2.vasp.jobs.base import get_vasp_task_document
+
+    task: dict[str, Any] = get_vasp_task_document(folder).model_dump(mode="json")
+    return task
 
 
 @job(config=worker_class("light"))

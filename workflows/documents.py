@@ -47,9 +47,11 @@ class RelaxationDocument(Relaxation):
     campaign: str = Field(description="Digest of the campaign that asked first.")
     origin: Origin
     initial_structure: StructureDict = Field(description="Unrelaxed pymatgen structure.")
-    level_of_theory: LevelOfTheory
     properties: dict[str, float] = Field(
         default_factory=dict, description="Further numbers of the relaxed crystal, by name."
+    )
+    lacking: dict[str, str] = Field(
+        default_factory=dict, description="Properties that could not be computed, and why."
     )
 
 
@@ -77,6 +79,37 @@ class Phase(BaseModel):
     origin: Origin
     level_of_theory: LevelOfTheory
     file: str | None = Field(None, description="CIF file in the campaign's folder.")
+
+
+class Place(BaseModel):
+    """Where a phase lies on the hull of a level of theory."""
+
+    formation_energy_per_atom: float | None = Field(description="eV/atom.")
+    e_above_hull: float | None = Field(description="Distance to the hull, eV/atom.")
+    label: str
+
+    @classmethod
+    def of(cls, phase: Phase) -> Place:
+        return cls.model_validate(phase.model_dump(include=set(cls.model_fields)))
+
+
+class Confirmation(BaseModel):
+    """A phase relaxed again at another level of theory, with its place on both hulls."""
+
+    id: str = Field(description="Content key of the campaign's own relaxation.")
+    key: str = Field(description="Content key of the confirming relaxation.")
+    formula: str
+    spacegroup: str = Field(description="Of the confirmed crystal.")
+    structure: StructureDict = Field(description="As relaxed at the confirming level.")
+    before: Place = Field(description="At the campaign's level, on the hull of all its phases.")
+    after: Place = Field(description="At the confirming level, on the hull of what was confirmed.")
+    converged: bool
+    reason: str | None = None
+    displacement: float | None = Field(
+        description="Root mean square of the atoms' displacements on relaxation, Å; null where "
+        "the crystal is another one afterwards."
+    )
+    level_of_theory: LevelOfTheory
 
 
 class RoundCounts(BaseModel):

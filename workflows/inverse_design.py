@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Flow, Maker, Response, job
+from jobflow import Flow, Job, Maker, Response, job
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.confirmation import (
+    confirmations,
+    confirmed_campaign,
+    propose_confirmation,
+)
 from ccdcgan.workflows.database import ProposeMaker, RelaxMaker, worker_class
 from ccdcgan.workflows.documents import (
     AutoencoderFigures,
+    Confirmation,
     ConstraintFigures,
     Curve,
     Entry,
@@ -19,7 +26,7 @@ from ccdcgan.workflows.documents import (
 )
 from ccdcgan.workflows.generation import GenerateMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
-from ccdcgan.workflows.phases import database_counts, judge, ranked, round_counts
+from ccdcgan.workflows.phases import build_hull, database_counts, judge, ranked, round_counts
 from ccdcgan.workflows.stores import Relaxations
 
 #: Curves of a GAN's training that the report shows.
@@ -99,14 +106,17 @@ def conclude(
     autoencoder: dict[str, Any],
     outcome: dict[str, Any],
     campaign: dict[str, Any],
+    confirmed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Judge everything by the final hull: ``summary``, ``phases`` and learning ``curves``.
 
-    What was rejected without an energy is counted in the summary and is no phase.
+    What was rejected without an energy is counted in the summary and is no phase. The
+    ``confirmed`` crystals are placed on the hulls of both levels of theory.
     """
     settings = Campaign.model_validate(campaign)
     entries = [Entry.model_validate(e) for e in outcome["entries"]]
-    phases = judge(entries, Relaxations().get([e.key for e in entries]), settings)
+    documents = Relaxations().get([e.key for e in entries])
+    phases = judge(entries, documents, settings)
     for rank, phase in enumerate(ranked(phases), 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     history = outcome["history"]
@@ -119,7 +129,7 @@ def conclude(
     errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
     summary = Summary(
         system=settings.elements,
-        level_of_theory=settings.relaxation.engine.level_of_theory(),
+        level_of_theory=build_hull(list(documents.values()), settings).level,
         seed=settings.seed,
         thresholds=settings.thresholds.model_dump(),
         database=counts,
@@ -140,9 +150,23 @@ def conclude(
             "relaxation": sum(h["relaxation_seconds"] for h in history),
         },
     )
+    confirming = [Entry.model_validate(e) for e in (confirmed or {"entries": []})["entries"]]
+    both: list[Confirmation] = []
+    problem = None
+    if confirming:
+        others = Relaxations().get([e.key for e in confirming])
+        try:
+            both = confirmations(phases, confirming, others, settings)
+        except UserError as error:
+            # The campaign's own results are none the worse for it.
+            problem = str(error)
     return {
         "summary": summary.model_dump(mode="json"),
         "phases": [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None],
+        "confirmed": {
+            "crystals": [c.model_dump(mode="json") for c in both],
+            "problem": problem,
+        },
         "curves": [c.model_dump(mode="json") for c in _curves(history)],
     }
 
@@ -198,9 +222,19 @@ class InverseDesignMaker(Maker):
         database = self.relax.make(proposed.output["candidates"], plain, "database")
         autoencoder = self.autoencoder.make(database.output["entries"], plain)
         rounds = self.rounds.make(database.output["entries"], autoencoder.output, plain, 1, [])
-        end = conclude(database.output, proposed.output, autoencoder.output, rounds.output, plain)
+        stages: list[Job] = [proposed, database, autoencoder, rounds]
+        confirmed = None
+        if campaign.confirm is not None:
+            best = propose_confirmation(rounds.output, plain)
+            other = confirmed_campaign(campaign).model_dump(mode="json")
+            again = self.relax.make(best.output, other, "confirmation")
+            confirmed = again.output
+            stages += [best, again]
+        end = conclude(
+            database.output, proposed.output, autoencoder.output, rounds.output, plain, confirmed
+        )
         return Flow(
-            [proposed, database, autoencoder, rounds, end],
+            [*stages, end],
             output=end.output,
             name=f"{self.name} {'-'.join(campaign.elements)}",
         )

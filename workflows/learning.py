@@ -72,21 +72,27 @@ def samples_of(entries: Sequence[dict[str, Any]], campaign: Campaign) -> list[Sa
     return [samples[i] for i in good]
 
 
-def crystals_of(samples: Sequence[Sample], campaign: Campaign) -> Crystals:
-    """Crystals with the properties that the campaign's goals name, formation energy first."""
-    names = campaign.properties
+def with_properties(samples: Sequence[Sample], names: Sequence[str]) -> Sequence[Sample]:
+    """The samples that have all properties, or a clear error if they are too few."""
     for name in names:
-        lacking = [s.key for s in samples if name not in s.properties]
-        if lacking:
+        having = [s for s in samples if name in s.properties]
+        if len(having) < SMALLEST_DATABASE:
             known = ", ".join(sorted(samples[0].properties))
             raise UserError(
-                f"{len(lacking)} of {len(samples)} relaxed crystals have no {name!r}, which "
-                f"networks.goals asks for; known are {known}"
+                f"{len(samples) - len(having)} of {len(samples)} relaxed crystals have no {name!r},"
+                f" which networks.goals asks for, and training needs {SMALLEST_DATABASE} that have "
+                f"it; known are {known}"
             )
+        samples = having
+    return samples
+
+
+def crystals_of(samples: Sequence[Sample], names: Sequence[str]) -> Crystals:
+    """Crystals with the properties of these names."""
     return Crystals(
         [s.structure for s in samples],
         np.array([[s.properties[name] for name in names] for s in samples]),
-        names,
+        list(names),
         np.array([s.properties["e_above_hull"] for s in samples]),
     )
 
@@ -196,7 +202,8 @@ class ConstraintMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        crystals = crystals_of(samples := samples_of(entries, settings), settings)
+        samples = with_properties(samples_of(entries, settings), settings.properties)
+        crystals = crystals_of(samples, settings.properties)
         key = artifact_key(
             "constraint",
             autoencoder["key"],

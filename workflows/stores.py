@@ -49,6 +49,16 @@ class Relaxations:
         """Store a document at once; the same key is never stored twice."""
         self._store.update([document.model_dump(mode="json")], key="key")
 
+    def without(self, keys: Iterable[str], property_: str) -> list[str]:
+        """Those of the keys whose crystal has converged and was never asked for a property."""
+        criteria = {
+            "key": {"$in": list(keys)},
+            "converged": True,
+            f"properties.{property_}": {"$exists": False},
+            f"lacking.{property_}": {"$exists": False},
+        }
+        return [d["key"] for d in self._store.query(criteria, properties=["key"])]
+
     def get(self, keys: Iterable[str]) -> dict[str, RelaxationDocument]:
         """Documents by key."""
         criteria = {"key": {"$in": list(keys)}}

@@ -1,0 +1,127 @@
+"""Confirming: the best crystals of a campaign relaxed again at another level of theory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobflow import job
+from pymatgen.core import Structure
+
+from ccdcgan.dft.matching import displacement
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.database import worker_class
+from ccdcgan.workflows.documents import (
+    Candidate,
+    Confirmation,
+    Entry,
+    Phase,
+    Place,
+    RelaxationDocument,
+)
+from ccdcgan.workflows.phases import judge, ranked
+from ccdcgan.workflows.stores import Relaxations
+
+#: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
+#: other hull, too: which of them is lowest may change with the level.
+ELEMENT_WINDOW = 0.05
+
+
+def confirmed_campaign(campaign: Campaign) -> Campaign:
+    """The campaign with the relaxation of its confirmation."""
+    assert campaign.confirm is not None
+    return campaign.model_copy(update={"relaxation": campaign.confirm.relaxation})
+
+
+def to_confirm(phases: Sequence[Phase], count: int) -> list[Phase]:
+    """What another level must know: the best crystals, those that make the hull, the elements.
+
+    Parameters
+    ----------
+    phases
+        All of the campaign.
+    count
+        New crystals, nearest to the hull first.
+    """
+    chosen = [p for p in phases if p.distinct and p.e_above_hull is not None]
+    lowest: dict[str, float] = {}
+    for phase in chosen:
+        if phase.origin.kind == "element" and phase.energy_per_atom is not None:
+            energy = lowest.get(phase.formula, phase.energy_per_atom)
+            lowest[phase.formula] = min(energy, phase.energy_per_atom)
+    ends = [
+        p
+        for p in chosen
+        if p.formula in lowest
+        and p.energy_per_atom is not None
+        and p.energy_per_atom <= lowest[p.formula] + ELEMENT_WINDOW
+    ]
+    hull = [p for p in chosen if p.label == "stable" and (p.e_above_hull or 0.0) < 1e-6]
+    unique = {p.id: p for p in [*ends, *hull, *ranked(phases)[:count]]}
+    return list(unique.values())
+
+
+@job(config=worker_class("light"))
+def propose_confirmation(outcome: dict[str, Any], campaign: dict[str, Any]) -> list[dict[str, Any]]:
+    """Candidates for the confirming relaxations: the relaxed crystals as they are."""
+    settings = Campaign.model_validate(campaign)
+    assert settings.confirm is not None
+    entries = [Entry.model_validate(e) for e in outcome["entries"]]
+    phases = judge(entries, Relaxations().get([e.key for e in entries]), settings)
+    return [
+        Candidate(origin=p.origin, structure=p.structure).model_dump(mode="json")
+        for p in to_confirm(phases, settings.confirm.count)
+    ]
+
+
+def confirmations(
+    phases: Sequence[Phase],
+    entries: Sequence[Entry],
+    documents: Mapping[str, RelaxationDocument],
+    campaign: Campaign,
+) -> list[Confirmation]:
+    """Both levels side by side, each with its own hull, nearest to the confirming hull first.
+
+    Parameters
+    ----------
+    phases
+        All of the campaign, at its own level.
+    entries, documents
+        Of the confirming relaxations.
+
+    Raises
+    ------
+    UserError
+        An element has no converged structure at the confirming level; the message names it.
+    """
+    own = {_name(p): p for p in phases}
+    found = []
+    for phase in judge(entries, documents, confirmed_campaign(campaign)):
+        before = own[_name(phase)]
+        moved = None
+        if phase.energy_per_atom is not None:
+            start, end = (Structure.from_dict(p.structure) for p in (before, phase))
+            moved = displacement(start, end)
+        found.append(
+            Confirmation(
+                id=before.id,
+                key=phase.id,
+                formula=phase.formula,
+                spacegroup=phase.spacegroup,
+                structure=phase.structure,
+                before=Place.of(before),
+                after=Place.of(phase),
+                converged=phase.converged,
+                reason=phase.reason,
+                displacement=moved,
+                level_of_theory=phase.level_of_theory,
+            )
+        )
+    last = float("inf")
+    return sorted(
+        found, key=lambda c: last if c.after.e_above_hull is None else c.after.e_above_hull
+    )
+
+
+def _name(phase: Phase) -> tuple[str, str]:
+    return phase.origin.kind, phase.origin.id
