@@ -60,6 +60,13 @@ def test_ternary_systems_are_campaigns_too():
         ("a: [1", ["not valid YAML"]),
         ("- 1", ["keys and values"]),
         ("networks: {preset: paper}", ["autoencoder: train"]),
+        ("relaxation: {engine: {name: vasp, incar: {nsw: 5}}}", ["NSW", "relaxation.max_steps"]),
+        ("relaxation: {engine: {name: vosp}}", ["vasp", "espresso"]),
+        (
+            "relaxation: {engine: {name: vasp}}\n"
+            "networks: {goals: [{property: bulk_modulus, direction: maximise}]}",
+            ["engine vasp", "bulk_modulus"],
+        ),
     ],
 )
 def test_bad_campaign_files_get_one_line(tmp_path, monkeypatch, capsys, text, words):
@@ -70,6 +77,27 @@ def test_bad_campaign_files_get_one_line(tmp_path, monkeypatch, capsys, text, wo
     assert code == 2
     assert len(message.strip().splitlines()) == 1
     assert all(word in message for word in words), message
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("system: Bi-Po", ["has not learnt Po"]),
+        ("relaxation: {engine: {name: vasp}}", ["no-such-vasp", "ATOMATE2_VASP_CMD"]),
+        ("confirm: {relaxation: {engine: {name: vasp}}}", ["no-such-vasp", "ATOMATE2_VASP_CMD"]),
+        ("relaxation: {engine: {name: espresso, command: no-such-pw.x}}", ["no-such-pw.x"]),
+    ],
+)
+def test_what_an_engine_lacks_is_said_before_the_start(tmp_path, monkeypatch, capsys, text, words):
+    monkeypatch.setenv("ATOMATE2_VASP_CMD", "no-such-vasp")
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    workdir = tmp_path / "run"
+    code, message = command(monkeypatch, capsys, "run", str(path), "--workdir", str(workdir))
+    assert code == 2
+    last = message.strip().splitlines()[-1]
+    assert all(word in last for word in words), message
     assert not workdir.exists()
 
 

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from ccdcgan.dft.engines import CalculatorEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Thresholds
+from ccdcgan.dft.properties import PROPERTIES
 from ccdcgan.dft.relaxation import RelaxationSettings
 from ccdcgan.dft.sources import AflowSource, Filters, Source
 from ccdcgan.dft.substitution import parse_system
@@ -105,6 +107,16 @@ class Campaign(_Section):
     @classmethod
     def _parse_system(cls, value: Any) -> tuple[str, ...]:
         return tuple(parse_system(value))
+
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> Campaign:
+        asked = [p for p in self.properties if p in PROPERTIES]
+        if asked and not isinstance(self.relaxation.engine, CalculatorEngine):
+            raise ValueError(
+                f"engine {self.relaxation.engine.name} does not compute {asked[0]}: choose another "
+                "engine, or another property in networks.goals"
+            )
+        return self
 
     @property
     def elements(self) -> list[str]:
