@@ -18,6 +18,7 @@ from ccdcgan.models.gan import sample
 from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs
 from ccdcgan.models.presets import Preset
 from ccdcgan.models.representation import CrystalGraphs, anchored
+from ccdcgan.models.separation import separated
 from ccdcgan.models.training import model_from_bytes
 from ccdcgan.models.voxels import FloatArray, LatticeGrid
 from ccdcgan.models.whitening import Whitening
@@ -71,10 +72,26 @@ def draw_crystals(
     composition
         Numbers of atoms (m,) or (k, m) of each element to ask for; default as in training.
     """
-    space, _ = load_space(files[SPACE])
+    space, arrays = load_space(files[SPACE])
     graphs = crystal_graphs(elements, preset, files)
     rows = sample(model_from_bytes(files[GENERATOR]), count, seed, composition)
-    return graphs.decode(space.inverse(rows))
+    return decode(rows, graphs, space, arrays.get("shortest"))
+
+
+def decode(
+    rows: FloatArray, graphs: Graphs, space: Space, shortest: FloatArray | None
+) -> list[Structure | None]:
+    """Crystals of vectors (n, size); None where a crystal graph cannot be decoded.
+
+    Parameters
+    ----------
+    shortest : array (m, m)
+        Distances (Å) of known crystals, by which atoms are kept apart; None leaves them.
+    """
+    crystals = graphs.decode(space.inverse(rows))
+    if shortest is None:
+        return crystals
+    return [None if s is None else separated(s, shortest, graphs.elements) for s in crystals]
 
 
 def can_be_judged(structure: Structure) -> bool:

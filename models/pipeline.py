@@ -34,6 +34,7 @@ from ccdcgan.models.inference import (
     Space,
     can_be_judged,
     crystal_graphs,
+    decode,
     load_space,
 )
 from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
@@ -45,6 +46,7 @@ from ccdcgan.models.representation import (
     coordinates,
     problem,
 )
+from ccdcgan.models.separation import shortest_distances
 from ccdcgan.models.training import (
     TrainingLog,
     make_deterministic,
@@ -189,7 +191,13 @@ def train_constraints(
         space = Whitening.fit(rows, graphs.head, preset.gan.latent)
     else:
         space = Folding(1 + len(elements))
-    arrays = {"rows": rows, "owner": owner, "e_above_hull": np.asarray(crystals.e_above_hull)}
+    arrays: dict[str, NDArray[Any]] = {
+        "rows": rows,
+        "owner": owner,
+        "e_above_hull": np.asarray(crystals.e_above_hull),
+    }
+    if isinstance(graphs, CrystalGraphs):
+        arrays["shortest"] = shortest_distances(crystals.structures, elements)
     out: Files = {SPACE: _save_arrays(**vars(space), **arrays)}
     figures: dict[str, Any] = {"properties": {}, "history": {}}
     targets = np.asarray(crystals.targets, float)[owner]
@@ -211,7 +219,7 @@ def train_constraints(
             return out, figures
         # The generator will stray from the relaxed crystals: the guide learns what the
         # constraint says of where it starts.
-        drawn = _draw_prior(graphs, space, rows, owner, preset, seed)
+        drawn = _draw_prior(graphs, space, arrays, preset, seed)
         judged = [i for i, s in enumerate(drawn[1]) if s is not None and can_be_judged(s)]
         said = constraint.predict([s for i in judged if (s := drawn[1][i]) is not None]).mean(1)
         low, high = targets.min(0), targets.max(0)
@@ -236,19 +244,19 @@ def train_constraints(
 def _draw_prior(
     graphs: CrystalGraphs,
     space: Space,
-    rows: FloatArray,
-    owner: NDArray[np.int_],
+    arrays: Mapping[str, NDArray[Any]],
     preset: Preset,
     seed: int,
 ) -> tuple[NDArray[np.float32], list[Structure | None]]:
     """Vectors that an untrained generator draws, and their crystals."""
     assert isinstance(space, Whitening)
+    rows, owner = arrays["rows"], arrays["owner"]
     composition, groups = _head_of(graphs, space, rows)
     prior = build_dense_generator(
         space.forward(rows), _evenly(owner), preset.gan, composition, groups
     )
     vectors = sample(prior, preset.guide.samples, seed)
-    return vectors, graphs.decode(space.inverse(vectors))
+    return vectors, decode(vectors, graphs, space, arrays["shortest"])
 
 
 def _evenly(owner: NDArray[np.int_]) -> NDArray[np.float64]:
