@@ -244,6 +244,8 @@ class VaspEngine(EngineSettings):
         from atomate2.vasp.run import DEFAULT_HANDLERS, run_vasp
         from custodian.vasp.handlers import (
             FrozenJobErrorHandler,
+            NonConvergingErrorHandler,
+            UnconvergedErrorHandler,
             VaspErrorHandler,
             WalltimeHandler,
         )
@@ -253,9 +255,15 @@ class VaspEngine(EngineSettings):
             type(h)() for h in DEFAULT_HANDLERS if not isinstance(h, FrozenJobErrorHandler)
         ]
         handlers.append(FrozenJobErrorHandler(timeout=self.frozen_after * 3600))
+        eager: Any = (
+            FrozenJobErrorHandler,
+            NonConvergingErrorHandler,
+            UnconvergedErrorHandler,
+            VaspErrorHandler,
+        )
         for handler in handlers:
-            if isinstance(handler, (VaspErrorHandler, FrozenJobErrorHandler)):
-                handler.correct = _going_on(handler.correct)  # type: ignore[method-assign]
+            if isinstance(handler, eager):
+                handler.correct = _going_on(handler.correct)
         if seconds is not None:
             # Custodian would count from the first run of this process.
             os.environ.pop("CUSTODIAN_WALLTIME_START", None)
