@@ -47,7 +47,6 @@ from ccdcgan.models.presets import Preset
 from ccdcgan.workflows.campaign import Screening
 from ccdcgan.workflows.generation import is_valid
 
-
 #: Valid crystals whose formation energy the constraint predicts.
 PREDICTED = 500
 

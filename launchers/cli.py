@@ -67,6 +67,26 @@ def run(
 
 
 @app.command()
+def check(
+    campaign: Annotated[
+        Path | None, typer.Argument(help="Campaign file; without one, Bi-Se in minutes.")
+    ] = None,
+) -> None:
+    """Look whether this machine has what a campaign needs: engines, commands, POTCARs."""
+    from ccdcgan.launchers.check import findings
+    from ccdcgan.workflows.campaign import load_campaign
+
+    settings = load_campaign(campaign) if campaign else default_campaign()
+    problems = 0
+    for finding in findings(settings):
+        problems += finding.problem is not None
+        mark = "[red]missing[/]" if finding.problem else "[green]ok[/]"
+        console.print(f"{mark}  {escape(finding.problem or finding.what)}", soft_wrap=True)
+    if problems:
+        sys.exit(2)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.yaml"),
     preset: Annotated[
