@@ -342,4 +342,6 @@ def _refused(
     kbar = run.max_stress * 1602.1766208
     if kbar > engine.max_stress:
         return f"largest stress is {kbar:.1f} kbar"
+    if not run.ionic:
+        return "VASP did not reach the required accuracy"
     return None

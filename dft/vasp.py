@@ -119,7 +119,7 @@ class VaspEngine(EngineSettings):
     frozen_after: float = Field(
         6.0, gt=0, description="Hours without output after which VASP counts as hung."
     )
-    polling: float = Field(10.0, gt=0, description="Seconds between custodian's looks at a run.")
+    polling: float = Field(3.0, gt=0, description="Seconds between custodian's looks at a run.")
 
     @field_validator("incar")
     @classmethod
@@ -277,7 +277,8 @@ class VaspEngine(EngineSettings):
                 custodian_kwargs={
                     "directory": str(folder),
                     "polling_time_step": self.polling,
-                    "monitor_freq": 3,
+                    # Looks for the end at each polling, for errors every tenth time.
+                    "monitor_freq": 10,
                 },
             )
         finally:
@@ -350,7 +351,7 @@ class Run:
     max_force, max_stress
         Largest force on an atom (eV/Å) and largest component of the stress (eV/Å³).
     electronic, ionic
-        Whether VASP converged electrons and ions.
+        Whether VASP converged the electrons, and the ions to the accuracy asked of it.
     changed
         Tags that decide the energy and differ from what was asked: (asked, ran).
     pseudopotentials
@@ -400,7 +401,8 @@ def read_run(folder: Path) -> Run:
         max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
         max_stress=float(stress),
         electronic=bool(run.converged_electronic),
-        ionic=bool(run.converged_ionic),
+        # pymatgen counts any relaxation that ends early, even one that is told to stop.
+        ionic=b"reached required accuracy" in (folder / "OUTCAR").read_bytes(),
         changed=changed,
         pseudopotentials={
             p.element: f"{p.keywords['TITEL']} {hashlib.sha256(p.data.encode()).hexdigest()[:8]}"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase.units import GPa
+from jobflow import Flow, run_locally
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.properties import PropertyError, bulk_modulus, compute
 from ccdcgan.dft.relaxation import RelaxationSettings, Relaxer
+from ccdcgan.launchers.local import embedded_store
+from ccdcgan.workflows import progress
+from ccdcgan.workflows.campaign import parse_campaign
+from ccdcgan.workflows.database import RelaxMaker
+from ccdcgan.workflows.documents import Candidate, Origin
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +51,32 @@ def test_a_crystal_under_pressure_has_no_bulk_modulus(relaxer: Relaxer) -> None:
         bulk_modulus(relaxer, squeezed)
     found = compute(relaxer, squeezed, ["bulk_modulus"])
     assert isinstance(found["bulk_modulus"], str)
+
+
+def test_a_goal_has_its_property_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goals = [{"property": "bulk_modulus", "direction": "maximise"}]
+    campaign = parse_campaign(
+        {"networks": {"goals": goals}, "relaxation": {"fmax": 0.2}, "workers": 1}, "x"
+    )
+    salt = Structure.from_spacegroup(
+        "Fm-3m", Lattice.cubic(5.9), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+    ).get_primitive_structure()
+    bismuth = Structure(Lattice.cubic(3.3), ["Bi"], [[0, 0, 0]])
+    candidates = [
+        Candidate(
+            origin=Origin.model_validate({"kind": kind, "id": kind}), structure=s.as_dict()
+        ).model_dump(mode="json")
+        for kind, s in (("prototype", salt), ("element", bismuth))
+    ]
+    store = embedded_store(tmp_path)
+    reports: list[str] = []
+    monkeypatch.setattr(progress, "_listener", lambda *report: reports.append(report[0]))
+    for _ in range(2):
+        flow = Flow([RelaxMaker().make(candidates, campaign.model_dump(mode="json"))])
+        run_locally(flow, store=store, log=False, root_dir=tmp_path, raise_immediately=True)
+        found = {d["origin"]["id"]: d for d in store.additional_stores["results"].query()}
+        assert 20 < found["prototype"]["properties"]["bulk_modulus"] < 120
+        assert not found["element"]["properties"] and not found["element"]["lacking"]
+    assert reports.count("bulk modulus") == 1

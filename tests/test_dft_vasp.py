@@ -1,0 +1,541 @@
+"""The VASP engine with the stand-in: level of theory, inputs, and runs that break off or fail."""
+
+import fcntl
+import json
+import shutil
+import signal
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from potcars import write_potcars
+from pydantic import ValidationError
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft.calculation import Calculation, OutOfTimeError, relax_by_vasp
+from ccdcgan.dft.engines import PotentialEngine, same_level
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation import RelaxationSettings, content_key
+from ccdcgan.dft.vasp import DECISIVE, INCAR, LADDER, VaspEngine, _decisive, last_geometry
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
+    pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.inputs.UnknownPotcarWarning"),
+    pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.outputs.UnconvergedVASPWarning"),
+]
+
+STAND_IN = f"{sys.executable} {Path(__file__).with_name('vasp_stand_in.py')}"
+BISE = Structure(Lattice.orthorhombic(3.9, 3.8, 4.1), ["Bi", "Se"], [[0, 0, 0], [0.53, 0.49, 0.5]])
+FEO = Structure(
+    Lattice.cubic(4.0), ["Fe", "O", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.02, 0.51, 0.5]]
+)
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path, monkeypatch):
+    """A machine with VASP's stand-in and POTCARs."""
+    import pymatgen.core
+
+    folder = write_potcars(tmp_path / "psp", ["Bi", "Se", "Fe", "O"])
+    monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", str(folder))
+    monkeypatch.setenv("PMG_VASP_PSP_DIR", str(folder))
+    monkeypatch.setenv("ATOMATE2_VASP_CMD", STAND_IN)
+    monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "calculations"))
+    monkeypatch.setenv("VASP_STAND_IN_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("VASP_STAND_IN_FAULTS", str(tmp_path / "faults.json"))
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def faults(machine):
+    return lambda told: (machine / "faults.json").write_text(json.dumps({"*": told}))
+
+
+@pytest.fixture
+def wrapper(machine, monkeypatch):
+    """A VASP that does something before it starts."""
+
+    def write(script):
+        (machine / "vasp_std").write_text(f"#!/bin/sh\n{script}\nexec {STAND_IN}\n")
+        (machine / "vasp_std").chmod(0o755)
+        monkeypatch.setenv("ATOMATE2_VASP_CMD", str(machine / "vasp_std"))
+
+    return write
+
+
+@pytest.fixture
+def log(machine):
+    return lambda: [json.loads(line) for line in (machine / "log").read_text().splitlines()]
+
+
+@pytest.fixture
+def record(machine):
+    def read(*path):
+        (file,) = (machine / "calculations").glob("*/calculation.json")
+        return json.loads(file.read_text())
+
+    return read
+
+
+def settings(max_steps=200, fmax=0.03, **engine):
+    engine = VaspEngine(**{"polling": 0.1, "buffer": 0.0} | engine)
+    return RelaxationSettings(engine=engine, max_steps=max_steps, fmax=fmax)
+
+
+def relax(structure=BISE, **chosen):
+    return relax_by_vasp(structure, settings(**chosen))
+
+
+def one_line(reason):
+    return "\n" not in reason and "0x" not in reason and len(reason) < 300
+
+
+# ------------------------------------------------------------------------------ level of theory
+
+
+def test_all_compositions_have_the_level_that_was_asked():
+    asked = VaspEngine().level_of_theory()
+    levels = [relax(s)[0].level_of_theory for s in (BISE, FEO)]
+    for level in levels:
+        assert level.model_copy(update={"pseudopotentials": {}}) == asked
+    assert asked.scale == "PBE, uncorrected"
+    assert levels[0].pseudopotentials["Bi"].startswith("PAW_PBE Bi 01Jan2026 stand-in ")
+    merged = same_level(levels)
+    assert sorted(merged.pseudopotentials) == ["Bi", "Fe", "O", "Se"]
+    other = levels[0].model_copy(update={"pseudopotentials": {"Bi": "PAW_PBE Bi_d"}})
+    with pytest.raises(UserError, match="one pseudopotential of Bi"):
+        same_level([levels[0], other])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"incar": {"ENCUT": 400}},
+        {"incar": {"LASPH": False}},
+        {"incar": {"METAGGA": "SCAN"}},
+        {"incar": {"PSTRESS": 20}},
+        {"incar": {"SIGMA": 0.2}},
+        {"kpoints_length": 30},
+        {"functional": "PBE_54"},
+        {"potcars": {"Bi": "Bi_d"}},
+        {"stages": ("relax", "static")},
+    ],
+)
+def test_what_decides_energies_is_another_level(other):
+    plain, changed = VaspEngine(), VaspEngine(**other)
+    assert plain.level_of_theory() != changed.level_of_theory()
+    with pytest.raises(UserError, match="one level of theory"):
+        same_level([plain.level_of_theory(), changed.level_of_theory()])
+
+
+def test_levels_with_words_that_begin_alike():
+    scan, scanl = (VaspEngine(incar={"METAGGA": name}) for name in ("SCAN", "SCANL"))
+    assert scan.level_of_theory() != scanl.level_of_theory()
+
+
+def test_what_does_not_decide_energies_is_the_same_level():
+    technical = VaspEngine(incar={"kpar": 2, "ALGO": "Normal", "encut": 500}, attempts=3)
+    assert technical.level_of_theory() == VaspEngine().level_of_theory()
+
+
+@pytest.mark.parametrize("stage", ["relax", "static"])
+@pytest.mark.parametrize("incar", [{}, {"LASPH": False, "ENCUT": 400, "PREC": "Normal"}])
+def test_level_names_what_is_written(tmp_path, stage, incar):
+    from pymatgen.io.vasp import Incar
+
+    engine = VaspEngine(incar=incar)
+    engine.write_inputs(FEO, stage, engine.incar, tmp_path)
+    written = Incar.from_file(tmp_path / "INCAR")
+    assert _decisive(written) == _decisive({**INCAR, **incar})
+    assert not {"LDAUU", "LDAUL"} & set(written)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("sed -i 's/^ENCUT.*/ENCUT = 400/' INCAR", "ran with ENCUT 400.0 instead of 500.0"),
+        (r"sed -i '4s/.*/2 2 2/' KPOINTS", "ran with KPOINTS (2, 2, 2) instead of (11, 11, 10)"),
+    ],
+)
+def test_a_run_at_another_level_is_no_result(wrapper, script, words):
+    wrapper(script)
+    result, _ = relax()
+    assert not result.converged and result.reason == words
+    assert result.attempts == 1, "the same would come again"
+    assert words.removeprefix("ran with ") in result.level_of_theory.scale
+    assert result.level_of_theory.checkpoint != VaspEngine().level_of_theory().checkpoint
+
+
+def test_prec_is_known_when_vasp_cuts_it(wrapper):
+    wrapper("sed -i 's/^PREC.*/PREC = accura/' INCAR")
+    assert relax()[0].converged
+
+
+# ---------------------------------------------------------------------------------------- inputs
+
+
+def test_inputs_are_the_papers(tmp_path):
+    from pymatgen.io.vasp import Incar, Kpoints, Potcar
+
+    _, folder = relax(fmax=0.02, max_steps=77)
+    incar = Incar.from_file(folder / "INCAR")
+    wanted = {"ENCUT": 500, "ISIF": 3, "EDIFFG": -0.02, "NSW": 77, "IBRION": 2}
+    assert {tag: incar[tag] for tag in wanted} == wanted
+    assert incar["GGA"].upper() == "PE"
+    grid = Kpoints.from_file(folder / "KPOINTS")
+    reference = Kpoints.automatic_density_by_lengths(BISE, [40] * 3, force_gamma=True)
+    assert (grid.style.name, grid.kpts) == ("Gamma", reference.kpts) == ("Gamma", [(11, 11, 10)])
+    assert [p.symbol for p in Potcar.from_file(folder / "POTCAR")] == ["Bi", "Se"]
+
+
+def test_any_tag_can_be_overridden(tmp_path):
+    from pymatgen.io.vasp import Incar
+
+    _, folder = relax(incar={"encut": 320, "ismear": 1, "SIGMA": 0.2, "LDAU": None})
+    incar = Incar.from_file(folder / "INCAR")
+    assert (incar["ENCUT"], incar["ISMEAR"], incar["SIGMA"]) == (320, 1, 0.2)
+
+
+def test_potcars_of_choice(machine, monkeypatch):
+    from pymatgen.io.vasp import Potcar
+
+    write_potcars(machine / "psp", ["Bi_d"])
+    result, folder = relax(potcars={"Bi": "Bi_d"})
+    assert "PAW_PBE Bi_d" in result.level_of_theory.pseudopotentials["Bi"]
+    assert [p.symbol for p in Potcar.from_file(folder / "POTCAR")] == ["Bi_d", "Se"]
+
+
+def test_sites_in_any_order_get_one_potcar_an_element(tmp_path):
+    VaspEngine().write_inputs(FEO, "relax", {}, tmp_path)
+    assert (tmp_path / "POTCAR").read_text().count("TITEL") == 2
+
+
+def test_stages(log, record):
+    from pymatgen.io.vasp import Incar
+
+    result, folder = relax(stages=("relax", "relax", "static"))
+    assert result.converged and folder.name == "03-static"
+    assert [a["folder"] for a in record()] == ["01-relax", "02-relax", "03-static"]
+    incar = Incar.from_file(folder / "INCAR")
+    assert incar["NSW"] == 0 and "EDIFFG" not in incar
+    runs = log()
+    assert runs[0]["start"] != runs[1]["start"] == runs[2]["start"]
+    assert result.energy_per_atom == pytest.approx(runs[0]["energy_last"] / 2, abs=1e-4)
+    assert result.steps == sum(run["steps"] for run in runs)
+    # Density and wavefunctions travel: they are large, and kept once.
+    assert [p.parent.name for p in folder.parent.glob("*/WAVECAR")] == ["03-static"]
+
+
+def test_pre_relaxation(log):
+    pre = PotentialEngine(name="sevennet")
+    result, folder = relax(pre_relax=pre, fmax=0.3, max_stress=50)
+    stored = Structure.from_dict(json.loads((folder.parent / "pre_relaxed.json").read_text()))
+    assert log()[0]["volume"] == pytest.approx(stored.volume) != pytest.approx(BISE.volume)
+    # Another way to a minimum, but the same level of theory.
+    plain = settings(fmax=0.3)
+    assert result.converged and result.key != content_key(
+        BISE, plain.engine.level_of_theory(), plain
+    )
+    assert settings(pre_relax=pre).engine.level_of_theory() == plain.engine.level_of_theory()
+
+
+# -------------------------------------------------------------------- runs that stop or are killed
+
+
+def test_a_run_stopped_by_walltime_goes_on_in_the_next(faults, log, record):
+    faults({"fault": "slow", "seconds": 0.4})
+    result, _ = relax(walltime=3 / 3600, buffer=0.8)
+    outcomes = [a["outcome"] for a in record()]
+    assert len(outcomes) > 1 and outcomes == ["stopped"] * (len(outcomes) - 1) + ["done"]
+    runs = log()
+    assert len(runs) == len({run["start"] for run in runs}) == result.attempts
+    for before, after in pairwise(runs):
+        assert after["energy_first"] < before["energy_first"]
+    assert result.converged and result.steps == sum(run["steps"] for run in runs)
+
+
+def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
+    from ccdcgan.launchers.local import embedded_store
+    from ccdcgan.workflows.campaign import Campaign
+    from ccdcgan.workflows.database import RelaxMaker
+
+    faults({"fault": "slow", "seconds": 0.4})
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + 4)))
+    with pytest.raises(OutOfTimeError):
+        relax(buffer=1.5)
+    assert [a["outcome"] for a in record()] == ["stopped"]
+    campaign = Campaign(relaxation=settings(buffer=1.5)).model_dump(mode="json")
+    origin = {"kind": "prototype", "id": "a"}
+    job = RelaxMaker().make([{"origin": origin, "structure": BISE.as_dict()}], campaign)
+    store = embedded_store(machine)
+    store.connect()
+    response = job.run(store)
+    assert response.replace is not None and response.output is None
+    assert len(log()) == 1, "nothing was begun"
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    (machine / "faults.json").unlink()
+    (again,) = response.replace.jobs
+    output = again.run(store).output
+    assert output["task"]["state"] == "successful" and len(output["entries"]) == 1
+    assert len({run["start"] for run in log()}) == 2
+
+
+def rewrite(folder, **values):
+    """Change the last run on record."""
+    attempts = json.loads((folder / "calculation.json").read_text())
+    attempts[-1].update(values)
+    (folder / "calculation.json").write_text(json.dumps(attempts))
+
+
+def test_a_killed_calculation_goes_on(log, record):
+    _, folder = relax()
+    rewrite(folder.parent, outcome="running", steps=0)
+    after, _ = relax()
+    first, second = record()
+    assert (first["outcome"], first["reason"]) == ("stopped", "killed") and first["steps"] > 1
+    runs = log()
+    assert after.converged and runs[1]["energy_first"] <= runs[0]["energy_last"] + 1e-3
+    assert after.steps == first["steps"] + second["steps"] == sum(run["steps"] for run in runs)
+
+
+def test_a_finished_calculation_is_not_run_again(log):
+    before, folder = relax()
+    after, again = relax()
+    assert len(log()) == 1 and again == folder
+    assert after.model_dump() == before.model_dump()
+
+
+def test_ctrl_c_ends_vasp_and_is_no_failure(faults, record):
+    import psutil
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    faults("hang")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 2.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            relax()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    (attempt,) = record()
+    assert (attempt["outcome"], attempt["reason"]) == ("stopped", "interrupted")
+    left = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    assert not left
+    assert relax()[0].converged
+
+
+@pytest.mark.parametrize(
+    ("reason", "gives_up"), [("killed", True), ("interrupted", False), ("largest force", True)]
+)
+def test_queue_time_shorter_than_an_ionic_step(log, reason, gives_up):
+    _, folder = relax()
+    stopped = {"stage": 0, "rung": 0, "outcome": "stopped", "reason": reason, "steps": 0}
+    attempts = [{"folder": f"{i:02d}-relax", **stopped} for i in (1, 2, 3)]
+    (folder.parent / "calculation.json").write_text(json.dumps(attempts))
+    result, _ = relax()
+    assert result.converged != gives_up and len(log()) == 2 - gives_up
+    if gives_up:
+        assert result.reason.startswith("no ionic step fits into the queue time")
+
+
+def test_two_processes_on_one_calculation(machine):
+    key = relax()[0].key
+    with (machine / "calculations" / key / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="is being calculated by another process"):
+            relax()
+    assert relax()[0].converged
+
+
+@pytest.mark.parametrize("damage", ["", "empty CONTCAR", "no CONTCAR", "empty both", "cut"])
+def test_last_geometry(tmp_path, damage):
+    from pymatgen.io.vasp import Poscar, Xdatcar
+
+    folder = shutil.copytree(relax()[1], tmp_path / "copy")
+    contcar = Poscar.from_file(folder / "CONTCAR").structure
+    wanted = contcar
+    if damage == "cut":
+        (folder / "CONTCAR").write_text((folder / "CONTCAR").read_text()[:300])
+    elif damage == "no CONTCAR":
+        (folder / "CONTCAR").unlink()
+    elif damage:
+        (folder / "CONTCAR").write_text("")
+    if damage in ("empty CONTCAR", "no CONTCAR", "cut"):
+        wanted = Xdatcar(folder / "XDATCAR").structures[-1]
+    if damage == "empty both":
+        (folder / "XDATCAR").write_text("")
+        wanted = Poscar.from_file(folder / "POSCAR").structure
+    assert last_geometry(folder).lattice == wanted.lattice
+    assert last_geometry(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        Structure(BISE.lattice, ["Bi", "Bi"], BISE.frac_coords),
+        Structure(BISE.lattice, ["Bi", "Se"], [[0, 0, 0], [0.1, 0.1, 0.1]]),
+        Structure(Lattice.cubic(20), ["Bi", "Se"], BISE.frac_coords),
+    ],
+)
+def test_a_geometry_that_no_crystal_can_have_is_passed_over(left):
+    from pymatgen.io.vasp import Poscar
+
+    _, folder = relax()
+    calculation = Calculation(folder.parent, BISE, settings())
+    assert calculation.geometry().volume != pytest.approx(BISE.volume)
+    Poscar(left).write_file(folder / "CONTCAR")
+    assert calculation.geometry() == BISE
+
+
+# -------------------------------------------------------------------------------- runs that fail
+
+
+@pytest.mark.parametrize(
+    ("fault", "chosen"),
+    [
+        ("brmix", {}),
+        ("edddav", {}),
+        ("subspacematrix", {}),
+        ("hang", {"frozen_after": 0.0005}),
+        ("ionic_steps", {"max_steps": 8}),
+        ("kill", {}),
+    ],
+)
+def test_no_ionic_step_is_lost(faults, log, fault, chosen):
+    faults(fault)
+    start = BISE * (1, 1, 2)
+    start.perturb(0.05, seed=0)
+    result, _ = relax(start, **chosen)
+    runs = log()
+    assert result.converged and len(runs) > 1 and len({run["start"] for run in runs}) == len(runs)
+    for before, after in pairwise(runs):
+        assert after["energy_first"] < before["energy_first"]
+    assert result.steps == sum(run["steps"] for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("subspacematrix", "custodian could not repair: subspacematrix"),
+        ("segfault", "VASP broke off: forrtl: severe (174): SIGSEGV, segmentation fault occurred"),
+        ("truncated_vasprun", "VASP broke off: its output is not complete"),
+        ("eddrmm", "custodian gave up after eddrmm"),
+    ],
+)
+def test_the_ladder_and_its_end(faults, record, machine, fault, words):
+    from pymatgen.io.vasp import Incar
+
+    faults({"fault": fault, "times": None})
+    result, folder = relax()
+    assert folder is None and not result.converged and result.energy_per_atom is None
+    assert result.reason.startswith("failed in 3 ways: ") and words in result.reason
+    assert one_line(result.reason)
+    attempts = record()
+    assert [a["incar"] for a in attempts] == list(LADDER)
+    assert all(a["outcome"] == "failed" and words in a["reason"] for a in attempts)
+    for attempt in attempts:
+        (path,) = machine.glob(f"calculations/*/{attempt['folder']}/INCAR.orig")
+        incar = Incar.from_file(path)
+        assert all(incar[tag] == value for tag, value in attempt["incar"].items())
+
+
+def test_no_more_runs_than_asked(faults, log):
+    faults({"fault": "segfault", "times": None})
+    result, _ = relax(attempts=2)
+    assert result.reason.startswith("not converged in 2 runs: VASP broke off") and len(log()) == 2
+
+
+def test_forces_are_looked_at_by_ourselves(wrapper):
+    # VASP says that it has reached the required accuracy: another one than ours.
+    wrapper("sed -i 's/^EDIFFG.*/EDIFFG = -5/' INCAR")
+    result, folder = relax()
+    assert "reached required accuracy" in (folder / "vasp.out").read_text()
+    assert not result.converged and "largest force is" in result.reason
+    assert result.max_force > 0.03 and one_line(result.reason)
+
+
+def test_a_run_told_to_stop_has_not_converged_by_that():
+    _, folder = relax()
+    outcar = (folder / "OUTCAR").read_text().replace("reached required accuracy", "soft stop")
+    (folder / "OUTCAR").write_text(outcar)
+    result, _ = relax()
+    assert not result.converged and result.max_force < 0.03
+    assert result.reason == "VASP did not reach the required accuracy"
+
+
+def test_stress_is_looked_at_by_ourselves():
+    result, _ = relax(max_stress=0.01)
+    assert not result.converged and "largest stress is" in result.reason
+    assert result.max_force < 0.03
+
+
+# ------------------------------------------------------------------------------- input and machine
+
+
+@pytest.mark.parametrize(
+    ("environment", "chosen", "words"),
+    [
+        ({"ATOMATE2_VASP_CMD": "vasp_of_nobody"}, {}, "set ATOMATE2_VASP_CMD"),
+        ({"ATOMATE2_VASP_CMD": "mpi_of_nobody -np 2 ls"}, {}, "'mpi_of_nobody' of the VASP"),
+        ({"ATOMATE2_VASP_CMD": "env vasp_std '"}, {}, "open quote"),
+        ({"ATOMATE2_VASP_CMD": "nice vasp_of_nobody"}, {}, "'vasp_of_nobody' of the VASP"),
+        ({"PMG_VASP_PSP_DIR": ""}, {}, "set PMG_VASP_PSP_DIR"),
+        ({"PMG_VASP_PSP_DIR": "/nowhere"}, {}, "/nowhere, which is no folder"),
+        ({}, {"potcars": {"Bi": "Bi_x"}}, "no PBE POTCAR 'Bi_x' for Bi in .*engine.potcars"),
+        ({}, {"functional": "PBE_54"}, "no PBE_54 POTCAR 'Bi'"),
+    ],
+)
+def test_what_is_missing_is_named(monkeypatch, environment, chosen, words):
+    import pymatgen.core
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+        if name.startswith("PMG"):
+            monkeypatch.setitem(pymatgen.core.SETTINGS, name, value)
+    with pytest.raises(UserError, match=words) as caught:
+        relax(**chosen)
+    assert one_line(str(caught.value))
+
+
+@pytest.mark.parametrize("command", ["env vasp_inside", "sh -c 'module load vasp; vasp_std'"])
+def test_vasp_in_a_container_or_a_shell_is_left_to_it(monkeypatch, command):
+    monkeypatch.setenv("ATOMATE2_VASP_CMD", command)
+    VaspEngine().check(["Bi", "Se"])
+
+
+def test_package_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "atomate2.vasp.run", None)
+    with pytest.raises(UserError, match=r"pip install 'ccdcgan\[vasp\]'"):
+        VaspEngine().check(["Bi"])
+
+
+@pytest.mark.parametrize(("tag", "instead"), [("EDIFFG", "fmax"), ("nsw", "max_steps")])
+def test_tags_that_follow_from_the_campaign(tag, instead):
+    with pytest.raises(ValidationError, match=f"relaxation.{instead}: set that instead"):
+        VaspEngine(incar={tag: 1})
+
+
+def test_vasp_that_does_not_start_fails_no_structure(wrapper, record):
+    wrapper("echo 'error while loading libmkl_core.so' >&2; exit 127")
+    with pytest.raises(UserError, match="VASP does not start: .*libmkl_core.so") as caught:
+        relax()
+    assert one_line(str(caught.value)) and record() == []
+    wrapper("")
+    result, _ = relax()
+    assert result.converged and result.attempts == 1
+
+
+def test_a_structure_that_no_crystal_can_be_is_not_run(machine):
+    crushed = Structure(Lattice.cubic(2.0), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    result, folder = relax(crushed)
+    assert result.reason == "volume per atom out of range" and folder is None
+    assert not (machine / "calculations").exists() and not (machine / "log").exists()
+
+
+def test_decisive_tags_are_asked_for_or_vasps_defaults():
+    assert set(INCAR) & set(DECISIVE) >= {"GGA", "ENCUT", "PREC", "ISPIN", "LASPH", "LDAU"}
