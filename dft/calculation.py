@@ -22,11 +22,9 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation import Relaxation, RelaxationSettings, Relaxer, content_key, elements_of
-from ccdcgan.dft.vasp import (
-    LADDER,
+from ccdcgan.dft.vasp import LADDER, Stage, VaspEngine, seconds_left, vasp_command
+from ccdcgan.dft.vasp_files import (
     Run,
-    Stage,
-    VaspEngine,
     corrections,
     difference,
     failure,
@@ -34,8 +32,6 @@ from ccdcgan.dft.vasp import (
     last_geometry,
     last_words,
     read_run,
-    seconds_left,
-    vasp_command,
 )
 
 RECORD = "calculation.json"

@@ -18,7 +18,8 @@ from ccdcgan.dft.calculation import Calculation, OutOfTimeError, relax_by_vasp
 from ccdcgan.dft.engines import PotentialEngine, same_level
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation import RelaxationSettings, content_key
-from ccdcgan.dft.vasp import DECISIVE, INCAR, LADDER, VaspEngine, _decisive, last_geometry
+from ccdcgan.dft.vasp import INCAR, LADDER, VaspEngine
+from ccdcgan.dft.vasp_files import DECISIVE, decisive, last_geometry
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
@@ -149,7 +150,7 @@ def test_level_names_what_is_written(tmp_path, stage, incar):
     engine = VaspEngine(incar=incar)
     engine.write_inputs(FEO, stage, engine.incar, tmp_path)
     written = Incar.from_file(tmp_path / "INCAR")
-    assert _decisive(written) == _decisive({**INCAR, **incar})
+    assert decisive(written) == decisive({**INCAR, **incar})
     assert not {"LDAUU", "LDAUL"} & set(written)
 
 
@@ -272,8 +273,11 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     job = RelaxMaker().make([{"origin": origin, "structure": BISE.as_dict()}], campaign)
     store = embedded_store(machine)
     store.connect()
+    waited: list[float] = []
+    monkeypatch.setattr("ccdcgan.workflows.database.sleep", waited.append)
     response = job.run(store)
     assert response.replace is not None and response.output is None
+    assert waited == [10.0]
     assert len(log()) == 1, "nothing was begun"
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     (machine / "faults.json").unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from jobflow import Flow, Job, JobConfig, Maker, Response, job
@@ -18,7 +18,7 @@ from ccdcgan.dft.properties import PROPERTIES, compute
 from ccdcgan.dft.relaxation import content_key, elements_of, in_workers, relax_many
 from ccdcgan.dft.sources import collect
 from ccdcgan.dft.substitution import candidates, end_members
-from ccdcgan.dft.vasp import VaspEngine
+from ccdcgan.dft.vasp import VaspEngine, seconds_left
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
@@ -122,6 +122,8 @@ class RelaxMaker(Maker):
             try:
                 relaxed = [relax_by_vasp(s, settings.relaxation) for s in structures]
             except OutOfTimeError:
+                # A replacement may be taken by this very worker: let its time go by first.
+                sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
                 return Response(replace=self.make(proposed, campaign, stage))
             output["task"] = next((task_of(folder) for _, folder in relaxed if folder), None)
             results = iter([(i, result) for i, (result, _) in enumerate(relaxed)])
