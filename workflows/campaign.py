@@ -69,6 +69,12 @@ class Screening(_Section):
     max_formation_energy: float = Field(
         0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
     )
+    bound: float = Field(
+        2.0,
+        ge=0,
+        description="Standard deviations of the constraint's ensemble below its mean by which "
+        "crystals are ranked: more explores more.",
+    )
     per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
 
 

@@ -110,15 +110,19 @@ class GenerateMaker(Maker):
         scores = np.zeros(len(valid))
         if preset.gan.variant != "dcgan":
             predict = Predictor(settings.elements, preset, files, settings.properties)
-            said = predict(crystals).mean(1)
-            energies = said[:, settings.properties.index(FORMATION_ENERGY)]
+            members = predict(crystals)
+            energies = members.mean(1)[:, settings.properties.index(FORMATION_ENERGY)]
             hull = build_hull(list(documents.values()), settings)
             ground = np.array([hull.hull_energy(s.composition) for s in crystals])
             # A low formation energy is worth what it gains on the hull of its composition.
             goals = settings.networks.goals
             worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
-            scores = score(said, settings.properties, goals) - worth * ground
-            scores[~(energies <= screening.max_formation_energy)] = np.inf
+            kept = energies <= screening.max_formation_energy
+            each = score(members[kept], settings.properties, goals)
+            # Where the ensemble disagrees the crystal may be better than its mean.
+            bounds = each.mean(1) - screening.bound * each.std(1)
+            scores[:] = np.inf
+            scores[kept] = bounds - worth * ground[kept]
         progress.report(stage, loop.samples, loop.samples)
         known = SeenStructures(
             Structure.from_dict(s)
