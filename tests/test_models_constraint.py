@@ -17,7 +17,7 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.models.constraint import Constraint, EnvironmentKernel, Errors, train_constraint
 from ccdcgan.models.environments import Environments, crystal_means, rattled
-from ccdcgan.models.goals import Goal, score
+from ccdcgan.models.goals import Goal, bound, score
 from ccdcgan.models.guide import TrainedGuide, objective, train_guide
 from ccdcgan.models.presets import ConstraintSettings, GuideSettings, load_preset, preset_from
 from ccdcgan.models.training import model_bytes, model_from_bytes
@@ -246,6 +246,12 @@ def test_goals_score_as_they_say() -> None:
     values = np.array([[-0.2, 7.0, 0.5], [-0.2, 7.0, 0.8], [0.1, 6.0, 0.0]])
     expected = [-0.2 - 0.7, -0.2 - 0.7 + 0.6, 0.1 - 0.6 + 1.0]
     np.testing.assert_allclose(score(values, NAMES, GOALS), expected)
+
+
+def test_the_bound_hopes_where_the_ensemble_disagrees() -> None:
+    agreed, disagreed = [[-0.2], [-0.2]], [[-0.1], [-0.3]]
+    found = bound(np.array([agreed, disagreed]), ["formation_energy_per_atom"], [Goal()], 2.0)
+    np.testing.assert_allclose(found, [-0.2, -0.2 - 2.0 * 0.1])
 
 
 def test_the_objective_is_the_score_of_the_guide() -> None:

@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
-from ccdcgan.models.goals import FORMATION_ENERGY, score
+from ccdcgan.models.goals import FORMATION_ENERGY, bound
 from ccdcgan.models.inference import Files, Predictor, draw_crystals
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, Screening
@@ -118,11 +118,9 @@ class GenerateMaker(Maker):
             goals = settings.networks.goals
             worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
             kept = energies <= screening.max_formation_energy
-            each = score(members[kept], settings.properties, goals)
-            # Where the ensemble disagrees the crystal may be better than its mean.
-            bounds = each.mean(1) - screening.bound * each.std(1)
+            hopes = bound(members[kept], settings.properties, goals, screening.bound)
             scores[:] = np.inf
-            scores[kept] = bounds - worth * ground[kept]
+            scores[kept] = hopes - worth * ground[kept]
         progress.report(stage, loop.samples, loop.samples)
         known = SeenStructures(
             Structure.from_dict(s)
