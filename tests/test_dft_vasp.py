@@ -263,12 +263,12 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     from ccdcgan.workflows.campaign import Campaign
     from ccdcgan.workflows.database import RelaxMaker
 
-    faults({"fault": "slow", "seconds": 0.4})
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + 4)))
+    faults({"fault": "slow", "seconds": 1.0})
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + 14)))
     with pytest.raises(OutOfTimeError):
-        relax(buffer=1.5)
+        relax(buffer=4)
     assert [a["outcome"] for a in record()] == ["stopped"]
-    campaign = Campaign(relaxation=settings(buffer=1.5)).model_dump(mode="json")
+    campaign = Campaign(relaxation=settings(buffer=4)).model_dump(mode="json")
     origin = {"kind": "prototype", "id": "a"}
     job = RelaxMaker().make([{"origin": origin, "structure": BISE.as_dict()}], campaign)
     store = embedded_store(machine)

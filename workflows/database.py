@@ -86,12 +86,27 @@ class RelaxMaker(Maker):
 
     @job(config=worker_class("dft"))
     def make(
-        self, proposed: list[dict[str, Any]], campaign: dict[str, Any], stage: str = "relaxations"
+        self,
+        proposed: list[dict[str, Any]],
+        campaign: dict[str, Any],
+        stage: str = "relaxations",
+        before: int = 0,
+        total: int | None = None,
     ) -> dict[str, Any] | Response[Any]:
         """Return the ``entries`` of the candidates, in their order, each content key once.
 
         A job of VASP also returns the ``task``, atomate2's document of the run that gave the
         energy. One whose queue time is nearly over is replaced by itself, to go on in a new one.
+
+        Parameters
+        ----------
+        proposed
+            Candidates.
+        campaign
+            Its relaxation and goals say what to do.
+        stage, before, total
+            For the progress: name of the stage, its candidates in the batches before this one, and
+            in all.
         """
         start = monotonic()
         settings = Campaign.model_validate(campaign)
@@ -105,7 +120,8 @@ class RelaxMaker(Maker):
         if len(wanted) > size:
             plain = [c.model_dump(mode="json") for c in wanted.values()]
             batches: list[Job] = [
-                self.make(plain[i : i + size], campaign, stage) for i in range(0, len(plain), size)
+                self.make(plain[i : i + size], campaign, stage, i, len(plain))
+                for i in range(0, len(plain), size)
             ]
             merge = merge_entries(
                 [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
@@ -114,8 +130,9 @@ class RelaxMaker(Maker):
         store = Relaxations()
         done = store.done(wanted)
         todo = [key for key in wanted if key not in done]
-        finished = len(wanted) - len(todo)
-        progress.report(stage, finished, len(wanted))
+        total = len(wanted) if total is None else total
+        finished = before + len(wanted) - len(todo)
+        progress.report(stage, finished, total)
         output: dict[str, Any] = {}
         structures = [Structure.from_dict(wanted[key].structure) for key in todo]
         if isinstance(engine, VaspEngine):
@@ -124,7 +141,7 @@ class RelaxMaker(Maker):
             except OutOfTimeError:
                 # A replacement may be taken by this very worker: let its time go by first.
                 sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
-                return Response(replace=self.make(proposed, campaign, stage))
+                return Response(replace=self.make(proposed, campaign, stage, before, total))
             output["task"] = next((task_of(folder) for _, folder in relaxed if folder), None)
             results = iter([(i, result) for i, (result, _) in enumerate(relaxed)])
         else:
@@ -140,7 +157,7 @@ class RelaxMaker(Maker):
                 )
             )
             finished += 1
-            progress.report(stage, finished, len(wanted))
+            progress.report(stage, finished, total)
         self._add_properties(store, list(wanted), settings)
         entries = [
             Entry(key=key, origin=candidate.origin).model_dump(mode="json")
