@@ -80,4 +80,4 @@ class GpawEngine(CalculatorEngine):
         try:
             import gpaw  # noqa: F401
         except ImportError:
-            raise UserError("engine gpaw needs the package: pip install gpaw gpaw-data") from None
+            raise UserError("engine gpaw needs: pip install 'ccdcgan[gpaw]'") from None

@@ -498,7 +498,7 @@ def test_error_of_pwx_itself(real: EspressoEngine) -> None:
 
 def test_gpaw_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gpaw", None)
-    assert "pip install gpaw" in complaint(GpawEngine())
+    assert "ccdcgan[gpaw]" in complaint(GpawEngine())
 
 
 def test_gpaw() -> None:
