@@ -24,6 +24,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.sources import AflowSource, Filters, collect
 from ccdcgan.dft.substitution import candidates
 from ccdcgan.launchers import cli
+from ccdcgan.models.presets import FORMAT
 
 TINY = """
 based_on: quickstart
@@ -310,7 +311,9 @@ def test_samples_in_every_format(
     _, again = drawn(models, tmp_path / "a.extxyz")
     images = ase.io.read(tmp_path / "a.extxyz", index=":")
     assert again == {**funnel, "written": funnel["valid"]}
-    assert len(images) == funnel["valid"] < len(entries)
+    cells = [Structure.from_dict(e["structure"]) for e in entries]
+    passing = [15 <= c.volume / len(c) <= 60 and c.is_valid(tol=1.8) for c in cells]
+    assert len(images) == funnel["valid"] == sum(passing)
     by_sample = {e["sample"]: e for e in entries}
     for image in images:
         entry = by_sample[image.info["sample"]]
@@ -430,7 +433,7 @@ def test_damaged_folders_get_one_line(models: Path, tmp_path: Path, case: str) -
     shutil.copytree(models, copy)
     known, file = manifest(copy), copy / "generator.keras"
     words = {
-        "format": "have format 1, this ccdcgan reads format 2",
+        "format": f"have format 1, this ccdcgan reads format {FORMAT}",
         "digest": "manifest.json is damaged",
         "json": "manifest.json is damaged",
         "damaged": "generator.keras is damaged or exchanged (SHA-256 differs)",
