@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,11 +53,10 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    # Energies of valence electrons: hundreds of eV an atom.
-    settings = RelaxationSettings(
-        engine=engine, optimizer="BFGS", fmax=0.03, max_steps=40, energy_range=(-1e5, 0.0)
-    )
-    relaxer = Relaxer(settings)
+    # Every run of the script relaxes from the start.
+    folder = tempfile.TemporaryDirectory()
+    os.environ["CCDCGAN_CALCULATIONS"] = folder.name
+    relaxer = Relaxer(RelaxationSettings(engine=engine, optimizer="BFGS", fmax=0.03, max_steps=40))
     energies: dict[str, float] = {}
     for name, start in (("BiSe", ROCKSALT), ("Bi", BISMUTH), ("Se", SELENIUM)):
         began = time.monotonic()

@@ -21,7 +21,14 @@ from typing import Any, Literal
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import Relaxation, RelaxationSettings, Relaxer, content_key, elements_of
+from ccdcgan.dft.relaxation import (
+    Relaxation,
+    RelaxationSettings,
+    Relaxer,
+    calculations_folder,
+    content_key,
+    elements_of,
+)
 from ccdcgan.dft.vasp import LADDER, Stage, VaspEngine, seconds_left, vasp_command
 from ccdcgan.dft.vasp_files import (
     Run,
@@ -160,11 +167,6 @@ class Calculation:
         self.attempts.append(attempt)
         self.save()
         return attempt
-
-
-def calculations_folder() -> Path:
-    """Where calculations live: CCDCGAN_CALCULATIONS, a folder that all workers of a class see."""
-    return Path(os.environ.get("CCDCGAN_CALCULATIONS", "calculations"))
 
 
 @contextlib.contextmanager

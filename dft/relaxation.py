@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -140,8 +141,17 @@ def content_key(structure: Structure, level: LevelOfTheory, settings: Relaxation
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def calculations_folder() -> Path:
+    """Where calculations live: CCDCGAN_CALCULATIONS, a folder that all workers of a class see."""
+    return Path(os.environ.get("CCDCGAN_CALCULATIONS", "calculations"))
+
+
 class Relaxer:
-    """Relaxes one structure after another with one calculator."""
+    """Relaxes one structure after another with one calculator.
+
+    A DFT code's geometries are kept step by step, under the content key: a relaxation that was
+    killed goes on from its last one.
+    """
 
     def __init__(self, settings: RelaxationSettings) -> None:
         if not isinstance(settings.engine, CalculatorEngine):
@@ -165,6 +175,10 @@ class Relaxer:
         if result.reason:
             return result
         atoms = self.atoms(structure)
+        kept = None
+        if not isinstance(self.engine, PotentialEngine):
+            kept = calculations_folder() / result.key / "last.json"
+            _go_on(atoms, kept, settings)
         optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
         reason: str | None = None
         converged = False
@@ -174,6 +188,8 @@ class Relaxer:
                 reason = settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
                 if reason:
                     break
+                if kept is not None:
+                    _keep(atoms, kept)
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
             said = " ".join(str(error).split())[:200]
             reason = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
@@ -200,6 +216,31 @@ class Relaxer:
         atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
         atoms.calc = self.engine.calculator(structure)
         return atoms
+
+
+def _keep(atoms: Atoms, path: Path) -> None:
+    """Write a geometry whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([atoms.cell.tolist(), atoms.positions.tolist()]))
+    os.replace(temporary, path)
+
+
+def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> None:
+    """Put atoms where an earlier relaxation of the same structure has left them, if there is one.
+
+    The calculator keeps the k-points of the structure that it was made for.
+    """
+    try:
+        cell, positions = json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    there = atoms.copy()
+    there.set_cell(cell)
+    there.set_positions(positions)
+    if settings.gate(there) is None:
+        atoms.set_cell(cell)
+        atoms.set_positions(positions)
 
 
 _relaxer: Relaxer | None = None

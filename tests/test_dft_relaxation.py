@@ -1,20 +1,23 @@
 """Relaxation: keys, energies against an independent run, gates, and parallel processes."""
 
+import itertools
 import multiprocessing
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft import engines
-from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine
+from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory, PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation import (
     Relaxation,
@@ -315,3 +318,41 @@ def test_missing_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = RelaxationSettings(engine=PotentialEngine(name="chgnet"))
     with pytest.raises(UserError, match="pip install chgnet"):
         next(relax_many([rocksalt()], settings))
+
+
+class SlowDft(CalculatorEngine):
+    """Plays a DFT code: a pair potential that is stopped after some energies."""
+
+    name: str = "slow"
+    energies: int = 0
+
+    def calculator(self, structure: Structure) -> Calculator:
+        left = itertools.count(self.energies, -1)
+
+        class Stopped(LennardJones):  # type: ignore[misc]
+            def calculate(self, *arguments: Any, **more: Any) -> None:
+                if next(left) == 1:
+                    raise KeyboardInterrupt
+                super().calculate(*arguments, **more)
+
+        return Stopped(sigma=2.6, epsilon=0.3, rc=9.0)
+
+    def level_of_theory(self, elements: Any = None) -> LevelOfTheory:
+        return LEVEL
+
+
+def test_a_killed_dft_relaxation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings(energies: int) -> RelaxationSettings:
+        return SETTINGS.model_copy(update={"engine": SlowDft(energies=energies)})
+
+    start = rocksalt(5.0)
+    monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "undisturbed"))
+    whole = Relaxer(settings(0))(start)
+    assert whole.converged and whole.steps > 8
+    monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "killed"))
+    with pytest.raises(KeyboardInterrupt):
+        Relaxer(settings(7))(start)
+    rest = Relaxer(settings(0))(start)
+    assert rest.converged and rest.steps < whole.steps
+    assert rest.energy_per_atom == pytest.approx(whole.energy_per_atom, abs=1e-3)
+    assert rest.key == whole.key
