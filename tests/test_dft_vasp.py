@@ -249,8 +249,9 @@ def test_pre_relaxation(log):
 
 
 def test_a_run_stopped_by_walltime_goes_on_in_the_next(faults, log, record):
-    faults({"fault": "slow", "seconds": 0.4})
-    result, _ = relax(walltime=3 / 3600, buffer=0.8)
+    # Four of the steps that it needs fit into a run, with room for a busy machine.
+    faults({"fault": "slow", "seconds": 1.0})
+    result, _ = relax(walltime=6 / 3600, buffer=1)
     outcomes = [a["outcome"] for a in record()]
     assert len(outcomes) > 1 and outcomes == ["stopped"] * (len(outcomes) - 1) + ["done"]
     runs = log()
@@ -265,7 +266,7 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     from ccdcgan.workflows.campaign import Campaign
     from ccdcgan.workflows.database import RelaxMaker
 
-    faults({"fault": "slow", "seconds": 1.0})
+    faults({"fault": "slow", "seconds": 2.0})
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + 14)))
     with pytest.raises(OutOfTimeError):
         relax(buffer=4)
