@@ -22,10 +22,7 @@ def findings(campaign: Campaign) -> Iterator[Finding]:
     """Look at each part that the campaign uses."""
     parts: list[tuple[str, Callable[[], None]]] = []
     elements = campaign.elements
-    stages = {"relaxation": campaign.relaxation}
-    if campaign.confirm is not None:
-        stages["confirmation"] = campaign.confirm.relaxation
-    for name, relaxation in stages.items():
+    for name, relaxation in campaign.relaxations.items():
         engine = relaxation.engine
         what = f"{name} by {engine.name} of {', '.join(elements)}"
         parts.append((what, partial(engine.check, elements)))

@@ -80,9 +80,8 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
     -------
     ``summary``, ``phases`` and ``curves`` as they were written.
     """
-    campaign.relaxation.engine.check(campaign.elements)
-    if campaign.confirm is not None:
-        campaign.confirm.relaxation.engine.check(campaign.elements)
+    for relaxation in campaign.relaxations.values():
+        relaxation.engine.check(campaign.elements)
     folder = folder.resolve()
     with open_workdir(folder, campaign):
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / "calculations")

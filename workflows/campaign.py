@@ -129,6 +129,12 @@ class Campaign(_Section):
         return list(self.system)
 
     @property
+    def relaxations(self) -> dict[str, RelaxationSettings]:
+        """How structures are relaxed, by the name of the stage."""
+        confirm = {} if self.confirm is None else {"confirmation": self.confirm.relaxation}
+        return {"relaxation": self.relaxation, **confirm}
+
+    @property
     def properties(self) -> list[str]:
         """Properties that the constraint learns: formation energy, and what the goals name."""
         return list(dict.fromkeys([FORMATION_ENERGY, *(g.property for g in self.networks.goals)]))
