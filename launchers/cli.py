@@ -1,4 +1,4 @@
-"""The command line: ``ccdcgan run``, ``init``, ``train`` and ``sample``."""
+"""The command line; the commands for a cluster and for results have modules of their own."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers import cli_cluster, cli_results
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +27,8 @@ app = typer.Typer(
     help="Inverse design of crystals with constrained generative adversarial networks.",
 )
 console = Console(stderr=True, highlight=False)
+cli_cluster.register(app)
+cli_results.register(app)
 
 PRESETS = ("quickstart", "workstation", "paper")
 
@@ -238,6 +241,10 @@ def explain(error: BaseException) -> str | None:
             return f"{name}no permission to write: choose another folder"
         if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
             return f"{name}{error.strerror}: choose another path"
+    if type(error).__module__.startswith("pymongo"):
+        from ccdcgan.launchers.launchpad import explain as explain_database
+
+        return explain_database(error)  # type: ignore[arg-type]
     if isinstance(error, sqlite3.OperationalError):
         return (
             f"the embedded database cannot be written ({error}): is the disk full or read-only? "

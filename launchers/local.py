@@ -23,7 +23,7 @@ from ccdcgan.launchers.networks import write_atomically
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.inverse_design import InverseDesignMaker
-from ccdcgan.workflows.stores import DATA, RESULTS
+from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 
 CAMPAIGN_FILE = "campaign.yaml"
 
@@ -38,7 +38,11 @@ def embedded_store(folder: Path) -> JobStore:
 
     return JobStore(
         store("jobs", "uuid"),
-        additional_stores={RESULTS: store("relaxations", "key"), DATA: store("artifacts", "key")},
+        additional_stores={
+            RESULTS: store("relaxations", "key"),
+            DATA: store("artifacts", "key"),
+            PHASES: store("phases", "uid"),
+        },
     )
 
 

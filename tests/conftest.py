@@ -1,9 +1,15 @@
-"""Environment of all tests, set before any of them imports Keras or PyTorch."""
+"""Environment of all tests, set before any imports Keras or PyTorch, and services for some."""
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from services import Database, MongoServer, Slurm
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,3 +18,53 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Geometries that DFT codes go on from: never those of an earlier run of the tests.
 os.environ["CCDCGAN_CALCULATIONS"] = tempfile.mkdtemp(prefix="ccdcgan-tests-")
 atexit.register(shutil.rmtree, os.environ["CCDCGAN_CALCULATIONS"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def service_folder() -> Iterator[Path]:
+    # Not pytest's tmp_path: too long for a socket's name, and kept for days.
+    with tempfile.TemporaryDirectory(prefix="ccdcgan-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def mongo_server(service_folder: Path) -> Iterator[MongoServer]:
+    """Server of CCDCGAN_TEST_MONGODB_URI, or one that is started here."""
+    uri = os.environ.get("CCDCGAN_TEST_MONGODB_URI")
+    if not uri and not importlib.util.find_spec("secantus"):
+        pytest.skip("needs CCDCGAN_TEST_MONGODB_URI or secantusdb: pip install 'ccdcgan[dev]'")
+    folder = service_folder / "mongodb"
+    folder.mkdir()
+    server = MongoServer(folder, uri)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def stoppable_server(mongo_server: MongoServer) -> Iterator[MongoServer]:
+    """The same, for tests that stop or kill it; it runs again after them."""
+    if not mongo_server.can_stop:
+        pytest.skip("the server of CCDCGAN_TEST_MONGODB_URI is not the tests' to stop")
+    yield mongo_server
+    mongo_server.start()
+
+
+@pytest.fixture
+def database(mongo_server: MongoServer) -> Iterator[Database]:
+    with mongo_server.database() as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
+def slurm(service_folder: Path) -> Iterator[Slurm]:
+    if lack := Slurm.lacks():
+        pytest.skip(lack)
+    folder = service_folder / "slurm"
+    folder.mkdir()
+    server = Slurm(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(server.conf))
+        server.start()
+        yield server
+        server.stop()

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -156,19 +156,30 @@ def load_campaign(path: Path) -> Campaign:
         The file cannot be read, is no YAML, or has a key or value that does not fit; an unknown
         key is named together with the nearest valid one.
     """
+    return parse_campaign(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file; an empty one has none.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read, is no YAML, or holds something else than keys and values.
+    """
     try:
         data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"cannot read the campaign file {path}: {reason}") from None
+        raise UserError(f"cannot read {path}: {reason}") from None
     except YAMLError as error:
         line = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{path} is not valid YAML: {line}") from None
     if data is None:
-        data = {}
+        return {}
     if not isinstance(data, dict):
         raise UserError(f"{path} must hold keys and values, such as 'system: Bi-Se'")
-    return parse_campaign(data, str(path))
+    return data
 
 
 def parse_campaign(data: dict[str, Any], name: str) -> Campaign:
@@ -176,24 +187,27 @@ def parse_campaign(data: dict[str, Any], name: str) -> Campaign:
     try:
         return Campaign.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{name}: {_explain(error)}") from None
+        raise UserError(f"{name}: {explain_validation(error, Campaign)}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first mistake in one line; an unknown key with the nearest key of the model."""
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     where = ".".join(location)
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], _all_keys(Campaign), n=1, cutoff=0.5)
+        close = difflib.get_close_matches(location[-1], _all_keys(model), n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"unknown key {where!r}{hint}"
-    return f"{where}: {first['msg']}"
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
-def _all_keys(model: type[BaseModel], found: set[str] | None = None) -> list[str]:
+def _all_keys(annotation: Any, found: set[str] | None = None) -> list[str]:
     found = set() if found is None else found
-    for name, info in model.model_fields.items():
-        found.add(name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+    for part in get_args(annotation):
+        _all_keys(part, found)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, info in annotation.model_fields.items():
+            found.add(name)
             _all_keys(info.annotation, found)
     return sorted(found)

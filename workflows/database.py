@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
@@ -22,12 +23,29 @@ from ccdcgan.dft.vasp import VaspEngine, seconds_left
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.stores import Relaxations
+from ccdcgan.workflows.stores import RESULTS, Relaxations, current_store
 
 
 def worker_class(name: str) -> JobConfig:
     """Job settings that route a job to a worker class (``dft``, ``gpu`` or ``light``)."""
-    return JobConfig(expose_store=True, manager_config={"_fworker": name})
+    # Jobs that a job gives birth to keep their own class: jobflow would hand them their parent's.
+    return JobConfig(
+        expose_store=True, manager_config={"_fworker": name}, pass_manager_config=False
+    )
+
+
+def in_stage(job: Job, stage: str, inherit: bool = True) -> Job:
+    """A job that knows its stage of the campaign, by which people see how far it is.
+
+    Parameters
+    ----------
+    job, stage
+        The job, and what it belongs to.
+    inherit
+        Whether jobs that it gives birth to belong to the stage as well.
+    """
+    job.update_metadata({"stage": stage}, dynamic=inherit)
+    return job
 
 
 @dataclass
@@ -36,10 +54,12 @@ class ProposeMaker(Maker):
 
     name: str = "propose structures"
 
-    @job(config=worker_class("light"))
+    @job(data="candidates", config=worker_class("light"))
     def make(self, campaign: dict[str, Any]) -> dict[str, Any]:
         """Return ``candidates``, ``rejected`` prototypes by reason and what was ``skipped``."""
         start = monotonic()
+        # A worker without its settings has a JobStore that forgets everything.
+        current_store(RESULTS)
         settings = Campaign.model_validate(campaign)
         chosen = settings.database
         prototypes, rejected, skipped = collect(
@@ -84,7 +104,7 @@ class RelaxMaker(Maker):
     name: str = "relax structures"
     batch_size: int = 500
 
-    @job(config=worker_class("dft"))
+    @job(data="task", config=worker_class("dft"))
     def make(
         self,
         proposed: list[dict[str, Any]],
@@ -128,6 +148,8 @@ class RelaxMaker(Maker):
             )
             return Response(replace=Flow([*batches, merge], output=merge.output))
         store = Relaxations()
+        # What was computed while the database was away, or by a worker that was killed.
+        store.settle()
         done = store.done(wanted)
         todo = [key for key in wanted if key not in done]
         total = len(wanted) if total is None else total
@@ -152,12 +174,14 @@ class RelaxMaker(Maker):
                 RelaxationDocument(
                     **result.model_dump(),
                     campaign=settings.digest(),
+                    finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
                     origin=candidate.origin,
                     initial_structure=candidate.structure,
                 )
             )
             finished += 1
             progress.report(stage, finished, total)
+        store.settle()
         self._add_properties(store, list(wanted), settings)
         entries = [
             Entry(key=key, origin=candidate.origin).model_dump(mode="json")
@@ -187,6 +211,7 @@ class RelaxMaker(Maker):
                     document.properties[name] = value
             store.put(document)
             progress.report(stage, done, len(documents))
+        store.settle()
 
 
 def task_of(folder: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class RelaxationDocument(Relaxation):
 
     schema_version: int = SCHEMA_VERSION
     campaign: str = Field(description="Digest of the campaign that asked first.")
+    finished_at: str | None = Field(None, description="When, in UTC (ISO 8601).")
     origin: Origin
     initial_structure: StructureDict = Field(description="Unrelaxed pymatgen structure.")
     properties: dict[str, float] = Field(

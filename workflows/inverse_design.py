@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Flow, Job, Maker, Response, job
+from jobflow import Flow, Job, Maker, OnMissing, Response, job
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.models.goals import FORMATION_ENERGY
@@ -15,19 +16,21 @@ from ccdcgan.workflows.confirmation import (
     confirmed_campaign,
     propose_confirmation,
 )
-from ccdcgan.workflows.database import ProposeMaker, RelaxMaker, worker_class
+from ccdcgan.workflows.database import ProposeMaker, RelaxMaker, in_stage, worker_class
 from ccdcgan.workflows.documents import (
     AutoencoderFigures,
     Confirmation,
     ConstraintFigures,
     Curve,
     Entry,
+    Phase,
+    RelaxationDocument,
     Summary,
 )
 from ccdcgan.workflows.generation import GenerateMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
 from ccdcgan.workflows.phases import build_hull, database_counts, judge, ranked, round_counts
-from ccdcgan.workflows.stores import Relaxations
+from ccdcgan.workflows.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
 GAN_CURVES = {
@@ -73,6 +76,10 @@ class RoundMaker(Maker):
         settings = Campaign.model_validate(campaign)
         if number > settings.loop.rounds:
             return {"entries": entries, "history": history}
+        claims = [Entry.model_validate(e) for e in entries]
+        documents = Relaxations().get([e.key for e in claims])
+        publish_phases(judge(claims, documents, settings), documents, settings)
+        here = f"round {number}"
         constraint = self.constraint.make(entries, autoencoder, campaign, number)
         gan = self.gan.make(autoencoder, constraint.output, campaign, number)
         drawn = self.generate.make(
@@ -90,16 +97,29 @@ class RoundMaker(Maker):
         following = self.make(
             entries, autoencoder, campaign, number + 1, [*history, report], relax.output
         )
+        for stage in (constraint, gan, drawn):
+            in_stage(stage, f"{here}: {stage.name}")
+        in_stage(relax, f"{here}: relax")
+        in_stage(following, f"{here}: end", inherit=False)
         return Response(
             replace=Flow(
                 [constraint, gan, drawn, relax, following],
                 output=following.output,
-                name=f"round {number}",
+                name=here,
             )
         )
 
 
-@job(config=worker_class("light"))
+def publish_phases(
+    phases: Sequence[Phase], documents: Mapping[str, RelaxationDocument], campaign: Campaign
+) -> None:
+    """Let people query what is known so far, with the key of the hull that judged it."""
+    converged = sorted(key for key, d in documents.items() if d.converged)
+    placed = [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None]
+    publish(placed, campaign.digest(), artifact_key("hull", converged))
+
+
+@job(data="phases", config=worker_class("light"))
 def conclude(
     database: dict[str, Any],
     proposed: dict[str, Any],
@@ -119,6 +139,7 @@ def conclude(
     phases = judge(entries, documents, settings)
     for rank, phase in enumerate(ranked(phases), 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
+    publish_phases(phases, documents, settings)
     history = outcome["history"]
     counts = database_counts(phases, len(settings.elements))
     for reason, number in proposed["rejected"].items():
@@ -222,6 +243,10 @@ class InverseDesignMaker(Maker):
         database = self.relax.make(proposed.output["candidates"], plain, "database")
         autoencoder = self.autoencoder.make(database.output["entries"], plain)
         rounds = self.rounds.make(database.output["entries"], autoencoder.output, plain, 1, [])
+        in_stage(proposed, "prototypes")
+        in_stage(database, "database")
+        in_stage(autoencoder, "autoencoder")
+        in_stage(rounds, "rounds", inherit=False)
         stages: list[Job] = [proposed, database, autoencoder, rounds]
         confirmed = None
         if campaign.confirm is not None:
@@ -229,12 +254,20 @@ class InverseDesignMaker(Maker):
             other = confirmed_campaign(campaign).model_dump(mode="json")
             again = self.relax.make(best.output, other, "confirmation")
             confirmed = again.output
-            stages += [best, again]
+            stages += [in_stage(best, "confirmation"), in_stage(again, "confirmation")]
         end = conclude(
             database.output, proposed.output, autoencoder.output, rounds.output, plain, confirmed
         )
-        return Flow(
+        in_stage(end, "conclusion")
+        flow = Flow(
             [*stages, end],
             output=end.output,
             name=f"{self.name} {'-'.join(campaign.elements)}",
         )
+        # jobflow's own jobs, which hand on the output of a replacement, have no class and would
+        # go on after a failed parent.
+        flow.update_config(
+            {"manager_config": {"_fworker": "light"}, "on_missing_references": OnMissing.ERROR},
+            name_filter="store_inputs",
+        )
+        return flow

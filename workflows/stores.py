@@ -1,20 +1,23 @@
-"""Stores as the jobs see them: relaxation documents, and artifacts such as trained networks."""
+"""Stores as the jobs see them: relaxations, phases, and artifacts such as trained networks."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jobflow
 from maggma.core import Store
+from pymatgen.core import Structure
 
 from ccdcgan.workflows.documents import RelaxationDocument
+from ccdcgan.workflows.spool import Spool, patiently
 
-#: Names of the JobStore's additional stores.
-RESULTS, DATA = "results", "data"
+#: Names of the JobStore's additional stores: relaxation documents under their content keys,
+#: artifacts and whatever of a job's output is too large for one document, and phases.
+RESULTS, DATA, PHASES = "results", "data", "phases"
 
 #: Stands for the dot in names of files: databases read a dot in a key as a path.
 DOT = "\N{FULLWIDTH FULL STOP}"
@@ -39,6 +42,7 @@ class Relaxations:
 
     def __init__(self, store: Store | None = None) -> None:
         self._store = store if store is not None else current_store(RESULTS)
+        self._spool = Spool()
 
     def done(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys whose result is there."""
@@ -46,8 +50,15 @@ class Relaxations:
         return {d["key"] for d in self._store.query(criteria, properties=["key"])}
 
     def put(self, document: RelaxationDocument) -> None:
-        """Store a document at once; the same key is never stored twice."""
-        self._store.update([document.model_dump(mode="json")], key="key")
+        """Store a document at once; the same key is never stored twice.
+
+        While the database is away, the document waits on disk: `settle` waits for it.
+        """
+        self._spool.put(RESULTS, self._store, document.model_dump(mode="json"))
+
+    def settle(self) -> None:
+        """Wait until all documents are in the database."""
+        self._spool.settle({RESULTS: self._store})
 
     def without(self, keys: Iterable[str], property_: str) -> list[str]:
         """Those of the keys whose crystal has converged and was never asked for a property."""
@@ -82,11 +93,14 @@ def cached_artifact(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, A
     An artifact is a dictionary of plain values, bytes and such dictionaries; bytes travel as
     base64 text, which any store can hold.
     """
-    store = current_store(DATA)
+    store, spool = current_store(DATA), Spool()
+    # One that was made while the database was away may lie on disk.
+    spool.settle({DATA: store})
     found = store.query_one({"key": key})
     if found is None:
         found = {"key": key, "value": _pack(make())}
-        store.update([found], key="key")
+        spool.put(DATA, store, found)
+        spool.settle({DATA: store})
     return _unpack(found["value"])
 
 
@@ -96,6 +110,47 @@ def load_artifact(key: str) -> dict[str, Any]:
     if found is None:
         raise RuntimeError(f"artifact {key} is missing from the store {DATA!r}")
     return _unpack(found["value"])
+
+
+def publish(phases: Sequence[dict[str, Any]], campaign: str, hull: str) -> None:
+    """Put a campaign's phases where people query them, in place of its earlier ones.
+
+    Parameters
+    ----------
+    phases
+        Documents of `Phase`.
+    campaign, hull
+        Digest of the campaign, and key of the hull that the phases were judged by.
+    """
+    documents: dict[str, dict[str, Any]] = {}
+    for phase in phases:
+        structure = Structure.from_dict(phase["structure"])
+        elements = sorted(e.symbol for e in structure.composition.elements)
+        uid = f"{campaign}:{phase['id']}"
+        documents.setdefault(
+            uid,
+            {
+                **phase,
+                "uid": uid,
+                "campaign": campaign,
+                "hull": hull,
+                "elements": elements,
+                "nsites": len(structure),
+                "density": float(structure.density),
+                "volume_per_atom": structure.volume / len(structure),
+            },
+        )
+    store = current_store(PHASES)
+    collection = store._collection
+
+    def replace() -> None:
+        # In bulk: one by one takes the embedded store tens of milliseconds each.
+        if store.query_one({"campaign": campaign}, ["uid"]):
+            collection.delete_many({"campaign": campaign})
+        if documents:
+            collection.insert_many([dict(d) for d in documents.values()])
+
+    patiently(replace)
 
 
 def _pack(value: Any) -> Any:

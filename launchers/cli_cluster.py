@@ -1,0 +1,277 @@
+"""The commands for a cluster: from ``submit`` to ``retry``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ccdcgan.dft.errors import UserError
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.cluster import Cluster
+    from ccdcgan.launchers.launchpad import Pad
+    from ccdcgan.launchers.status import Status
+
+console = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+CONFIG = Path("my_fireworks.yaml")
+
+Config = Annotated[
+    Path,
+    typer.Option(
+        "--config", envvar="CCDCGAN_CONFIG", help="Database, worker classes and their queues."
+    ),
+]
+CampaignName = Annotated[
+    str, typer.Argument(help="Campaign file, its name, or the start of its name on the LaunchPad.")
+]
+
+cluster_app = typer.Typer(no_args_is_help=True, help="Files for FireWorks' own commands.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(cluster_app, name="cluster")
+    for command in (submit, launch, status, retry, pause, resume, cancel, worker):
+        app.command()(command)
+
+
+@cluster_app.command("write")
+def write(
+    folder: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    config: Config = CONFIG,
+) -> None:
+    """Write the files that lpad, rlaunch and qlaunch -c FOLDER/<class> read."""
+    from ccdcgan.launchers.cluster import load_cluster, write_files
+    from ccdcgan.launchers.environment import ENVIRONMENT
+
+    write_files(load_cluster(config), folder)
+    console.print(
+        f"wrote {folder}; for FireWorks' own commands: source {folder / ENVIRONMENT}, then "
+        f"qlaunch -c {folder}/dft singleshot",
+        soft_wrap=True,
+    )
+
+
+def submit(
+    campaign: Annotated[Path, typer.Argument(help="Campaign file.")],
+    config: Config = CONFIG,
+    again: Annotated[
+        bool, typer.Option("--again", help="Even if it was submitted before.")
+    ] = False,
+) -> None:
+    """Put a campaign on the LaunchPad, every job with its worker class."""
+    from ccdcgan.launchers.cluster import load_cluster
+    from ccdcgan.workflows.campaign import load_campaign
+
+    settings, cluster = load_campaign(campaign), load_cluster(config)
+    from ccdcgan.launchers.submit import submit
+
+    done = submit(settings, campaign.stem, cluster, again)
+    console.print(
+        f"submitted {campaign.stem} as {done.campaign}, {done.jobs} jobs to begin with; "
+        "next: ccdcgan launch",
+        soft_wrap=True,
+    )
+
+
+def launch(
+    config: Config = CONFIG,
+    jobs: Annotated[
+        list[str] | None,
+        typer.Option("--jobs", help="CLASS=NUMBER of queue jobs at a time; may be repeated."),
+    ] = None,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once, for a cron job.")] = False,
+) -> None:
+    """Keep queue jobs alive for every class until nothing is left to run."""
+    from ccdcgan.launchers.cluster import load_cluster
+
+    cluster = load_cluster(config)
+    numbers: dict[str, int] = {name: worker.jobs for name, worker in cluster.workers.items()}
+    if jobs:
+        numbers = dict(_class_number(text, numbers) for text in jobs)
+    _fireworks_settings(cluster)
+    from ccdcgan.launchers.launch import launch
+
+    if not launch(cluster, numbers, _say, poll, once):
+        sys.exit(1)
+
+
+def _class_number(text: str, known: dict[str, int]) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in known or not number.isdigit():
+        raise UserError(f"--jobs {text}: write CLASS=NUMBER, the class one of {', '.join(known)}")
+    return name, int(number)
+
+
+def status(
+    campaign: Annotated[
+        str | None, typer.Argument(help="As for retry; without one, a list of all.")
+    ] = None,
+    config: Config = CONFIG,
+    watch: Annotated[bool, typer.Option("--watch", help="Until Ctrl-C.")] = False,
+) -> None:
+    """Show stage by stage what waits, runs, is done, has failed or was lost."""
+    cluster, pad = _open(config)
+    if not watch:
+        for part in _picture(cluster, pad, campaign):
+            # Paths are to be copied: they stay in one line.
+            out.print(part, soft_wrap=isinstance(part, Text))
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        while True:
+            live.update(Group(*_picture(cluster, pad, campaign)), refresh=True)
+            time.sleep(5)
+
+
+def retry(
+    campaign: Annotated[str | None, typer.Option(help="Only jobs of this campaign.")] = None,
+    config: Config = CONFIG,
+    failed: Annotated[bool, typer.Option("--failed", help="Jobs that failed.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="Jobs whose worker is gone.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Of the failed, those whose reason contains this.")
+    ] = None,
+) -> None:
+    """Run again what failed or was lost; without --failed or --lost, both."""
+    cluster, pad = _open(config)
+    from ccdcgan.launchers.jobs import mend
+
+    both = not failed and not lost
+    # --only speaks of failures.
+    failed, lost = failed or both or only is not None, lost or (both and only is None)
+    done = mend(pad, cluster, _query(pad, campaign), lost=lost, failed=failed, only=only)
+    lines = list(done.lines())
+    for line in lines or ["nothing to run again"]:
+        _say(line)
+
+
+def pause(campaign: CampaignName, config: Config = CONFIG) -> None:
+    """Let no further job of a campaign start; what runs ends as usual."""
+    _change(campaign, config, ("WAITING", "READY"), "PAUSED", "paused")
+
+
+def resume(campaign: CampaignName, config: Config = CONFIG) -> None:
+    """Go on with a campaign that was paused."""
+    _change(campaign, config, ("PAUSED",), "WAITING", "resumed")
+
+
+def cancel(campaign: CampaignName, config: Config = CONFIG) -> None:
+    """End a campaign: nothing more of it starts; its results stay."""
+    states = ("WAITING", "READY", "PAUSED", "FIZZLED")
+    _change(campaign, config, states, "DEFUSED", "cancelled")
+
+
+def worker(
+    folder: Annotated[Path, typer.Argument(help="Folder of a class, as cluster write makes it.")],
+    idle: Annotated[float, typer.Option(min=0, help="Seconds to wait for more work.")] = 60.0,
+) -> None:
+    """Run jobs of one class here, as the queue jobs of launch do."""
+    from ccdcgan.launchers.environment import read_environment
+
+    folder = folder.absolute()
+    # FireWorks and jobflow read these when they are imported.
+    os.environ.update(read_environment(folder.parent))
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("ccdcgan").setLevel(logging.INFO)
+    from ccdcgan.launchers.worker import work
+
+    _say(f"{work(folder, idle)} jobs were run")
+
+
+def _fireworks_settings(cluster: Cluster) -> None:
+    """FireWorks' settings for this process, which it reads when it is imported."""
+    from ccdcgan.launchers.cluster import FIREWORKS, write_files
+
+    config = cluster.root / "config"
+    write_files(cluster, config)
+    os.environ["FW_CONFIG_FILE"] = str(config / FIREWORKS)
+
+
+def _open(config: Path) -> tuple[Cluster, Pad]:
+    from ccdcgan.launchers.cluster import load_cluster
+
+    cluster = load_cluster(config)
+    from ccdcgan.launchers.launchpad import connect
+
+    return cluster, connect(cluster)
+
+
+def _query(pad: Pad, campaign: str | None) -> dict[str, str]:
+    from ccdcgan.launchers.submit import find_campaign
+
+    return {} if campaign is None else {"spec.campaign": str(find_campaign(pad, campaign)["_id"])}
+
+
+def _change(campaign: str, config: Path, before: tuple[str, ...], after: str, what: str) -> None:
+    _, pad = _open(config)
+    from ccdcgan.launchers.jobs import change_states
+    from ccdcgan.launchers.submit import find_campaign
+
+    name = str(find_campaign(pad, campaign)["_id"])
+    _say(f"{change_states(pad, name, before, after)} jobs {what}")
+
+
+def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[RenderableType]:
+    from ccdcgan.launchers.status import COLUMNS, overview, status_of
+    from ccdcgan.launchers.submit import find_campaign
+
+    if campaign is not None:
+        return _campaign_picture(status_of(pad, cluster, find_campaign(pad, campaign)))
+    table = Table()
+    for column in ("campaign", "name", "system", "submitted", *COLUMNS):
+        if column != "lost":
+            table.add_column(column, justify="right" if column in COLUMNS else "left")
+    for row in overview(pad):
+        cells = [row["_id"], row["name"], row["system"], row["submitted_at"]]
+        counts = [str(row["states"].get(c) or "") for c in COLUMNS if c != "lost"]
+        table.add_row(*(Text(str(cell)) for cell in cells), *counts)
+    return [table]
+
+
+def _campaign_picture(found: Status) -> list[RenderableType]:
+    from ccdcgan.launchers.status import COLUMNS
+
+    campaign = found.campaign
+    columns = [c for c in COLUMNS if found.totals[c] or c in {"waiting", "running", "done"}]
+    title = f"{campaign['name']} ({campaign['_id']}), {campaign['system']}"
+    table = Table(title=Text(f"{title}, {campaign['rounds']} rounds"))
+    table.add_column("stage")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for stage, counts in found.stages.items():
+        table.add_row(Text(stage), *(str(counts.get(c) or "") for c in columns))
+    lines: list[RenderableType] = [table]
+    for doing in found.doing:
+        left = "" if doing.seconds_left is None else f", {_time(doing.seconds_left)} left"
+        lines.append(Text(f"{doing.what}: {doing.done} of {doing.total}{left}"))
+    lines.append(
+        Text(f"{found.relaxed} structures relaxed, {found.relaxed_last_hour} in the last hour")
+    )
+    for failure in found.failures:
+        where = f" ({failure.host}:{failure.folder})" if failure.folder else ""
+        lines.append(Text(f"failed: {failure.stage}: {failure.reason}{where}"))
+    return lines
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _say(line: str) -> None:
+    console.print(escape(line), soft_wrap=True)

@@ -1,0 +1,150 @@
+"""``ccdcgan submit``: a campaign's flow on the LaunchPad, once."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jobflow.managers.fireworks import flow_to_workflow
+from pymongo.errors import DuplicateKeyError
+
+from ccdcgan.dft.engines import PotentialEngine
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.cluster import Cluster
+from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, prepare
+from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.inverse_design import InverseDesignMaker
+
+#: Seconds after which a submission that was begun and not finished is taken over.
+UNFINISHED = 60.0
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What is on the LaunchPad now: the campaign's name there, and its number of jobs."""
+
+    campaign: str
+    jobs: int
+
+
+def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False) -> Submitted:
+    """Put the flow of a campaign on the LaunchPad.
+
+    Parameters
+    ----------
+    campaign, name
+        The campaign, and what people call it: the stem of its file.
+    again
+        Submit it even if it is there already; what was computed is not computed again.
+
+    Raises
+    ------
+    UserError
+        It is there already, its engine cannot treat an element, or the database is not ours.
+    """
+    for relaxation in campaign.relaxations.values():
+        # What is not a matter of the machine: VASP need not be where jobs are submitted.
+        if isinstance(relaxation.engine, PotentialEngine):
+            relaxation.engine.check(campaign.elements)
+    pad = connect(cluster)
+    prepare(pad, cluster)
+    digest = campaign.digest()
+    run = _claim(pad, campaign, name, again)
+    flow = InverseDesignMaker().make(campaign)
+    flow.update_metadata({"campaign": run})
+    workflow = flow_to_workflow(flow, metadata={"campaign": run})
+    pad.add_wf(workflow)
+    pad.db[CAMPAIGNS].update_one(
+        {"_id": run},
+        {
+            "$set": {
+                "submitted": True,
+                "digest": digest,
+                "fw_id": min(workflow.id_fw),
+                # The job whose output is the campaign's outcome.
+                "outcome": flow.jobs[-1].uuid,
+            }
+        },
+    )
+    return Submitted(run, len(workflow.id_fw))
+
+
+def _claim(pad: Pad, campaign: Campaign, name: str, again: bool) -> str:
+    """The name of this run of the campaign, now ours alone."""
+    campaigns = pad.db[CAMPAIGNS]
+    digest = campaign.digest()
+    number = 1
+    while True:
+        run = digest if number == 1 else f"{digest}-{number}"
+        claim: dict[str, Any] = {
+            "_id": run,
+            "digest": digest,
+            "name": name,
+            "system": "-".join(campaign.elements),
+            "rounds": campaign.loop.rounds,
+            "settings": campaign.model_dump(mode="json"),
+            "version": metadata.version("ccdcgan"),
+            "submitted_by": f"{getpass.getuser()}@{socket.gethostname()}",
+            "submitted_at": now(),
+            "claimed": time.time(),
+            "submitted": False,
+        }
+        try:
+            campaigns.insert_one(claim)
+        except DuplicateKeyError:
+            found = campaigns.find_one({"_id": run}) or claim
+        else:
+            return run
+        unfinished = not found["submitted"] and not pad.workflows.find_one(
+            {"metadata.campaign": run}, {"_id": 1}
+        )
+        # One that was broken off before its jobs were there: whoever changes its time has it.
+        if unfinished and found["claimed"] < time.time() - UNFINISHED:
+            taken = campaigns.update_one(
+                {"_id": run, "claimed": found["claimed"]}, {"$set": {"claimed": time.time()}}
+            )
+            if taken.modified_count:
+                return run
+        if not again:
+            raise UserError(
+                f"this campaign was submitted on {found['submitted_at']} by "
+                f"{found['submitted_by']} as {run}: see ccdcgan status {run}, "
+                "or submit it once more with --again"
+            )
+        number += 1
+
+
+def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
+    """The document of a submitted campaign.
+
+    Parameters
+    ----------
+    text
+        Its file, its name on the LaunchPad or the beginning of that, or the stem of its file.
+
+    Raises
+    ------
+    UserError
+        There is none, or more than one.
+    """
+    campaigns = pad.db[CAMPAIGNS]
+    path = Path(text)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        found = list(campaigns.find({"digest": load_campaign(path).digest()}))
+        # The latest run of the same campaign.
+        found = sorted(found, key=lambda d: str(d["submitted_at"]))[-1:]
+    else:
+        found = list(campaigns.find({"$or": [{"_id": text}, {"name": text}]}))
+        if not found:
+            found = [d for d in campaigns.find({}) if str(d["_id"]).startswith(text)]
+    if not found:
+        raise UserError(f"no campaign {text!r} was submitted: ccdcgan status lists them")
+    if len(found) > 1:
+        names = ", ".join(sorted(str(d["_id"]) for d in found))
+        raise UserError(f"{text!r} is the name of several campaigns: choose one of {names}")
+    return dict(found[0])

@@ -1,0 +1,151 @@
+"""Results on disk until the database has them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, TypeVar
+
+import pymongo
+from maggma.core import Store
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
+
+from ccdcgan.dft.errors import UserError
+
+logger = logging.getLogger("ccdcgan")
+T = TypeVar("T")
+
+#: Seconds that one write may take before the database counts as away.
+DEADLINE = 10.0
+
+#: Seconds between two tries to reach a database that is away.
+PAUSE = 5.0
+
+DUPLICATE_KEY = 11000
+
+
+def patience() -> float:
+    """Seconds to wait for a database that is away: CCDCGAN_PATIENCE, by default an hour."""
+    return float(os.environ.get("CCDCGAN_PATIENCE", "3600"))
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database cannot be reached now."""
+    return isinstance(error, ConnectionFailure) or (
+        isinstance(error, PyMongoError) and error.timeout
+    )
+
+
+def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
+    """Do something with the database, again and again for as long as it is away.
+
+    Parameters
+    ----------
+    action
+        What may be done twice: the answer of a first time may have been lost.
+    seconds
+        Until giving up; by default `patience`.
+    """
+    end = monotonic() + (patience() if seconds is None else seconds)
+    while True:
+        try:
+            return action()
+        except PyMongoError as error:
+            if not is_away(error) or monotonic() >= end:
+                raise
+            logger.warning("the database is away (%s): waiting", _short(error))
+            sleep(min(PAUSE, max(0.0, end - monotonic())))
+
+
+class Spool:
+    """Documents on their way into the stores, on disk first.
+
+    What is computed while the database is away, or by a worker that is killed before its write,
+    gets in with the next delivery of anybody who sees the folder.
+
+    Parameters
+    ----------
+    folder
+        On a disk that all workers see; None writes straight through, for a store that is a file
+        itself. By default CCDCGAN_SPOOL.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        chosen = os.environ.get("CCDCGAN_SPOOL")
+        self.folder = folder or (Path(chosen) if chosen else None)
+        self._away_until = 0.0
+
+    def put(self, name: str, store: Store, document: Mapping[str, Any]) -> None:
+        """Store a document under its ``key``; on disk if the database is away."""
+        if self.folder is None:
+            store.update([dict(document)], key="key")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}-{document['key']}.json"
+        # Two workers may have the same result.
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps({"store": name, "document": document}))
+        os.replace(temporary, path)
+        if monotonic() >= self._away_until and not self.deliver({name: store}):
+            self._away_until = monotonic() + PAUSE
+
+    def deliver(self, stores: Mapping[str, Store]) -> bool:
+        """Bring what is on disk into the stores; False if the database is away."""
+        for path in self.waiting():
+            try:
+                found = json.loads(path.read_text())
+            except FileNotFoundError:
+                # Another worker has delivered it.
+                continue
+            if found["store"] not in stores:
+                continue
+            try:
+                with pymongo.timeout(DEADLINE):
+                    _update(stores[found["store"]], found["document"])
+            except PyMongoError as error:
+                if not is_away(error):
+                    raise
+                logger.warning("the database is away (%s): %s stays on disk", _short(error), path)
+                return False
+            path.unlink(missing_ok=True)
+        return True
+
+    def settle(self, stores: Mapping[str, Store]) -> None:
+        """Wait until everything is in the stores.
+
+        Raises
+        ------
+        UserError
+            The database was away for longer than `patience`.
+        """
+        end = monotonic() + patience()
+        while not self.deliver(stores):
+            if monotonic() >= end:
+                raise UserError(
+                    f"the database is away; {len(self.waiting())} results are in {self.folder} "
+                    "and get in with: ccdcgan retry"
+                )
+            sleep(PAUSE)
+
+    def waiting(self) -> list[Path]:
+        """Files that are not in the database yet."""
+        return [] if self.folder is None else sorted(self.folder.glob("*.json"))
+
+
+def _update(store: Store, document: dict[str, Any]) -> None:
+    try:
+        store.update([document], key="key")
+    except DuplicateKeyError:
+        pass
+    except BulkWriteError as error:
+        # Somebody has stored the same content key at the same moment.
+        if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
+            raise
+
+
+def _short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).split(',')[0]}"[:200]
