@@ -27,8 +27,6 @@ app = typer.Typer(
     help="Inverse design of crystals with constrained generative adversarial networks.",
 )
 console = Console(stderr=True, highlight=False)
-cli_cluster.register(app)
-cli_results.register(app)
 
 PRESETS = ("quickstart", "workstation", "paper")
 
@@ -171,6 +169,11 @@ def sample(
     with progress_bars(console):
         funnel = sample(models, count, seed, out, composition, atoms, valid)
     typer.echo(", ".join(f"{number} {what}" for what, number in funnel.items()))
+
+
+# After the commands above, so that help begins with them.
+cli_cluster.register(app)
+cli_results.register(app)
 
 
 def _say(line: str) -> None:

@@ -44,7 +44,7 @@ cluster_app = typer.Typer(no_args_is_help=True, help="Files for FireWorks' own c
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(cluster_app, name="cluster")
-    for command in (submit, launch, status, retry, pause, resume, cancel, worker):
+    for command in (submit, launch, status, retry, pause, resume, cancel, fetch, worker):
         app.command()(command)
 
 
@@ -173,6 +173,21 @@ def cancel(campaign: CampaignName, config: Config = CONFIG) -> None:
     """End a campaign: nothing more of it starts; its results stay."""
     states = ("WAITING", "READY", "PAUSED", "FIZZLED")
     _change(campaign, config, states, "DEFUSED", "cancelled")
+
+
+def fetch(
+    campaign: CampaignName,
+    workdir: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("ccdcgan-results"),
+    config: Config = CONFIG,
+) -> None:
+    """Write report, CIF files and summary of a campaign that is done."""
+    from ccdcgan.launchers.cluster import load_cluster
+
+    cluster = load_cluster(config)
+    from ccdcgan.launchers.submit import fetch
+
+    fetch(campaign, cluster, workdir)
+    _say(f"report: {workdir / 'report.html'}")
 
 
 def worker(

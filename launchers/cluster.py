@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.environment import ENVIRONMENT, environment_text
-from ccdcgan.launchers.networks import write_atomically
+from ccdcgan.launchers.folder import write_atomically
 from ccdcgan.workflows.campaign import explain_validation, read_yaml
 from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 

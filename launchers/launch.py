@@ -15,13 +15,14 @@ from time import sleep, time
 from uuid import uuid4
 
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster import Cluster, write_files
 from ccdcgan.launchers.jobs import mend
 from ccdcgan.launchers.launchpad import LEASES, QUEUE_JOBS, Pad, connect, now
+from ccdcgan.workflows.spool import is_away
 
 #: So many queue jobs of a class that end in a row before their worker starts: something is wrong.
 STILLBORN = 3
@@ -68,15 +69,15 @@ def launch(
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     idle = 0
     while True:
-        for line in mend(pad, cluster, {}, by_hand=False).lines():
-            say(line)
-        for name, number in numbers.items():
-            with _lease(pad, name, owner) as ours:
-                if ours:
-                    _fill(pad, cluster, config, name, number, say)
+        try:
+            live = _look(pad, cluster, config, numbers, owner, say)
+        except PyMongoError as error:
+            if once or not is_away(error):
+                raise
+            say("the database is away: waiting for it")
+            live = True
         if once:
             return True
-        live = pad.fireworks.find_one({"state": {"$in": LIVE}}, {"_id": 1})
         # Between two states of a workflow there is an instant without a live job.
         idle = 0 if live else idle + 1
         if idle > 2:
@@ -88,6 +89,24 @@ def launch(
     else:
         say("nothing is left to run")
     return not failed
+
+
+def _look(
+    pad: Pad,
+    cluster: Cluster,
+    config: Path,
+    numbers: Mapping[str, int],
+    owner: str,
+    say: Callable[[str], None],
+) -> bool:
+    """Mend what was lost, submit what is wanted; whether any job can still run."""
+    for line in mend(pad, cluster, {}, by_hand=False).lines():
+        say(line)
+    for name, number in numbers.items():
+        with _lease(pad, name, owner) as ours:
+            if ours:
+                _fill(pad, cluster, config, name, number, say)
+    return pad.fireworks.find_one({"state": {"$in": LIVE}}, {"_id": 1}) is not None
 
 
 def _fill(

@@ -210,7 +210,7 @@ def prepare(pad: Pad, cluster: Cluster) -> None:
 
 
 def database_of(chosen: Database) -> Any:
-    """pymongo's handle of a database."""
+    """The handle of a database."""
     client: MongoClient[dict[str, Any]] = MongoClient(chosen.uri, serverSelectionTimeoutMS=SOON)
     return client[chosen.database]
 

@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import gzip
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobflow import JobStore, run_locally
-from maggma.stores import MontyStore
+from jobflow import run_locally
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
-from ruamel.yaml import YAML
 
-from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.networks import write_atomically
+from ccdcgan.launchers.folder import embedded_store, open_workdir, write_atomically
 from ccdcgan.launchers.report import write_report
-from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.inverse_design import InverseDesignMaker
-from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
-
-CAMPAIGN_FILE = "campaign.yaml"
-
-
-def embedded_store(folder: Path) -> JobStore:
-    """A JobStore in sqlite files: job outputs, relaxation documents and artifacts."""
-
-    def store(name: str, key: str) -> MontyStore:
-        return MontyStore(
-            name, database_path=str(folder / "store"), database_name="ccdcgan", key=key
-        )
-
-    return JobStore(
-        store("jobs", "uuid"),
-        additional_stores={
-            RESULTS: store("relaxations", "key"),
-            DATA: store("artifacts", "key"),
-            PHASES: store("phases", "uid"),
-        },
-    )
-
-
-@contextlib.contextmanager
-def open_workdir(folder: Path, campaign: Campaign) -> Iterator[None]:
-    """Make or enter the folder of a campaign and hold it for this process.
-
-    Raises
-    ------
-    UserError
-        The folder holds another campaign or other files, is in use, or cannot be written.
-    """
-    stored = folder / CAMPAIGN_FILE
-    if stored.exists():
-        if load_campaign(stored).digest() != campaign.digest():
-            raise UserError(
-                f"{folder} holds another campaign (see {stored}): choose another --workdir"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no campaign: choose another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder} is in use by another ccdcgan run") from None
-        if not stored.exists():
-            temporary = stored.with_suffix(".tmp")
-            with temporary.open("w", encoding="utf-8") as stream:
-                YAML().dump(campaign.model_dump(mode="json"), stream)
-            os.replace(temporary, stored)
-        yield
 
 
 def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.folder import write_atomically
 from ccdcgan.models.goals import Goal
 from ccdcgan.models.inference import (
     CONSTRAINT,
@@ -247,16 +248,6 @@ def explained(folder: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                     f"{folder / name} cannot be read as a network of this ccdcgan: train it anew"
                 ) from error
         raise UserError(" ".join(str(error).split())[:300]) from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _plain(value: Any) -> Any:

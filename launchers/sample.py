@@ -16,11 +16,11 @@ from pymatgen.core import Composition, Structure
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.folder import write_atomically
 from ccdcgan.launchers.networks import (
     STAGES,
     ModelFolder,
     explained,
-    write_atomically,
 )
 from ccdcgan.models.inference import Predictor, draw_crystals
 from ccdcgan.workflows import progress

@@ -1,4 +1,4 @@
-"""``ccdcgan submit``: a campaign's flow on the LaunchPad, once."""
+"""Campaigns on the LaunchPad: submitted once, found by name, their results fetched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from pymongo.errors import DuplicateKeyError
 from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster import Cluster
+from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, prepare
+from ccdcgan.launchers.local import write_results
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.inverse_design import InverseDesignMaker
 
@@ -148,3 +150,29 @@ def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
         names = ", ".join(sorted(str(d["_id"]) for d in found))
         raise UserError(f"{text!r} is the name of several campaigns: choose one of {names}")
     return dict(found[0])
+
+
+def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
+    """Write the result files of a campaign that is done, as ``ccdcgan run`` does.
+
+    Returns
+    -------
+    The campaign's outcome.
+
+    Raises
+    ------
+    UserError
+        The campaign is unknown or not done, or the folder holds something else.
+    """
+    found = find_campaign(connect(cluster), name)
+    store = cluster.job_store()
+    store.connect()
+    try:
+        outcome: dict[str, Any] = store.get_output(found["outcome"], which="last", load=True)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"campaign {found['_id']} is not done: see ccdcgan status {found['_id']}"
+        ) from None
+    with open_workdir(folder, Campaign.model_validate(found["settings"])):
+        write_results(outcome, folder)
+    return outcome

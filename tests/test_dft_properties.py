@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.properties import PropertyError, bulk_modulus, compute
 from ccdcgan.dft.relaxation import RelaxationSettings, Relaxer
-from ccdcgan.launchers.local import embedded_store
+from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.database import RelaxMaker

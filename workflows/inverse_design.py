@@ -116,7 +116,8 @@ def publish_phases(
     """Let people query what is known so far, with the key of the hull that judged it."""
     converged = sorted(key for key, d in documents.items() if d.converged)
     placed = [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None]
-    publish(placed, campaign.digest(), artifact_key("hull", converged))
+    system = "-".join(sorted(campaign.elements))
+    publish(placed, campaign.digest(), system, artifact_key("hull", converged))
 
 
 @job(data="phases", config=worker_class("light"))

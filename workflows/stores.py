@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jobflow
@@ -112,34 +112,20 @@ def load_artifact(key: str) -> dict[str, Any]:
     return _unpack(found["value"])
 
 
-def publish(phases: Sequence[dict[str, Any]], campaign: str, hull: str) -> None:
+def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: str) -> None:
     """Put a campaign's phases where people query them, in place of its earlier ones.
 
     Parameters
     ----------
     phases
         Documents of `Phase`.
-    campaign, hull
-        Digest of the campaign, and key of the hull that the phases were judged by.
+    campaign, system, hull
+        Digest of the campaign, its system as in Bi-Se, and key of the hull that judged the phases.
     """
     documents: dict[str, dict[str, Any]] = {}
     for phase in phases:
-        structure = Structure.from_dict(phase["structure"])
-        elements = sorted(e.symbol for e in structure.composition.elements)
-        uid = f"{campaign}:{phase['id']}"
-        documents.setdefault(
-            uid,
-            {
-                **phase,
-                "uid": uid,
-                "campaign": campaign,
-                "hull": hull,
-                "elements": elements,
-                "nsites": len(structure),
-                "density": float(structure.density),
-                "volume_per_atom": structure.volume / len(structure),
-            },
-        )
+        document = {**phase_document(phase, campaign, system), "hull": hull}
+        documents.setdefault(document["uid"], document)
     store = current_store(PHASES)
     collection = store._collection
 
@@ -151,6 +137,24 @@ def publish(phases: Sequence[dict[str, Any]], campaign: str, hull: str) -> None:
             collection.insert_many([dict(d) for d in documents.values()])
 
     patiently(replace)
+
+
+def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> dict[str, Any]:
+    """What is stored of a phase: itself, whose it is, and numbers to query by.
+
+    ``density`` is in g/cm³, ``volume_per_atom`` in Å³.
+    """
+    structure = Structure.from_dict(phase["structure"])
+    return {
+        **phase,
+        "uid": f"{campaign}:{phase['id']}",
+        "campaign": campaign,
+        "system": system,
+        "elements": sorted(e.symbol for e in structure.composition.elements),
+        "nsites": len(structure),
+        "density": float(structure.density),
+        "volume_per_atom": structure.volume / len(structure),
+    }
 
 
 def _pack(value: Any) -> Any:

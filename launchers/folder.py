@@ -1,0 +1,78 @@
+"""A campaign's folder: its embedded stores, and how files get into it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobflow import JobStore
+from maggma.stores import MontyStore
+from ruamel.yaml import YAML
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
+
+CAMPAIGN_FILE = "campaign.yaml"
+
+
+def embedded_store(folder: Path) -> JobStore:
+    """A JobStore in sqlite files: job outputs, relaxation documents, artifacts and phases."""
+
+    def store(name: str, key: str) -> MontyStore:
+        return MontyStore(
+            name, database_path=str(folder / "store"), database_name="ccdcgan", key=key
+        )
+
+    return JobStore(
+        store("jobs", "uuid"),
+        additional_stores={
+            RESULTS: store("relaxations", "key"),
+            DATA: store("artifacts", "key"),
+            PHASES: store("phases", "uid"),
+        },
+    )
+
+
+@contextlib.contextmanager
+def open_workdir(folder: Path, campaign: Campaign) -> Iterator[None]:
+    """Make or enter the folder of a campaign and hold it for this process.
+
+    Raises
+    ------
+    UserError
+        The folder holds another campaign or other files, is in use, or cannot be written.
+    """
+    stored = folder / CAMPAIGN_FILE
+    if stored.exists():
+        if load_campaign(stored).digest() != campaign.digest():
+            raise UserError(
+                f"{folder} holds another campaign (see {stored}): choose another --workdir"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no campaign: choose another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder} is in use by another ccdcgan run") from None
+        if not stored.exists():
+            temporary = stored.with_suffix(".tmp")
+            with temporary.open("w", encoding="utf-8") as stream:
+                YAML().dump(campaign.model_dump(mode="json"), stream)
+            os.replace(temporary, stored)
+        yield
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
