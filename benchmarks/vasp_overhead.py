@@ -27,7 +27,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation import RelaxationSettings
 from ccdcgan.dft.vasp import VaspEngine
-from ccdcgan.launchers.local import embedded_store
+from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import RelaxMaker
 

@@ -1,35 +1,218 @@
-"""``ccdcgan check``: whether this machine has what a campaign needs, part by part."""
+"""``ccdcgan check``: whether this machine or a cluster has what a campaign needs, part by part."""
 
 from __future__ import annotations
 
+import fcntl
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
 
+from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation import RelaxationSettings
+from ccdcgan.dft.vasp import VaspEngine
+from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
 from ccdcgan.workflows.campaign import Campaign
+
+#: Packages whose versions decide whether two machines understand each other.
+PACKAGES = (
+    "ccdcgan",
+    "jobflow",
+    "fireworks",
+    "pymongo",
+    "pymatgen",
+    "atomate2",
+    "custodian",
+    "tensorflow",
+)
+
+#: Distributions that bring a package under another name.
+ALSO = {"tensorflow": ("tensorflow-cpu", "tensorflow-rocm", "tf-nightly")}
+
+#: What an engine needs, and how to get it.
+ENGINE_PACKAGES = {
+    "sevennet": (("sevenn",), "pip install sevenn"),
+    "chgnet": (("chgnet",), "pip install chgnet"),
+    "vasp": (("atomate2", "custodian", "psutil"), "pip install 'ccdcgan[vasp]'"),
+    "gpaw": (("gpaw",), "pip install 'ccdcgan[gpaw]'"),
+}
+
+#: Gigabytes below which a disk is too small for calculations and networks.
+SPACE = 5.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, and what to do if it is not as it should be."""
+    """What was looked at, or what to do if it is not as it should be."""
 
-    what: str
-    problem: str | None = None
+    state: Literal["ok", "note", "missing"]
+    text: str
 
 
-def findings(campaign: Campaign) -> Iterator[Finding]:
-    """Look at each part that the campaign uses."""
-    parts: list[tuple[str, Callable[[], None]]] = []
-    elements = campaign.elements
-    for name, relaxation in campaign.relaxations.items():
-        engine = relaxation.engine
-        what = f"{name} by {engine.name} of {', '.join(elements)}"
-        parts.append((what, partial(engine.check, elements)))
-    for what, look in parts:
+def tried(look: Callable[[], Finding]) -> Finding:
+    """What a look finds; its `UserError` is a finding, too."""
+    try:
+        return look()
+    except UserError as error:
+        return Finding("missing", str(error))
+
+
+def findings(
+    campaign: Campaign, config: Path | None = None, timeout: float | None = None
+) -> Iterator[Finding]:
+    """Look at each part that the campaign uses.
+
+    Parameters
+    ----------
+    config
+        ``my_fireworks.yaml`` of a cluster; None looks at the engines on this machine only.
+    timeout
+        Seconds to wait for a small job of each worker class; None submits none.
+    """
+    if config is None:
+        yield from engine_findings(campaign)
+        return
+    yield from _package_findings(campaign)
+    cluster: Cluster | None = None
+    # Without it not even the file can be judged.
+    if installed_version("fireworks"):
         try:
-            look()
+            cluster = load_cluster(config)
         except UserError as error:
-            yield Finding(what, str(error))
-        else:
-            yield Finding(what)
+            yield Finding("missing", str(error))
+    if cluster is None:
+        yield Finding("note", "not tested without them: database, folder, queues")
+        yield from engine_findings(campaign)
+        return
+    yield Finding("ok", f"{config}")
+    yield tried(partial(_fireworks_settings, cluster))
+    from ccdcgan.launchers.inspection import cluster_findings, worker_findings
+
+    parts = yield from cluster_findings(cluster)
+    yield from engine_findings(campaign, elsewhere=timeout is not None)
+    if timeout is not None:
+        yield from worker_findings(cluster, campaign, parts, timeout)
+
+
+def engine_findings(campaign: Campaign, elsewhere: bool = False) -> Iterator[Finding]:
+    """Whether each engine of a campaign can run here.
+
+    Parameters
+    ----------
+    elsewhere
+        DFT codes will be tested where they are to run, and need not be here.
+    """
+    for name, relaxation in campaign.relaxations.items():
+        found = tried(partial(_engine, name, relaxation, campaign.elements))
+        local = isinstance(relaxation.engine, PotentialEngine)
+        if found.state == "missing" and elsewhere and not local:
+            found = Finding("note", f"on this machine: {found.text}")
+        yield found
+
+
+def _engine(name: str, relaxation: RelaxationSettings, elements: list[str]) -> Finding:
+    relaxation.engine.check(elements)
+    return Finding("ok", f"{name} by {relaxation.engine.name} of {', '.join(elements)}")
+
+
+def installed_version(package: str) -> str | None:
+    """Version of a package, or None; imports nothing."""
+    for name in (package, *ALSO.get(package, ())):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that matter, of those that are installed."""
+    return {name: found for name in PACKAGES if (found := installed_version(name))}
+
+
+def _package_findings(campaign: Campaign) -> Iterator[Finding]:
+    found = versions()
+    yield Finding("ok", ", ".join(f"{name} {version}" for name, version in found.items()))
+    if "fireworks" not in found:
+        yield Finding("missing", "a cluster needs FireWorks: pip install 'ccdcgan[cluster]'")
+    if "tensorflow" not in found:
+        yield Finding("missing", "the networks need TensorFlow: pip install tensorflow")
+    names: dict[str, None] = {}
+    for relaxation in campaign.relaxations.values():
+        engine = relaxation.engine
+        names[engine.name] = None
+        if isinstance(engine, VaspEngine) and engine.pre_relax is not None:
+            names[engine.pre_relax.name] = None
+    for name in names:
+        packages, remedy = ENGINE_PACKAGES.get(name, ((), ""))
+        lacking = [package for package in packages if not installed_version(package)]
+        if lacking:
+            yield Finding("missing", f"engine {name} needs {', '.join(lacking)}: {remedy}")
+
+
+def _fireworks_settings(cluster: Cluster) -> Finding:
+    """FireWorks takes the first file of settings that it finds, and looks for ours last."""
+    spec = find_spec("fireworks")
+    assert spec is not None and spec.origin is not None
+    folders = (Path.cwd(), Path.home() / ".fireworks", Path(spec.origin).parent.parent)
+    for folder in folders:
+        path = folder / FIREWORKS
+        if path.exists() and folder != cluster.root / "config":
+            raise UserError(
+                f"FireWorks reads {path} in place of the settings of ccdcgan, such as heartbeats: "
+                "move it away"
+            )
+    return Finding("ok", "settings of FireWorks: nothing overrides them")
+
+
+def folder_finding(folder: Path) -> Finding:
+    """Whether a folder is there or can be made, with room, and holds files and their locks.
+
+    Raises
+    ------
+    UserError
+        It does not.
+    """
+    try:
+        there = next(f for f in (folder, *folder.parents) if f.exists())
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".ccdcgan-check-") as file:
+            file.write(b"check")
+            file.flush()
+            locked = _locks(Path(file.name))
+        free = shutil.disk_usage(there).free / 1e9
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {folder} ({error.strerror}): choose another folder"
+        ) from None
+    if not locked:
+        raise UserError(
+            f"files in {folder} cannot be locked: mount that disk with locks (Lustre: -o flock), "
+            "or choose a folder on another"
+        )
+    if free < SPACE:
+        raise UserError(
+            f"only {free:.1f} GB are free in {folder}, and calculations and networks need "
+            f"{SPACE:g}: make room, or choose another folder"
+        )
+    made = "" if there == folder else "can be made, "
+    return Finding("ok", f"{folder}: {made}writable, files can be locked, {free:.0f} GB free")
+
+
+def _locks(path: Path) -> bool:
+    """Whether a second lock on a file is refused: some disks accept every lock and hold none."""
+    with path.open() as first, path.open() as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers import cli_cluster, cli_results
+from ccdcgan.launchers import cli_cluster, cli_migrate, cli_results
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,17 +72,34 @@ def check(
     campaign: Annotated[
         Path | None, typer.Argument(help="Campaign file; without one, Bi-Se in minutes.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="CCDCGAN_CONFIG",
+            help="Of a cluster: database, folder and queues, too. [my_fireworks.yaml, if there]",
+        ),
+    ] = None,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="A small job through each worker class, too.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the jobs of --submit.")
+    ] = 300.0,
 ) -> None:
-    """Look whether this machine has what a campaign needs: engines, commands, POTCARs."""
+    """Look whether all that a campaign needs is there: engines, POTCARs, database, queues."""
     from ccdcgan.launchers.check import findings
     from ccdcgan.workflows.campaign import load_campaign
 
     settings = load_campaign(campaign) if campaign else default_campaign()
+    if config is None and cli_cluster.CONFIG.exists():
+        config = cli_cluster.CONFIG
+    if submit and config is None:
+        raise UserError("--submit needs the file of a cluster: name it with --config")
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
     problems = 0
-    for finding in findings(settings):
-        problems += finding.problem is not None
-        mark = "[red]missing[/]" if finding.problem else "[green]ok[/]"
-        console.print(f"{mark}  {escape(finding.problem or finding.what)}", soft_wrap=True)
+    for finding in findings(settings, config, timeout if submit else None):
+        problems += finding.state == "missing"
+        console.print(f"{marks[finding.state]}  {escape(finding.text)}", soft_wrap=True)
     if problems:
         sys.exit(2)
 
@@ -174,6 +191,7 @@ def sample(
 # After the commands above, so that help begins with them.
 cli_cluster.register(app)
 cli_results.register(app)
+cli_migrate.register(app)
 
 
 def _say(line: str) -> None:

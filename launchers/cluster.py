@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import string
@@ -215,6 +216,11 @@ def load_cluster(path: Path) -> Cluster:
     UserError
         The file cannot be read, has an unknown key or a value that does not fit.
     """
+    if not path.exists():
+        raise UserError(
+            f"there is no {path}: copy my_fireworks.yaml from ccdcgan's repository and edit it, or "
+            "name yours with --config"
+        )
     data = read_yaml(path)
     try:
         return Cluster.model_validate(data)
@@ -222,11 +228,16 @@ def load_cluster(path: Path) -> Cluster:
         raise UserError(f"{path}: {explain_validation(error, Cluster)}") from None
 
 
-def write_files(cluster: Cluster, folder: Path) -> None:
+def write_files(cluster: Cluster, folder: Path, campaign: str | None = None) -> None:
     """Write what ``lpad``, ``rlaunch`` and ``qlaunch -c FOLDER/<class>`` read.
 
     The addresses are in them, so that a node needs no credentials of its own: nobody else may
     read them.
+
+    Parameters
+    ----------
+    campaign
+        The only one whose jobs the workers take; None for all.
     """
     folder = folder.expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -257,12 +268,14 @@ def write_files(cluster: Cluster, folder: Path) -> None:
         own.mkdir(exist_ok=True)
         _write(own / "my_launchpad.yaml", launchpad, secret=True)
         # FireWorks' own test for the name cannot use an index.
-        query = f'{{"spec._fworker": "{name}"}}'
-        _write(own / "my_fworker.yaml", {"name": name, "category": "", "query": query})
-        _write(own / "my_qadapter.yaml", _adapter(worker, name, folder))
+        query = {"spec._fworker": name, **({"spec.campaign": campaign} if campaign else {})}
+        fworker = {"name": name, "category": "", "query": json.dumps(query)}
+        _write(own / "my_fworker.yaml", fworker)
+        _write(own / "my_qadapter.yaml", adapter_settings(worker, name, folder))
 
 
-def _adapter(worker: Worker, name: str, folder: Path) -> dict[str, Any]:
+def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, Any]:
+    """What is in my_qadapter.yaml of a class, for a worker with the files of a folder."""
     before = [f"source {shlex.quote(str(folder / ENVIRONMENT))}"]
     before += [f"module load {shlex.quote(module)}" for module in worker.modules]
     before += [f"export {key}={shlex.quote(v)}" for key, v in worker.environment.items()]

@@ -162,12 +162,13 @@ def _alive(pad: Pad, adapter: CommonAdapter, name: str) -> int:
         jobs.update_many({"class": name, "state": "stillborn"}, {"$set": {"state": "ended"}})
         raise UserError(
             f"{STILLBORN} queue jobs of class {name} ended before a worker started: "
-            f"{_last_words(Path(last[0]['folder']))}"
+            f"{last_words(Path(last[0]['folder']))}"
         )
     return sum(job_id in there for job_id in ours)
 
 
-def _last_words(folder: Path) -> str:
+def last_words(folder: Path) -> str:
+    """The last line that a queue job wrote into its folder, for a person to see what is wrong."""
     for path in sorted(folder.glob("*.err*")) + sorted(folder.glob("*.out")):
         lines = path.read_text(errors="replace").strip().splitlines()
         if lines:
@@ -225,18 +226,19 @@ def submit_to_queue(adapter: CommonAdapter, folder: Path) -> str:
         raise UserError(f"{command} gave no number of a job, but: {said}") from None
 
 
-def in_queue(adapter: CommonAdapter) -> set[str]:
-    """Numbers of our jobs that wait or run."""
+def in_queue(adapter: CommonAdapter) -> dict[str, str]:
+    """Our jobs that wait or run, by number, with what the queue says of each."""
     kind = adapter.q_type
     command = [adapter.q_commands[kind]["status_cmd"]]
     command += ["-u", getpass.getuser()]
     if kind == "SLURM":
-        command += ["-h", "-o", "%i"]
+        command += ["-h", "-o", "%i %T %r"]
     ended = _run(command, None, None)
     if ended.returncode:
         said = " ".join((ended.stderr or ended.stdout).split())[:300]
         raise UserError(f"the queue does not answer: {' '.join(command)} says {said}")
-    return set(re.findall(r"^\s*(\d+)", ended.stdout, re.MULTILINE))
+    found = re.findall(r"^\s*(\d+)(.*)", ended.stdout, re.MULTILINE)
+    return {number: " ".join(rest.split()) for number, rest in found}
 
 
 def _run(

@@ -17,10 +17,8 @@ from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import open_workdir
-from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, prepare
-from ccdcgan.launchers.local import write_results
+from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
 from ccdcgan.workflows.campaign import Campaign, load_campaign
-from ccdcgan.workflows.inverse_design import InverseDesignMaker
 
 #: Seconds after which a submission that was begun and not finished is taken over.
 UNFINISHED = 60.0
@@ -53,26 +51,21 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         # What is not a matter of the machine: VASP need not be where jobs are submitted.
         if isinstance(relaxation.engine, PotentialEngine):
             relaxation.engine.check(campaign.elements)
+    # Keras takes seconds to import, and only this needs it.
+    from ccdcgan.workflows.inverse_design import InverseDesignMaker
+
     pad = connect(cluster)
+    for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
+        ping(store)
     prepare(pad, cluster)
-    digest = campaign.digest()
     run = _claim(pad, campaign, name, again)
     flow = InverseDesignMaker().make(campaign)
     flow.update_metadata({"campaign": run})
     workflow = flow_to_workflow(flow, metadata={"campaign": run})
+    # The job whose output is the campaign's outcome; noted first, for a submission that is killed.
+    pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"outcome": flow.jobs[-1].uuid}})
     pad.add_wf(workflow)
-    pad.db[CAMPAIGNS].update_one(
-        {"_id": run},
-        {
-            "$set": {
-                "submitted": True,
-                "digest": digest,
-                "fw_id": min(workflow.id_fw),
-                # The job whose output is the campaign's outcome.
-                "outcome": flow.jobs[-1].uuid,
-            }
-        },
-    )
+    pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"submitted": True}})
     return Submitted(run, len(workflow.id_fw))
 
 
@@ -164,6 +157,9 @@ def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
     UserError
         The campaign is unknown or not done, or the folder holds something else.
     """
+    # It takes Keras along.
+    from ccdcgan.launchers.local import write_results
+
     found = find_campaign(connect(cluster), name)
     store = cluster.job_store()
     store.connect()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from services import Database, MongoServer, Slurm
+from small_campaign import start
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -68,3 +69,13 @@ def slurm(service_folder: Path) -> Iterator[Slurm]:
         server.start()
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """Folder of a small campaign that ran undisturbed on this machine."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(folder)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return folder

@@ -1,54 +1,14 @@
 """A whole small campaign from the command line, undisturbed and killed on its way."""
 
-import gzip
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Structure
-
-CAMPAIGN = """
-system: Bi-Se
-database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
-networks: {gan_steps: 250, guide_epochs: 5}
-relaxation: {fmax: 0.3}
-loop: {rounds: 2, samples: 200, relaxations: 2}
-"""
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    campaign = folder.parent / "campaign.yaml"
-    campaign.write_text(CAMPAIGN)
-    arguments = ["run", str(campaign), "--workdir", str(folder), "--seed", "3"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "ccdcgan.launchers.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder.parent,
-    )
-
-
-def results(folder: Path) -> tuple[dict, list[dict]]:
-    summary = json.loads((folder / "summary.json").read_text())
-    with gzip.open(folder / "phases.json.gz") as stream:
-        return summary, json.load(stream)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = start(folder)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return folder
+from small_campaign import results, start
 
 
 def test_summary_counts_what_the_phases_show(finished):
