@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -107,7 +108,7 @@ class RelaxMaker(Maker):
     @job(data="task", config=worker_class("dft"))
     def make(
         self,
-        proposed: list[dict[str, Any]],
+        proposed: list[dict[str, Any]] | str,
         campaign: dict[str, Any],
         stage: str = "relaxations",
         before: int = 0,
@@ -121,7 +122,7 @@ class RelaxMaker(Maker):
         Parameters
         ----------
         proposed
-            Candidates.
+            Candidates; those of a batch as one JSON text.
         campaign
             Its relaxation and goals say what to do.
         stage, before, total
@@ -132,15 +133,18 @@ class RelaxMaker(Maker):
         settings = Campaign.model_validate(campaign)
         engine = settings.relaxation.engine
         wanted: dict[str, Candidate] = {}
-        for candidate in map(Candidate.model_validate, proposed):
+        found = json.loads(proposed) if isinstance(proposed, str) else proposed
+        for candidate in map(Candidate.model_validate, found):
             structure = Structure.from_dict(candidate.structure)
             level = engine.level_of_theory(elements_of(structure))
             wanted.setdefault(content_key(structure, level, settings.relaxation), candidate)
         size = self.batch_size if isinstance(engine, PotentialEngine) else 1
         if len(wanted) > size:
             plain = [c.model_dump(mode="json") for c in wanted.values()]
+            # As text: FireWorks walks through every nested value of a new job many times, which
+            # takes minutes for thousands of structures.
             batches: list[Job] = [
-                self.make(plain[i : i + size], campaign, stage, i, len(plain))
+                self.make(json.dumps(plain[i : i + size]), campaign, stage, i, len(plain))
                 for i in range(0, len(plain), size)
             ]
             merge = merge_entries(
