@@ -76,7 +76,7 @@ def check(
         Path | None,
         typer.Option(
             envvar="CCDCGAN_CONFIG",
-            help="Of a cluster: database, folder and queues, too. [my_fireworks.yaml, if there]",
+            help="my_fireworks.yaml of a cluster, to test that, too.",
         ),
     ] = None,
     submit: Annotated[
@@ -91,8 +91,6 @@ def check(
     from ccdcgan.workflows.campaign import load_campaign
 
     settings = load_campaign(campaign) if campaign else default_campaign()
-    if config is None and cli_cluster.CONFIG.exists():
-        config = cli_cluster.CONFIG
     if submit and config is None:
         raise UserError("--submit needs the file of a cluster: name it with --config")
     marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}

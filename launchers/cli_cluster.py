@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -147,7 +148,7 @@ def retry(
     ] = None,
 ) -> None:
     """Run again what failed or was lost; without --failed or --lost, both."""
-    cluster, pad = _open(config)
+    cluster, pad = _open(config, to_change=True)
     from ccdcgan.launchers.jobs import mend
 
     both = not failed and not lost
@@ -202,7 +203,10 @@ def worker(
     os.environ.update(read_environment(folder.parent))
     import logging
 
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    # FireWorks and jobflow bring handlers of their own: one for all would say everything twice.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger("ccdcgan").addHandler(handler)
     logging.getLogger("ccdcgan").setLevel(logging.INFO)
     from ccdcgan.launchers.worker import work
 
@@ -218,10 +222,13 @@ def _fireworks_settings(cluster: Cluster) -> None:
     os.environ["FW_CONFIG_FILE"] = str(config / FIREWORKS)
 
 
-def _open(config: Path) -> tuple[Cluster, Pad]:
+def _open(config: Path, to_change: bool = False) -> tuple[Cluster, Pad]:
     from ccdcgan.launchers.cluster import load_cluster
 
     cluster = load_cluster(config)
+    if to_change:
+        # Among them, after how long the lock of a killed worker counts for nothing.
+        _fireworks_settings(cluster)
     from ccdcgan.launchers.launchpad import connect
 
     return cluster, connect(cluster)
@@ -234,7 +241,7 @@ def _query(pad: Pad, campaign: str | None) -> dict[str, str]:
 
 
 def _change(campaign: str, config: Path, before: tuple[str, ...], after: str, what: str) -> None:
-    _, pad = _open(config)
+    _, pad = _open(config, to_change=True)
     from ccdcgan.launchers.jobs import change_states
     from ccdcgan.launchers.submit import find_campaign
 
@@ -248,13 +255,19 @@ def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[Renderabl
 
     if campaign is not None:
         return _campaign_picture(status_of(pad, cluster, find_campaign(pad, campaign)))
-    table = Table()
-    for column in ("campaign", "name", "system", "submitted", *COLUMNS):
-        if column != "lost":
-            table.add_column(column, justify="right" if column in COLUMNS else "left")
-    for row in overview(pad):
-        cells = [row["_id"], row["name"], row["system"], row["submitted_at"]]
-        counts = [str(row["states"].get(c) or "") for c in COLUMNS if c != "lost"]
+    rows = overview(pad)
+    columns = [c for c in COLUMNS if any(row["states"].get(c) for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # What people copy stays in one line, and nothing is cut short.
+    table.add_column("campaign", no_wrap=True)
+    for column in ("name", "system", "submitted"):
+        table.add_column(column, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        submitted = row["submitted_at"][:16].replace("T", " ")
+        cells = [row["_id"], row["name"], row["system"], submitted]
+        counts = [str(row["states"].get(c) or "") for c in columns]
         table.add_row(*(Text(str(cell)) for cell in cells), *counts)
     return [table]
 
@@ -276,7 +289,7 @@ def _campaign_picture(found: Status) -> list[RenderableType]:
         left = "" if doing.seconds_left is None else f", {_time(doing.seconds_left)} left"
         lines.append(Text(f"{doing.what}: {doing.done} of {doing.total}{left}"))
     lines.append(
-        Text(f"{found.relaxed} structures relaxed, {found.relaxed_last_hour} in the last hour")
+        Text(f"{found.relaxed} structures relaxed, {found.relaxed_an_hour:.0f} in the last hour")
     )
     for failure in found.failures:
         where = f" ({failure.host}:{failure.folder})" if failure.folder else ""

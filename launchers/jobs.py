@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from fireworks.core.launchpad import WFLock
+from pymongo.errors import PyMongoError
 
 from ccdcgan.launchers.cluster import Cluster
-from ccdcgan.launchers.launchpad import PROGRESS, Pad, now
+from ccdcgan.launchers.launchpad import CAMPAIGNS, PROGRESS, Pad, now
 from ccdcgan.workflows.spool import Spool
 
 #: Reason of a job whose worker gave no sign of life.
@@ -20,6 +23,9 @@ LOST = "lost: its worker gave no sign of life"
 #: Runs of a job that end without its fault (lost, or stopped by the queue) before nobody but a
 #: person runs it again: it may be what kills its workers.
 TRIES = 5
+
+#: Seconds that a job may be without its workflow, which is written after it.
+YOUNG = 600.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Mended:
     orphans: list[int] = field(default_factory=list)
     delivered: int = 0
     given_up: list[int] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
         """What to tell people."""
@@ -58,6 +65,8 @@ class Mended:
         ):
             if number:
                 yield f"{number} {what}"
+        for fw_id, reason in self.unreadable.items():
+            yield f"job {fw_id} cannot run again: {reason}"
 
 
 def last_launches(pad: Pad, fireworks: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -83,10 +92,13 @@ def seconds_since(launch: dict[str, Any]) -> float:
         for h in launch["state_history"]
         if h["state"] in {"RUNNING", "RESERVED"}
     ]
-    if not times:
-        return 0.0
-    last = times[-1]
-    moment = datetime.fromisoformat(last) if isinstance(last, str) else last
+    return _age(times[-1]) if times else 0.0
+
+
+def _age(moment: str | datetime) -> float:
+    """Seconds since a time as FireWorks writes it, in one way or the other."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return (datetime.now(UTC) - moment).total_seconds()
@@ -102,12 +114,20 @@ def reason_of(firework: dict[str, Any], launch: dict[str, Any] | None) -> str:
         trace = exception.get("_stacktrace") or trace
         if trace is None:
             return LOST
-    lines = [line.strip() for line in str(trace or "").splitlines() if line.strip()]
-    if not lines:
-        return "no reason was recorded"
+    return _message(str(trace or "")) or "no reason was recorded"
+
+
+def _message(trace: str) -> str:
+    """What a traceback ends with, in one line."""
+    lines = trace.splitlines()
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    message = lines[frames[-1] + 1 :] if frames else lines
+    # Code is indented; of what follows, the message may have several lines.
+    while message and message[0][:1] in {"", " "}:
+        message = message[1:]
+    text = " ".join(" ".join(message).split())
     # The class of our own errors tells a user nothing.
-    line = re.sub(r"^ccdcgan\.[\w.]*(UserError|StoppedError): ", "", lines[-1])
-    return line[:300]
+    return re.sub(r"^ccdcgan\.[\w.]*(UserError|StoppedError): ", "", text)[:300]
 
 
 def running(pad: Pad, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -188,6 +208,17 @@ def mend(
         A person asks: also what was lost many times.
     """
     done = Mended()
+
+    def attempt(action: Callable[[int], object], fw_id: int) -> bool:
+        """Whether something could be done with a job; one that is broken stops no other."""
+        try:
+            return action(fw_id) is not False
+        except PyMongoError:
+            raise
+        except Exception:  # noqa: BLE001  many kinds on a job that cannot be read
+            done.unreadable[fw_id] = _message(traceback.format_exc())
+            return False
+
     spool = Spool(cluster.root / "spool")
     waiting = len(spool.waiting())
     if waiting:
@@ -196,14 +227,16 @@ def mend(
             store.connect()
         spool.deliver(stores)
         done.delivered = waiting - len(spool.waiting())
+    done.orphans = _remove_orphans(pad, query)
     if lost:
         gone, stale = lost_jobs(pad, query, cluster.lost_after)
-        for fw_id in stale:
-            # Its worker died between noting the end of the run and telling the workflow.
-            pad._refresh_wf(fw_id)
-            done.refreshed.append(fw_id)
+        # Their workers died between noting the end of a run and telling the workflow.
+        done.refreshed = [fw_id for fw_id in stale if attempt(pad._refresh_wf, fw_id)]
+        # And those between taking a job and noting its run.
+        taken = _taken(pad, query, cluster.lost_after)
+        done.lost = [fw_id for fw_id in taken if attempt(pad._refresh_wf, fw_id)]
         for fw_id in gone:
-            _note_lost(pad, fw_id)
+            attempt(partial(_note_lost, pad), fw_id)
         # A first failure may have been noted and not told to the workflow.
         again = gone + [
             f.fw_id for f in failures(pad, query) if f.reason == LOST or "(SIGTERM)" in f.reason
@@ -211,13 +244,12 @@ def mend(
         for fw_id in dict.fromkeys(again):
             if not by_hand and _times_lost(pad, fw_id) >= TRIES:
                 done.given_up.append(fw_id)
-            elif _run_again(pad, fw_id):
+            elif attempt(partial(_run_again, pad), fw_id):
                 done.lost.append(fw_id)
-        done.orphans = _remove_orphans(pad, query)
     if failed:
         for failure in failures(pad, query):
             matches = only is None or only.lower() in failure.reason.lower()
-            if matches and _run_again(pad, failure.fw_id):
+            if matches and attempt(partial(_run_again, pad), failure.fw_id):
                 done.failed.append(failure.fw_id)
     return done
 
@@ -226,6 +258,12 @@ def _note_lost(pad: Pad, fw_id: int) -> None:
     firework = pad.fireworks.find_one({"fw_id": fw_id}, {"launches": 1})
     if firework and firework["launches"]:
         pad.mark_fizzled(firework["launches"][-1])
+
+
+def _taken(pad: Pad, query: dict[str, Any], lost_after: float) -> list[int]:
+    """Jobs that somebody has taken long ago without noting a run."""
+    found = pad.fireworks.find({**query, "state": "RESERVED", "launches": []})
+    return [f["fw_id"] for f in found if _age(f["updated_on"]) > lost_after]
 
 
 def _times_lost(pad: Pad, fw_id: int) -> int:
@@ -237,23 +275,30 @@ def _times_lost(pad: Pad, fw_id: int) -> int:
 
 def _run_again(pad: Pad, fw_id: int) -> bool:
     """Rerun a failed job, unless somebody else has done so."""
-    if not pad.fireworks.find_one({"fw_id": fw_id, "state": "FIZZLED"}, {"_id": 1}):
+    found = pad.fireworks.find_one({"fw_id": fw_id, "state": "FIZZLED"}, {"_id": 1})
+    if not found or not pad.workflows.find_one({"nodes": fw_id}, {"_id": 1}):
         return False
+    pad.rerun_fw(fw_id)
     pad.db[PROGRESS].delete_one({"_id": fw_id})
     pad.fireworks.update_one({"fw_id": fw_id}, {"$unset": {"spec._exception_details": ""}})
-    pad.rerun_fw(fw_id)
     return True
 
 
 def _remove_orphans(pad: Pad, query: dict[str, Any]) -> list[int]:
-    """Jobs that a worker wrote just before it was killed, and that no workflow knows."""
-    ready = [f["fw_id"] for f in pad.fireworks.find({**query, "state": "READY"}, {"fw_id": 1})]
-    known: set[int] = set()
-    for workflow in pad.workflows.find({"nodes": {"$in": ready}}, {"nodes": 1}):
-        known.update(workflow["nodes"])
-    orphans = [fw_id for fw_id in ready if fw_id not in known]
-    pad.fireworks.delete_many({"fw_id": {"$in": orphans}})
-    return orphans
+    """Jobs that somebody wrote just before being killed, and that no workflow knows."""
+    # Jobs are written before their workflow, which is locked meanwhile if it is there already.
+    busy = pad.workflows.distinct("metadata.campaign", {"locked": True})
+    limit = (datetime.now(UTC) - timedelta(seconds=YOUNG)).isoformat()
+    old = {
+        "state": {"$in": ["READY", "WAITING", "FIZZLED"]},
+        "created_on": {"$lt": limit},
+        "spec.campaign": {"$nin": busy},
+    }
+    jobs = {f["fw_id"] for f in pad.fireworks.find({"$and": [query, old]}, {"fw_id": 1})}
+    for workflow in pad.workflows.find({"nodes": {"$in": list(jobs)}}, {"nodes": 1}):
+        jobs.difference_update(workflow["nodes"])
+    pad.fireworks.delete_many({"$and": [{"fw_id": {"$in": list(jobs)}}, old]})
+    return sorted(jobs)
 
 
 def change_states(pad: Pad, campaign: str, before: Iterable[str], after: str) -> int:
@@ -270,21 +315,43 @@ def change_states(pad: Pad, campaign: str, before: Iterable[str], after: str) ->
     -------
     Number of jobs that were changed.
     """
+    _hold(pad, campaign, after)
     changed = 0
     for workflow in pad.workflows.find({"metadata.campaign": campaign}, {"nodes": 1}):
-        query = {"fw_id": {"$in": workflow["nodes"]}, "state": {"$in": list(before)}}
-        with WFLock(pad, workflow["nodes"][0]):
-            ids = [f["fw_id"] for f in pad.fireworks.find(query, {"fw_id": 1})]
-            if not ids:
-                continue
-            pad.fireworks.update_many(
-                {**query, "fw_id": {"$in": ids}}, {"$set": {"state": after, "updated_on": now()}}
+        node = workflow["nodes"][0]
+        with WFLock(pad, node):
+            # Only now: a job that has just ended may have given birth to others.
+            lazy = pad.get_wf_by_fw_id_lzyfw(node)
+            query = {"fw_id": {"$in": list(lazy.id_fw)}}
+            those = {**query, "state": {"$in": list(before)}}
+            ids = [f["fw_id"] for f in pad.fireworks.find(those, {"fw_id": 1})]
+            parents = lazy.links.parent_links
+            ready = [
+                fw_id
+                for fw_id in ids
+                if after == "WAITING"
+                and all(lazy.fw_states[parent] == "COMPLETED" for parent in parents.get(fw_id, []))
+            ]
+            for state, chosen in (("READY", ready), (after, sorted({*ids} - {*ready}))):
+                done = pad.fireworks.update_many(
+                    {**those, "fw_id": {"$in": chosen}},
+                    {"$set": {"state": state, "updated_on": now()}},
+                )
+                changed += done.modified_count
+            # As they are: a worker may have taken some of them meanwhile.
+            found = pad.fireworks.find(query, {"fw_id": 1, "state": 1})
+            lazy.fw_states = {f["fw_id"]: f["state"] for f in found}
+            document = lazy.to_db_dict()
+            pad.workflows.update_one(
+                {"nodes": node}, {"$set": {key: document[key] for key in ("state", "fw_states")}}
             )
-            lazy = pad.get_wf_by_fw_id_lzyfw(ids[0])
-            updated: set[int] = set()
-            for fw_id in ids:
-                lazy.fw_states[fw_id] = after
-                updated |= set(lazy.refresh(fw_id, updated))
-            pad._update_wf(lazy, updated | set(ids))
-            changed += len(ids)
     return changed
+
+
+def _hold(pad: Pad, campaign: str, state: str) -> None:
+    """Note in which state a campaign's jobs are born from now on; what was cancelled stays so."""
+    query = {"_id": campaign, "held": {"$ne": "DEFUSED"}}
+    if state == "WAITING":
+        pad.db[CAMPAIGNS].update_one(query, {"$unset": {"held": ""}})
+    else:
+        pad.db[CAMPAIGNS].update_one(query, {"$set": {"held": state}})

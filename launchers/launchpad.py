@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -246,3 +246,8 @@ def indexes(pad: Pad, cluster: Cluster) -> list[tuple[Any, tuple[str, ...], bool
 def now() -> str:
     """The time in UTC as it stands in our documents."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def this_hour(ago: int = 0) -> str:
+    """The hour in UTC under which relaxations are counted; `ago` hours back."""
+    return (datetime.now(UTC) - timedelta(hours=ago)).strftime("%Y-%m-%dT%H")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import time
 from typing import Any
 
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.jobs import Failure, failures, lost_jobs
-from ccdcgan.launchers.launchpad import CAMPAIGNS, PROGRESS, Pad, database_of
+from ccdcgan.launchers.launchpad import CAMPAIGNS, PROGRESS, Pad, this_hour
 
 #: What FireWorks' states are called here.
 STATES = {
@@ -49,7 +49,7 @@ class Status:
     doing: list[Doing] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     relaxed: int = 0
-    relaxed_last_hour: int = 0
+    relaxed_an_hour: float = 0.0
 
     @property
     def totals(self) -> dict[str, int]:
@@ -99,13 +99,17 @@ def status_of(pad: Pad, cluster: Cluster, campaign: dict[str, Any], newest: int 
         found.doing = _doing(pad, name, set(lost))
     if found.totals["failed"]:
         found.failures = failures(pad, query, newest)
-    results = cluster.stores.results
-    relaxations = database_of(results)[results.relaxations]
-    since = (datetime.now(UTC) - timedelta(hours=1)).isoformat(timespec="seconds")
-    own = {"campaign": campaign["digest"]}
-    found.relaxed = relaxations.count_documents({**own, "finished_at": {"$gt": ""}})
-    found.relaxed_last_hour = relaxations.count_documents({**own, "finished_at": {"$gte": since}})
+    relaxed = campaign.get("relaxed") or {}
+    found.relaxed = relaxed.get("total", 0)
+    found.relaxed_an_hour = _an_hour(relaxed)
     return found
+
+
+def _an_hour(relaxed: dict[str, int]) -> float:
+    """Relaxations in the last sixty minutes, those of the hour before in proportion."""
+    minutes = datetime.now(UTC).minute
+    this, before = (relaxed.get(this_hour(ago), 0) for ago in (0, 1))
+    return this + before * (60 - minutes) / 60
 
 
 def _place(stage: str) -> tuple[int, int, int]:

@@ -23,7 +23,15 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.vasp import seconds_left
-from ccdcgan.launchers.launchpad import PROGRESS, QUEUE_JOBS, Pad, Patient, now
+from ccdcgan.launchers.launchpad import (
+    CAMPAIGNS,
+    PROGRESS,
+    QUEUE_JOBS,
+    Pad,
+    Patient,
+    now,
+    this_hour,
+)
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.spool import Spool, patience
 
@@ -34,6 +42,9 @@ LAST_CALL = 60.0
 
 #: Seconds between two writes of a job's progress.
 EVERY = 2.0
+
+#: How reports of relaxations begin.
+RELAXATIONS = ("database", "relaxations", "confirmation")
 
 #: Where queues say which job a process belongs to.
 JOB_ID_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "JOB_ID", "LSB_JOBID")
@@ -131,6 +142,8 @@ class ProgressWriter:
 
     def __init__(self, pad: Pad) -> None:
         self._collection = pad.db[PROGRESS]
+        self._campaigns = pad.db[CAMPAIGNS]
+        self._told = 0
         self._next = 0.0
         self._job: Any = None
         self._since: dict[str, Any] = {}
@@ -143,6 +156,7 @@ class ProgressWriter:
         if self._job != (job.uuid, stage):
             self._job = (job.uuid, stage)
             self._since = {"started": time(), "first": done}
+            self._told = done
         elif monotonic() < self._next and done < total:
             return
         self._next = monotonic() + EVERY
@@ -160,6 +174,13 @@ class ProgressWriter:
                 self._collection.update_one(
                     {"_id": metadata["fw_id"]}, {"$set": values}, upsert=True
                 )
+                if done > self._told and stage.startswith(RELAXATIONS):
+                    # Counted as they come: to count the documents takes the longer the more.
+                    counts = dict.fromkeys(
+                        ("relaxed.total", f"relaxed.{this_hour()}"), done - self._told
+                    )
+                    self._campaigns.update_one({"_id": metadata.get("campaign")}, {"$inc": counts})
+                    self._told = done
         except PyMongoError:
             # Long enough not to slow the computation down.
             self._next = monotonic() + 60.0
