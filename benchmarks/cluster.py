@@ -41,7 +41,7 @@ from ccdcgan.launchers.status import counts_pipeline, status_of
 from ccdcgan.launchers.worker import ProgressWriter
 from ccdcgan.workflows import database, progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import RelaxMaker, in_stage, worker_class
+from ccdcgan.workflows.database import LARGEST_SPLIT, RelaxMaker, in_stage, worker_class
 
 CAMPAIGN = Campaign()
 
@@ -171,7 +171,10 @@ def measure(arguments: argparse.Namespace, cluster: Cluster, folder: Path) -> di
     with timed(figures, "proposing_s"):
         take("light", 1)
     with timed(figures, "splitting_s"):
+        # A split into very many jobs has two steps.
         take("dft", 1)
+        if arguments.batch * LARGEST_SPLIT < arguments.structures:
+            take("dft", -(-arguments.structures // (arguments.batch * LARGEST_SPLIT)))
     figures["waiting_jobs"] = pad.fireworks.count_documents({"spec.campaign": run})
     document = pad.db[CAMPAIGNS].find_one({"_id": run})
     with timed(figures, "status_s"):

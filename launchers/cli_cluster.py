@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -257,7 +256,8 @@ def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[Renderabl
         return _campaign_picture(status_of(pad, cluster, find_campaign(pad, campaign)))
     rows = overview(pad)
     columns = [c for c in COLUMNS if any(row["states"].get(c) for row in rows)]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # Narrow, for a terminal of 80 columns.
+    table = Table(box=None, padding=(0, 1, 0, 0))
     # What people copy stays in one line, and nothing is cut short.
     table.add_column("campaign", no_wrap=True)
     for column in ("name", "system", "submitted"):
@@ -265,8 +265,8 @@ def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[Renderabl
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        submitted = row["submitted_at"][:16].replace("T", " ")
-        cells = [row["_id"], row["name"], row["system"], submitted]
+        # The day will do: the newest comes first.
+        cells = [row["_id"], row["name"], row["system"], row["submitted_at"][:10]]
         counts = [str(row["states"].get(c) or "") for c in columns]
         table.add_row(*(Text(str(cell)) for cell in cells), *counts)
     return [table]

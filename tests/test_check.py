@@ -206,9 +206,9 @@ def test_submit_needs_a_cluster(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, said = command(monkeypatch, capsys, "check", "--submit")
     assert code == 2 and "--config" in said
-    (tmp_path / "my_fireworks.yaml").write_text("workers: {}")
-    code, said = command(monkeypatch, capsys, "check")
-    assert code == 2 and "my_fireworks.yaml: workers.dft is missing" in said.replace(
+    (tmp_path / "mine.yaml").write_text("workers: {}")
+    code, said = command(monkeypatch, capsys, "check", "--config", str(tmp_path / "mine.yaml"))
+    assert code == 2 and "mine.yaml: workers.dft is missing" in said.replace(
         "Value error, ", ""
     )
 

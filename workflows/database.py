@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from math import ceil
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -91,6 +92,10 @@ class ProposeMaker(Maker):
         }
 
 
+#: Most jobs that one job is replaced by; each of them may be replaced again.
+LARGEST_SPLIT = 100
+
+
 @dataclass
 class RelaxMaker(Maker):
     """Relax candidates; what is in the store already is not relaxed again.
@@ -139,13 +144,15 @@ class RelaxMaker(Maker):
             level = engine.level_of_theory(elements_of(structure))
             wanted.setdefault(content_key(structure, level, settings.relaxation), candidate)
         size = self.batch_size if isinstance(engine, PotentialEngine) else 1
+        total = len(wanted) if total is None else total
         if len(wanted) > size:
             plain = [c.model_dump(mode="json") for c in wanted.values()]
-            # As text: FireWorks walks through every nested value of a new job many times, which
-            # takes minutes for thousands of structures.
+            # Thousands of jobs by and by: FireWorks' time for a split grows with their square.
+            step = size * ceil(len(plain) / size / LARGEST_SPLIT)
+            # As text: FireWorks walks through every nested value of a new job many times.
             batches: list[Job] = [
-                self.make(json.dumps(plain[i : i + size]), campaign, stage, i, len(plain))
-                for i in range(0, len(plain), size)
+                self.make(json.dumps(plain[i : i + step]), campaign, stage, before + i, total)
+                for i in range(0, len(plain), step)
             ]
             merge = merge_entries(
                 [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
@@ -156,7 +163,6 @@ class RelaxMaker(Maker):
         store.settle()
         done = store.done(wanted)
         todo = [key for key in wanted if key not in done]
-        total = len(wanted) if total is None else total
         finished = before + len(wanted) - len(todo)
         progress.report(stage, finished, total)
         output: dict[str, Any] = {}
