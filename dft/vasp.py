@@ -307,6 +307,12 @@ def _needs_atomate2() -> None:
 
 
 def seconds_left(now: float | None = None) -> float | None:
-    """Seconds until Slurm ends this job (SLURM_JOB_END_TIME); None where there is no end."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(end) - (time.time() if now is None else now) if end.isdigit() else None
+    """Seconds until the queue ends this job; None where there is no end.
+
+    CCDCGAN_END_TIME, which our queue scripts set, or Slurm's own SLURM_JOB_END_TIME (from 23.02).
+    """
+    for variable in ("CCDCGAN_END_TIME", "SLURM_JOB_END_TIME"):
+        end = os.environ.get(variable, "")
+        if end.isdigit():
+            return float(end) - (time.time() if now is None else now)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import string
 import sys
@@ -279,6 +280,10 @@ def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, Any]:
     before = [f"source {shlex.quote(str(folder / ENVIRONMENT))}"]
     before += [f"module load {shlex.quote(module)}" for module in worker.modules]
     before += [f"export {key}={shlex.quote(v)}" for key, v in worker.environment.items()]
+    seconds = walltime_seconds(worker.queue)
+    if seconds is not None:
+        # Not every queue tells its jobs when they end.
+        before.append(f"export CCDCGAN_END_TIME=$(( $(date +%s) + {seconds} ))")
     before += worker.before
     command = [sys.executable, "-m", "ccdcgan.launchers.cli", "worker", str(folder / name)]
     template = worker.queue.template
@@ -291,6 +296,18 @@ def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, Any]:
         "pre_rocket": "\n".join(before),
         "rocket_launch": shlex.join(command) + f" --idle {worker.idle:g}",
     }
+
+
+def walltime_seconds(queue: Queue) -> int | None:
+    """Seconds of a queue's ``walltime``, as HH:MM:SS, D-HH:MM:SS or, for Slurm, minutes."""
+    text = str(queue.parameters.get("walltime", ""))
+    if queue.type == "SLURM" and text.isdigit():
+        return 60 * int(text)
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (int(x or 0) for x in found.groups())
+    return ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 def _environment(cluster: Cluster, folder: Path) -> str:

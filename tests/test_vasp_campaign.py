@@ -126,6 +126,7 @@ def campaign(tmp_path_factory):
     }
     environment.pop("VASP_STAND_IN_WORKER", None)
     environment.pop("SLURM_JOB_END_TIME", None)
+    environment.pop("CCDCGAN_END_TIME", None)
     statuses = []
     while not statuses or statuses[-1]:
         assert len(statuses) < 3, (statuses, (folder / "out").read_text()[-3000:])
