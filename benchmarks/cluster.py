@@ -4,8 +4,8 @@ Usage: python benchmarks/cluster.py [--structures N] [--batch N] [--run JOBS] [-
 
 CCDCGAN_MONGODB_URI is the address of a MongoDB; a database of its own is made there and dropped.
 A relaxation costs nothing here, so that all time is ours: submitting, splitting into jobs, taking
-jobs, content keys, writing results, progress, `status`. `--batch 1` is what DFT codes get: one
-structure a job. `--documents` fills the database beforehand with jobs and relaxations of other
+jobs, content keys, writing results, progress, `status`. `--batch 1` is what DFT codes get: at
+most 500 jobs. `--documents` fills the database beforehand with jobs and relaxations of other
 campaigns; the query plan of `status` is printed with its figures. As a yardstick the same number of
 documents is written one by one by pymongo alone.
 """
@@ -41,7 +41,7 @@ from ccdcgan.launchers.status import counts_pipeline, status_of
 from ccdcgan.launchers.worker import ProgressWriter
 from ccdcgan.workflows import database, progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import LARGEST_SPLIT, RelaxMaker, in_stage, worker_class
+from ccdcgan.workflows.database import MOST_JOBS, RelaxMaker, in_stage, worker_class
 
 CAMPAIGN = Campaign()
 
@@ -171,10 +171,7 @@ def measure(arguments: argparse.Namespace, cluster: Cluster, folder: Path) -> di
     with timed(figures, "proposing_s"):
         take("light", 1)
     with timed(figures, "splitting_s"):
-        # A split into very many jobs has two steps.
         take("dft", 1)
-        if arguments.batch * LARGEST_SPLIT < arguments.structures:
-            take("dft", -(-arguments.structures // (arguments.batch * LARGEST_SPLIT)))
     figures["waiting_jobs"] = pad.fireworks.count_documents({"spec.campaign": run})
     document = pad.db[CAMPAIGNS].find_one({"_id": run})
     with timed(figures, "status_s"):
@@ -183,9 +180,10 @@ def measure(arguments: argparse.Namespace, cluster: Cluster, folder: Path) -> di
         "explain", {"aggregate": "fireworks", "pipeline": counts_pipeline(run), "cursor": {}}
     )
     figures["status_plan"] = sorted(set(stages_of(plan)))
-    jobs = -(-arguments.structures // arguments.batch)
+    size = max(arguments.batch, -(-arguments.structures // MOST_JOBS))
+    jobs = -(-arguments.structures // size)
     jobs = min(jobs, arguments.run or jobs)
-    done = min(arguments.structures, jobs * arguments.batch)
+    done = min(arguments.structures, jobs * size)
     with mock.patch.object(database, "relax_many", at_once), timed(figures, "running_s"):
         take("dft", jobs)
     figures["running_ms_per_structure"] = round(1000 * figures["running_s"] / done, 2)

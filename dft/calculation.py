@@ -232,6 +232,18 @@ def relax_by_vasp(
         return result, calculation.path(attempts[-1])
 
 
+def final_run(key: str) -> Path | None:
+    """Folder of the run that gave the energy of a content key; None where none did."""
+    folder = calculations_folder() / key
+    try:
+        attempts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if not attempts or attempts[-1]["outcome"] != "done":
+        return None
+    return folder / str(attempts[-1]["folder"])
+
+
 def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSettings) -> Structure:
     """The structure, or what a potential makes of it; kept in the folder."""
     engine = settings.engine

@@ -8,6 +8,7 @@ import re
 import shlex
 import string
 import sys
+from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,9 @@ ClassName = Literal["dft", "gpu", "light"]
 
 #: A run counts as lost after so many heartbeats that did not come.
 MISSED_HEARTBEATS = 4
+
+#: Seconds, at least, after which the lock that a killed worker left on a campaign is broken.
+LOCKED = 60.0
 
 #: Names of the files that the workers of a folder share.
 JOBSTORE, FIREWORKS = "jobflow.yaml", "FW_config.yaml"
@@ -118,14 +122,19 @@ class Queue(BaseModel):
         """What the template asks for, less what we fill in."""
         path = self.template
         if path is None:
-            import fireworks.user_objects.queue_adapters as adapters
-
-            path = Path(adapters.__path__[0]) / f"{self.type}_template.txt"
+            # Not imported: FireWorks reads its settings then, which are written later.
+            found = find_spec("fireworks")
+            if found is None or found.origin is None:
+                raise UserError("a cluster needs FireWorks: pip install 'ccdcgan[cluster]'")
+            adapters = Path(found.origin).parent / "user_objects" / "queue_adapters"
+            path = adapters / f"{self.type}_template.txt"
         try:
-            text = path.read_text()
+            text = path.expanduser().read_text()
         except OSError as error:
             raise ValueError(f"cannot read the template {path}: {error.strerror}") from None
-        keys = {key for _, key, _, _ in string.Formatter().parse(text) if key}
+        # FireWorks fills in names only, and drops the line of SLURM's gpu-bind.
+        parts = string.Formatter().parse(text)
+        keys = {key for _, key, _, _ in parts if key and key.isidentifier()}
         return keys - {"launch_dir", "rocket_launch", "pre_rocket", "post_rocket", "job_name"}
 
 
@@ -245,8 +254,7 @@ def write_files(cluster: Cluster, folder: Path, campaign: str | None = None) -> 
     settings = {
         "PING_TIME_SECS": cluster.heartbeat,
         "RUN_EXPIRATION_SECS": cluster.lost_after,
-        # A worker that was killed while it held a campaign's lock would stop the campaign.
-        "WFLOCK_EXPIRATION_SECS": max(60.0, cluster.lost_after),
+        "WFLOCK_EXPIRATION_SECS": max(LOCKED, cluster.lost_after),
         "WFLOCK_EXPIRATION_KILL": True,
         "SORT_FWS": "FIFO",
         "QUEUE_UPDATE_INTERVAL": 1,

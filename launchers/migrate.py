@@ -214,20 +214,17 @@ def _names_of(campaign: Campaign, there: Shelves) -> dict[str, set[Name]]:
     names: dict[str, set[Name]] = {what: set() for what in KINDS}
     keys: set[str] = set()
     # One that was submitted again has a number behind its digest.
-    runs = {"metadata.campaign": {"$regex": f"^{digest}(-[0-9]+)?$"}}
+    runs = {"metadata.campaign": {"$regex": f"^{digest}"}}
     for document in there[OUTPUTS].find(runs):
         names[OUTPUTS].add(there[OUTPUTS].name(document))
         keys.update(_values(document["output"], "key"))
         names["large outputs"].update((blob,) for blob in _values(document["output"], "blob_uuid"))
-    for document in there[PHASES].find({"campaign": digest}, ["uid", "id", "origin"]):
+    for document in there[PHASES].find({"campaign": digest}, ["uid", "id"]):
         names[PHASES].add((document["uid"],))
         keys.add(document["id"])
-        keys.update(_values(document["origin"], "model"))
     askers = [digest, *([confirmed_campaign(campaign).digest()] if campaign.confirm else [])]
-    asked = there["relaxations"].find({"campaign": {"$in": askers}}, ["key", "origin"])
-    for document in asked:
-        keys.add(document["key"])
-        keys.update(_values(document["origin"], "model"))
+    asked = there["relaxations"].find({"campaign": {"$in": askers}}, ["key"])
+    keys.update(document["key"] for document in asked)
     # What a generator has drawn is named by no output: see GenerateMaker.
     loop = campaign.loop.model_dump(mode="json")
     keys |= {artifact_key("generated", key, loop) for key in keys if key.startswith("gan-")}

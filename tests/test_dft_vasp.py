@@ -286,7 +286,8 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     (machine / "faults.json").unlink()
     (again,) = response.replace.jobs
     output = again.run(store).output
-    assert output["task"]["state"] == "successful" and len(output["entries"]) == 1
+    (task,) = output["tasks"].values()
+    assert task["state"] == "successful" and len(output["entries"]) == 1
     assert len({run["start"] for run in log()}) == 2
 
 

@@ -148,7 +148,7 @@ def campaign(tmp_path_factory):
         row = json.loads(line)
         runs[row["formula"]].append(row)
     outputs = [d["output"] for d in store.query({}, load=True)]
-    return folder, documents, runs, [o for o in outputs if o and "task" in o]
+    return folder, documents, runs, [o for o in outputs if o and "tasks" in o]
 
 
 def by_formula(campaign):
@@ -208,7 +208,7 @@ def test_no_relaxation_begins_again(campaign):
 
 def test_task_documents_are_the_jobs_outputs(campaign):
     documents, outputs = by_formula(campaign), campaign[3]
-    tasks = {o["entries"][0]["key"]: o["task"] for o in outputs if o["task"]}
+    tasks = {key: task for o in outputs for key, task in o["tasks"].items()}
     converged = {d.key: d for d in documents.values() if d.converged}
     assert set(tasks) == set(converged)
     for key, task in tasks.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,11 +15,11 @@ from typing import Any
 from jobflow import Flow, Job, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
-from ccdcgan.dft.calculation import OutOfTimeError, relax_by_vasp
+from ccdcgan.dft.calculation import OutOfTimeError, final_run, relax_by_vasp
 from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.properties import PROPERTIES, compute
-from ccdcgan.dft.relaxation import content_key, elements_of, in_workers, relax_many
+from ccdcgan.dft.relaxation import Relaxation, content_key, elements_of, in_workers, relax_many
 from ccdcgan.dft.sources import collect
 from ccdcgan.dft.substitution import candidates, end_members
 from ccdcgan.dft.vasp import VaspEngine, seconds_left
@@ -92,8 +93,8 @@ class ProposeMaker(Maker):
         }
 
 
-#: Most jobs that one job is replaced by; each of them may be replaced again.
-LARGEST_SPLIT = 100
+#: Most jobs of a stage: FireWorks rewrites a campaign's whole workflow with each change of a job.
+MOST_JOBS = 500
 
 
 @dataclass
@@ -103,14 +104,14 @@ class RelaxMaker(Maker):
     Attributes
     ----------
     batch_size
-        Structures in one job of a potential; a DFT code gets one. More candidates become several
-        jobs, which run side by side on a cluster.
+        Structures in one job of a potential; a DFT code gets one, or more in a stage of more than
+        `MOST_JOBS`. More candidates become several jobs, which run side by side on a cluster.
     """
 
     name: str = "relax structures"
     batch_size: int = 500
 
-    @job(data="task", config=worker_class("dft"))
+    @job(data="tasks", config=worker_class("dft"))
     def make(
         self,
         proposed: list[dict[str, Any]] | str,
@@ -121,8 +122,9 @@ class RelaxMaker(Maker):
     ) -> dict[str, Any] | Response[Any]:
         """Return the ``entries`` of the candidates, in their order, each content key once.
 
-        A job of VASP also returns the ``task``, atomate2's document of the run that gave the
-        energy. One whose queue time is nearly over is replaced by itself, to go on in a new one.
+        A job of VASP also returns ``tasks``: atomate2's document of the run that gave the energy,
+        by content key. One whose queue time is nearly over is replaced by itself, to go on in a new
+        one.
 
         Parameters
         ----------
@@ -144,15 +146,14 @@ class RelaxMaker(Maker):
             level = engine.level_of_theory(elements_of(structure))
             wanted.setdefault(content_key(structure, level, settings.relaxation), candidate)
         size = self.batch_size if isinstance(engine, PotentialEngine) else 1
+        size = max(size, ceil(len(wanted) / MOST_JOBS))
         total = len(wanted) if total is None else total
-        if len(wanted) > size:
+        if len(wanted) > size and not isinstance(proposed, str):
             plain = [c.model_dump(mode="json") for c in wanted.values()]
-            # Thousands of jobs by and by: FireWorks' time for a split grows with their square.
-            step = size * ceil(len(plain) / size / LARGEST_SPLIT)
             # As text: FireWorks walks through every nested value of a new job many times.
             batches: list[Job] = [
-                self.make(json.dumps(plain[i : i + step]), campaign, stage, before + i, total)
-                for i in range(0, len(plain), step)
+                self.make(json.dumps(plain[i : i + size]), campaign, stage, i, total)
+                for i in range(0, len(plain), size)
             ]
             merge = merge_entries(
                 [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
@@ -165,39 +166,38 @@ class RelaxMaker(Maker):
         todo = [key for key in wanted if key not in done]
         finished = before + len(wanted) - len(todo)
         progress.report(stage, finished, total)
-        output: dict[str, Any] = {}
         structures = [Structure.from_dict(wanted[key].structure) for key in todo]
-        if isinstance(engine, VaspEngine):
-            try:
-                relaxed = [relax_by_vasp(s, settings.relaxation) for s in structures]
-            except OutOfTimeError:
-                # A replacement may be taken by this very worker: let its time go by first.
-                sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
-                return Response(replace=self.make(proposed, campaign, stage, before, total))
-            output["task"] = next((task_of(folder) for _, folder in relaxed if folder), None)
-            results = iter([(i, result) for i, (result, _) in enumerate(relaxed)])
-        else:
-            results = relax_many(structures, settings.relaxation, settings.workers)
-        for number, result in results:
-            candidate = wanted[todo[number]]
-            store.put(
-                RelaxationDocument(
-                    **result.model_dump(),
-                    campaign=settings.digest(),
-                    finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                    origin=candidate.origin,
-                    initial_structure=candidate.structure,
+        try:
+            for number, result in relaxed(structures, settings):
+                candidate = wanted[todo[number]]
+                store.put(
+                    RelaxationDocument(
+                        **result.model_dump(),
+                        campaign=settings.digest(),
+                        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                        origin=candidate.origin,
+                        initial_structure=candidate.structure,
+                    )
                 )
-            )
-            finished += 1
-            progress.report(stage, finished, total)
+                finished += 1
+                progress.report(stage, finished, total)
+        except OutOfTimeError:
+            store.settle()
+            # A replacement may be taken by this very worker: let its time go by first.
+            sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
+            return Response(replace=self.make(proposed, campaign, stage, before, total))
         store.settle()
         self._add_properties(store, list(wanted), settings)
         entries = [
             Entry(key=key, origin=candidate.origin).model_dump(mode="json")
             for key, candidate in wanted.items()
         ]
-        return {**output, "entries": entries, "seconds": monotonic() - start}
+        output = {"entries": entries, "seconds": monotonic() - start}
+        if isinstance(engine, VaspEngine):
+            # Also those of runs before this one: a job may have been broken off.
+            runs = {key: run for key in wanted if (run := final_run(key))}
+            output["tasks"] = {key: task_of(run) for key, run in runs.items()}
+        return output
 
     @staticmethod
     def _add_properties(store: Relaxations, keys: list[str], settings: Campaign) -> None:
@@ -222,6 +222,16 @@ class RelaxMaker(Maker):
             store.put(document)
             progress.report(stage, done, len(documents))
         store.settle()
+
+
+def relaxed(
+    structures: Sequence[Structure], settings: Campaign
+) -> Iterator[tuple[int, Relaxation]]:
+    """Relax structures one by one with VASP, which has all cores, or several at a time."""
+    if not isinstance(settings.relaxation.engine, VaspEngine):
+        return relax_many(structures, settings.relaxation, settings.workers)
+    found = (relax_by_vasp(s, settings.relaxation) for s in structures)
+    return ((i, result) for i, (result, _) in enumerate(found))
 
 
 def task_of(folder: Path) -> dict[str, Any]:

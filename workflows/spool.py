@@ -19,8 +19,8 @@ from ccdcgan.dft.errors import UserError
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
 
-#: Seconds that one write may take before the database counts as away.
-DEADLINE = 10.0
+#: Seconds that one write may take before the database counts as away, and bytes more a second.
+DEADLINE, RATE = 10.0, 5e5
 
 #: Seconds between two tries to reach a database that is away.
 PAUSE = 5.0
@@ -90,27 +90,37 @@ class Spool:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps({"store": name, "document": document}))
         os.replace(temporary, path)
-        if monotonic() >= self._away_until and not self.deliver({name: store}):
+        if monotonic() >= self._away_until and not self.deliver({name: store}, path):
             self._away_until = monotonic() + PAUSE
 
-    def deliver(self, stores: Mapping[str, Store]) -> bool:
-        """Bring what is on disk into the stores; False if the database is away."""
+    def deliver(self, stores: Mapping[str, Store], own: Path | None = None) -> bool:
+        """Bring what is on disk into the stores; False if the database is away.
+
+        A file that the database refuses is set aside as ``*.refused``, unless it is one's own.
+        """
         for path in self.waiting():
             try:
-                found = json.loads(path.read_text())
+                text = path.read_text()
             except FileNotFoundError:
                 # Another worker has delivered it.
                 continue
+            found = json.loads(text)
             if found["store"] not in stores:
                 continue
             try:
-                with pymongo.timeout(DEADLINE):
+                with pymongo.timeout(DEADLINE + len(text) / RATE):
                     _update(stores[found["store"]], found["document"])
             except PyMongoError as error:
-                if not is_away(error):
+                if is_away(error):
+                    logger.warning("the database is away (%s): %s waits", _short(error), path)
+                    return False
+                if path == own:
+                    path.unlink(missing_ok=True)
                     raise
-                logger.warning("the database is away (%s): %s stays on disk", _short(error), path)
-                return False
+                # It must not stop everybody else's.
+                logger.error("the database refuses %s: %s", path, _short(error))
+                os.replace(path, path.with_suffix(".refused"))
+                continue
             path.unlink(missing_ok=True)
         return True
 
