@@ -35,6 +35,7 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
         os.environ["CCDCGAN_LOGS"] = str(folder / "logs")
         store = embedded_store(folder)
         flow = InverseDesignMaker().make(campaign)
+        flow.update_metadata({"campaign": campaign.digest()})
         run_locally(flow, store=store, log=False, root_dir=folder, raise_immediately=True)
         outcome = store.get_output(flow.jobs[-1].uuid, which="last", load=True)
         write_results(outcome, folder)
