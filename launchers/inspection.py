@@ -191,7 +191,7 @@ def _indexes(pad: Pad, cluster: Cluster) -> Finding:
 
 
 def _fields(index: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name, _ in index["key"])
+    return tuple("-" * (direction == -1) + name for name, direction in index["key"])
 
 
 def _queue(name: str, worker: Worker, root: Path) -> Finding:

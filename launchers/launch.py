@@ -30,6 +30,11 @@ STILLBORN = 3
 #: Seconds that one launcher may need for a round; then another takes over.
 LEASE = 120.0
 
+
+class QueueAwayError(UserError):
+    """The queue does not tell which jobs it has."""
+
+
 #: Jobs that can run without anybody's help.
 LIVE = ("READY", "RESERVED", "RUNNING")
 
@@ -67,15 +72,29 @@ def launch(
     config = cluster.root / "config"
     write_files(cluster, config)
     owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-    idle = 0
+    idle, last, looks = 0, set[str](), 0
     while True:
+        lines: list[str] = []
         try:
-            live = _look(pad, cluster, config, numbers, owner, say)
+            live = _look(pad, cluster, config, numbers, owner, lines.append)
         except PyMongoError as error:
             if once or not is_away(error):
                 raise
-            say("the database is away: waiting for it")
+            lines.append("the database is away: waiting for it")
             live = True
+        except QueueAwayError as error:
+            # From the beginning it is a mistake in the settings, later it may be maintenance.
+            if once or not looks:
+                raise
+            lines.append(f"{error}: waiting for it")
+            live = True
+        finally:
+            # What was said the last time is not news.
+            for line in lines:
+                if line not in last:
+                    say(line)
+            last = set(lines)
+        looks += 1
         if once:
             return True
         # Between two states of a workflow there is an instant without a live job.
@@ -236,7 +255,7 @@ def in_queue(adapter: CommonAdapter) -> dict[str, str]:
     ended = _run(command, None, None)
     if ended.returncode:
         said = " ".join((ended.stderr or ended.stdout).split())[:300]
-        raise UserError(f"the queue does not answer: {' '.join(command)} says {said}")
+        raise QueueAwayError(f"the queue does not answer: {' '.join(command)} says {said}")
     found = re.findall(r"^\s*(\d+)(.*)", ended.stdout, re.MULTILINE)
     return {number: " ".join(rest.split()) for number, rest in found}
 

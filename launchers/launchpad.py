@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -206,13 +207,18 @@ def prepare(pad: Pad, cluster: Cluster) -> None:
     )
     pad.tuneup()
     for collection, fields, unique in indexes(pad, cluster):
-        collection.create_index([(field, 1) for field in fields], unique=unique)
+        collection.create_index(directed(fields), unique=unique)
 
 
 def database_of(chosen: Database) -> Any:
     """The handle of a database."""
     client: MongoClient[dict[str, Any]] = MongoClient(chosen.uri, serverSelectionTimeoutMS=SOON)
     return client[chosen.database]
+
+
+def directed(fields: Sequence[str]) -> list[tuple[str, int]]:
+    """Fields of an index with their directions: a minus sign is for descending."""
+    return [(f.removeprefix("-"), -1 if f.startswith("-") else 1) for f in fields]
 
 
 def indexes(pad: Pad, cluster: Cluster) -> list[tuple[Any, tuple[str, ...], bool]]:
@@ -224,7 +230,7 @@ def indexes(pad: Pad, cluster: Cluster) -> list[tuple[Any, tuple[str, ...], bool
     outputs = database_of(stores.documents)[stores.documents.collection]
     return [
         # The next job of a class, first come first served.
-        (pad.db.fireworks, ("spec._fworker", "state", "created_on"), False),
+        (pad.db.fireworks, ("spec._fworker", "state", "-spec._priority", "created_on"), False),
         (pad.db.fireworks, ("spec.campaign", "state", "spec.stage"), False),
         (pad.db.workflows, ("metadata.campaign",), False),
         (pad.db[QUEUE_JOBS], ("class", "state"), False),

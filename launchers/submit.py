@@ -47,6 +47,9 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     UserError
         It is there already, its engine cannot treat an element, or the database is not ours.
     """
+    pad = connect(cluster)
+    for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
+        ping(store)
     for relaxation in campaign.relaxations.values():
         # What is not a matter of the machine: VASP need not be where jobs are submitted.
         if isinstance(relaxation.engine, PotentialEngine):
@@ -54,9 +57,6 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     # Keras takes seconds to import, and only this needs it.
     from ccdcgan.workflows.inverse_design import InverseDesignMaker
 
-    pad = connect(cluster)
-    for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
-        ping(store)
     prepare(pad, cluster)
     run = _claim(pad, campaign, name, again)
     flow = InverseDesignMaker().make(campaign)
