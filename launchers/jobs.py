@@ -322,25 +322,23 @@ def change_states(pad: Pad, campaign: str, before: Iterable[str], after: str) ->
         with WFLock(pad, node):
             # Only now: a job that has just ended may have given birth to others.
             lazy = pad.get_wf_by_fw_id_lzyfw(node)
-            query = {"fw_id": {"$in": list(lazy.id_fw)}}
-            those = {**query, "state": {"$in": list(before)}}
-            ids = [f["fw_id"] for f in pad.fireworks.find(those, {"fw_id": 1})]
-            parents = lazy.links.parent_links
+            parents, states = lazy.links.parent_links, lazy.fw_states
+            those = {"spec.campaign": campaign, "state": {"$in": list(before)}}
             ready = [
-                fw_id
-                for fw_id in ids
+                f["fw_id"]
+                for f in pad.fireworks.find(those, {"fw_id": 1})
                 if after == "WAITING"
-                and all(lazy.fw_states[parent] == "COMPLETED" for parent in parents.get(fw_id, []))
+                and all(states[parent] == "COMPLETED" for parent in parents.get(f["fw_id"], []))
             ]
-            for state, chosen in (("READY", ready), (after, sorted({*ids} - {*ready}))):
+            for state, query in (("READY", {**those, "fw_id": {"$in": ready}}), (after, those)):
                 done = pad.fireworks.update_many(
-                    {**those, "fw_id": {"$in": chosen}},
-                    {"$set": {"state": state, "updated_on": now()}},
+                    query, {"$set": {"state": state, "updated_on": now()}}
                 )
                 changed += done.modified_count
             # As they are: a worker may have taken some of them meanwhile.
-            found = pad.fireworks.find(query, {"fw_id": 1, "state": 1})
-            lazy.fw_states = {f["fw_id"]: f["state"] for f in found}
+            for job in pad.fireworks.find({"spec.campaign": campaign}, {"fw_id": 1, "state": 1}):
+                if job["fw_id"] in states:
+                    states[job["fw_id"]] = job["state"]
             document = lazy.to_db_dict()
             pad.workflows.update_one(
                 {"nodes": node}, {"$set": {key: document[key] for key in ("state", "fw_states")}}

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import pymongo
+from bson.errors import BSONError
 from maggma.core import Store
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 
@@ -110,7 +111,7 @@ class Spool:
             try:
                 with pymongo.timeout(DEADLINE + len(text) / RATE):
                     _update(stores[found["store"]], found["document"])
-            except PyMongoError as error:
+            except (PyMongoError, BSONError) as error:
                 if is_away(error):
                     logger.warning("the database is away (%s): %s waits", _short(error), path)
                     return False

@@ -1,0 +1,115 @@
+"""Results on their way into a database that is away, refuses them, or has them already."""
+
+import json
+import time
+
+import pytest
+from maggma.stores import MongoStore
+from pymongo.errors import BulkWriteError, DocumentTooLarge
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.workflows import spool as module
+from ccdcgan.workflows.spool import Spool, patiently
+
+
+@pytest.fixture
+def store(database):
+    made = MongoStore.from_uri(
+        database.uri,
+        "relaxations",
+        database=database.name,
+        key="key",
+        mongoclient_kwargs={"serverSelectionTimeoutMS": 60000},
+    )
+    made.connect()
+    made._collection.create_index("key", unique=True)
+    return made
+
+
+@pytest.fixture
+def spool(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "DEADLINE", 1.0)
+    monkeypatch.setattr(module, "PAUSE", 0.2)
+    return Spool(tmp_path / "spool")
+
+
+def keys(store) -> list[str]:
+    return sorted(d["key"] for d in store.query({}, ["key"]))
+
+
+def test_what_is_stored_leaves_no_file(spool, store):
+    spool.put("results", store, {"key": "a", "energy": -3.0})
+    assert keys(store) == ["a"] and spool.waiting() == []
+
+
+def test_results_wait_on_disk_until_the_database_is_back(spool, store, stoppable_server):
+    stoppable_server.stop()
+    start = time.monotonic()
+    for key in "abc":
+        spool.put("results", store, {"key": key, "energy": -3.0})
+    # The computation goes on: only the first write has waited for its deadline.
+    assert time.monotonic() - start < 10
+    assert [json.loads(p.read_text())["document"]["key"] for p in spool.waiting()] == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert not spool.deliver({"results": store})
+    stoppable_server.start()
+    # Anybody who sees the folder brings them in.
+    Spool(spool.folder).settle({"results": store})
+    assert keys(store) == ["a", "b", "c"] and spool.waiting() == []
+
+
+def test_patience_has_an_end_that_says_where_the_results_are(
+    spool, store, stoppable_server, monkeypatch
+):
+    monkeypatch.setenv("CCDCGAN_PATIENCE", "1")
+    stoppable_server.stop()
+    spool.put("results", store, {"key": "a"})
+    with pytest.raises(UserError, match=f"1 results are in {spool.folder}.*ccdcgan retry"):
+        spool.settle({"results": store})
+    assert len(spool.waiting()) == 1
+
+
+def test_a_result_that_is_there_already_is_no_error(spool, store):
+    for energy in (-3.0, -3.0):
+        spool.put("results", store, {"key": "a", "energy": energy})
+    assert keys(store) == ["a"]
+
+
+def test_what_the_database_refuses_does_not_stop_the_others(spool, store):
+    spool.folder.mkdir()
+    # More than a document may hold.
+    poison = {"store": "results", "document": {"key": "a", "much": "x" * 17_000_000}}
+    (spool.folder / "results-a.json").write_text(json.dumps(poison))
+    spool.put("results", store, {"key": "b"})
+    assert keys(store) == ["b"]
+    assert [p.name for p in spool.folder.iterdir()] == ["results-a.refused"]
+    # One's own is an error.
+    with pytest.raises((BulkWriteError, DocumentTooLarge)):
+        spool.put("results", store, {**poison["document"], "key": "c"})
+    assert spool.waiting() == []
+
+
+def test_files_of_other_stores_are_left_to_those_who_have_them(spool, store):
+    spool.folder.mkdir()
+    path = spool.folder / "data-x.json"
+    path.write_text(json.dumps({"store": "data", "document": {"key": "x"}}))
+    spool.put("results", store, {"key": "a"})
+    assert spool.waiting() == [path]
+
+
+def test_actions_are_repeated_while_the_database_is_away(store, stoppable_server, spool):
+    calls = []
+
+    def count() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            stoppable_server.stop()
+            stoppable_server.start()
+        return store._collection.count_documents({})
+
+    assert patiently(count, 30) == 0
+    with pytest.raises(ZeroDivisionError):
+        patiently(lambda: 1 // 0, 30)
