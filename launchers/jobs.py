@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from fireworks.core.launchpad import WFLock
+from pymongo import UpdateMany
 from pymongo.errors import PyMongoError
 
 from ccdcgan.launchers.cluster import Cluster
@@ -330,11 +331,14 @@ def change_states(pad: Pad, campaign: str, before: Iterable[str], after: str) ->
                 if after == "WAITING"
                 and all(states[parent] == "COMPLETED" for parent in parents.get(f["fw_id"], []))
             ]
-            for state, query in (("READY", {**those, "fw_id": {"$in": ready}}), (after, those)):
-                done = pad.fireworks.update_many(
-                    query, {"$set": {"state": state, "updated_on": now()}}
+            writes = [
+                UpdateMany(query, {"$set": {"state": state, "updated_on": now()}})
+                for query, state in (
+                    *(({"fw_id": fw_id, "state": those["state"]}, "READY") for fw_id in ready),
+                    (those, after),
                 )
-                changed += done.modified_count
+            ]
+            changed += pad.fireworks.bulk_write(writes).modified_count
             # As they are: a worker may have taken some of them meanwhile.
             for job in pad.fireworks.find({"spec.campaign": campaign}, {"fw_id": 1, "state": 1}):
                 if job["fw_id"] in states:

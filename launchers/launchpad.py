@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fireworks import Firework, LaunchPad
+from fireworks import Firework, LaunchPad, Workflow
 from pymongo import MongoClient, ReplaceOne
 from pymongo.errors import (
     ConfigurationError,
@@ -29,6 +29,9 @@ MARK = "ccdcgan"
 
 #: Our own collections beside FireWorks'.
 CAMPAIGNS, QUEUE_JOBS, PROGRESS, LEASES = "campaigns", "queue_jobs", "progress", "leases"
+
+#: FireWorks' own, as attributes of its LaunchPad.
+FIREWORKS_COLLECTIONS = ("fireworks", "launches", "workflows", "offline_runs", "fw_id_assigner")
 
 #: Milliseconds until a person is told that the database does not answer.
 SOON = 5000
@@ -81,8 +84,9 @@ class Pad(LaunchPad):
 
     def __init__(self, patience: float | None = None, **settings: Any) -> None:
         super().__init__(**{"strm_lvl": "ERROR", **settings})
+        self.campaigns = self.db[CAMPAIGNS]
         if patience is not None:
-            for name in ("fireworks", "launches", "workflows", "offline_runs", "fw_id_assigner"):
+            for name in (*FIREWORKS_COLLECTIONS, "campaigns"):
                 setattr(self, name, Patient(getattr(self, name), patience))
 
     @classmethod
@@ -115,6 +119,15 @@ class Pad(LaunchPad):
         if writes:
             self.fireworks.bulk_write(writes, ordered=True)
         return old_new
+
+    def _update_wf(self, wf: Workflow, updated_ids: Iterable[int]) -> None:
+        """FireWorks'; what is born or runs again in a paused or cancelled campaign waits."""
+        query = {"_id": wf.metadata.get("campaign"), "held": {"$exists": True}}
+        if found := self.campaigns.find_one(query, {"held": 1}):
+            for fw_id in updated_ids:
+                if wf.fw_states[fw_id] in {"READY", "WAITING"}:
+                    wf.id_fw[fw_id].state = wf.fw_states[fw_id] = found["held"]
+        super()._update_wf(wf, updated_ids)
 
 
 def connect(cluster: Cluster) -> Pad:

@@ -208,9 +208,7 @@ def test_submit_needs_a_cluster(tmp_path, monkeypatch, capsys):
     assert code == 2 and "--config" in said
     (tmp_path / "mine.yaml").write_text("workers: {}")
     code, said = command(monkeypatch, capsys, "check", "--config", str(tmp_path / "mine.yaml"))
-    assert code == 2 and "mine.yaml: workers.dft is missing" in said.replace(
-        "Value error, ", ""
-    )
+    assert code == 2 and "mine.yaml: workers.dft is missing" in said.replace("Value error, ", "")
 
 
 def test_jobs_through_three_classes(place, slurm, tmp_path, monkeypatch):

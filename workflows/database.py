@@ -32,8 +32,11 @@ from ccdcgan.workflows.stores import RESULTS, Relaxations, current_store
 def worker_class(name: str) -> JobConfig:
     """Job settings that route a job to a worker class (``dft``, ``gpu`` or ``light``)."""
     # Jobs that a job gives birth to keep their own class: jobflow would hand them their parent's.
+    # FireWorks reads the first key, jobflow-remote the second.
     return JobConfig(
-        expose_store=True, manager_config={"_fworker": name}, pass_manager_config=False
+        expose_store=True,
+        manager_config={"_fworker": name, "worker": name},
+        pass_manager_config=False,
     )
 
 

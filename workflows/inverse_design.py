@@ -268,7 +268,10 @@ class InverseDesignMaker(Maker):
         # jobflow's own jobs, which hand on the output of a replacement, have no class and would
         # go on after a failed parent.
         flow.update_config(
-            {"manager_config": {"_fworker": "light"}, "on_missing_references": OnMissing.ERROR},
+            {
+                "manager_config": {"_fworker": "light", "worker": "light"},
+                "on_missing_references": OnMissing.ERROR,
+            },
             name_filter="store_inputs",
         )
         return flow

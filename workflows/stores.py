@@ -25,8 +25,16 @@ DOT = "\N{FULLWIDTH FULL STOP}"
 
 
 def current_store(name: str) -> Store:
-    """An additional store of the JobStore that the running job writes to."""
+    """An additional store of the JobStore that the running job writes to.
+
+    jobflow-remote gives each job files of its own in its place, and copies them into the database
+    when the job has ended. What other jobs have found is in the JobStore of jobflow's settings.
+    """
     store: Any = jobflow.CURRENT_JOB.store
+    if type(getattr(store, "docs_store", None)).__module__.startswith("jobflow_remote."):
+        store = jobflow.SETTINGS.JOB_STORE
+        # Without effect on one that is connected.
+        store.connect()
     if store is None or name not in store.additional_stores:
         raise RuntimeError(f"the JobStore needs an additional store named {name!r}")
     return store.additional_stores[name]
