@@ -103,9 +103,12 @@ def launch(
             break
         sleep(poll if live else min(poll, 1.0))
     failed = pad.fireworks.count_documents({"state": "FIZZLED"})
+    paused = pad.fireworks.count_documents({"state": "PAUSED"})
+    if paused:
+        say(f"{paused} jobs are paused: ccdcgan resume lets them run")
     if failed:
         say(f"{failed} jobs have failed: see ccdcgan status, then ccdcgan retry --failed")
-    else:
+    elif not paused:
         say("nothing is left to run")
     return not failed
 

@@ -98,7 +98,12 @@ def work(folder: Path, idle: float) -> int:
             if pad.run_exists(worker):
                 create = create_datestamp_dir(str(home), logger, prefix="launcher_")
                 os.chdir(create)
-                done += bool(launch_rocket(pad, worker, strm_lvl="INFO"))
+                try:
+                    done += bool(launch_rocket(pad, worker, strm_lvl="INFO"))
+                except RuntimeError as error:
+                    # FireWorks cannot make sense of a job's workflow: others may be sound.
+                    logger.error("a job could not be taken: %s", str(error).strip()[-300:])
+                    sleep(1.0)
                 os.chdir(home)
                 last = monotonic()
             elif monotonic() - last > idle:
