@@ -70,7 +70,8 @@ def open_workdir(folder: Path, campaign: Campaign) -> Iterator[None]:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    # Two processes may write the same file.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
         stream.write(data)
         stream.flush()
