@@ -30,6 +30,8 @@ INDIRECT = {
     "pymongo": "maggma's stores",
     "tensorflow": "Keras's default backend",
 }
+#: Distributions of modules that have another name.
+DISTRIBUTIONS = {"bson": "pymongo", "ruamel": "ruamel.yaml"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -170,7 +172,7 @@ def test_rooms_import_one_way(room: str) -> None:
 
 def test_requirements_are_what_is_imported() -> None:
     imported = {
-        canonicalize_name("ruamel.yaml" if name.startswith("ruamel.") else name.split(".")[0])
+        canonicalize_name(DISTRIBUTIONS.get(name.split(".")[0], name.split(".")[0]))
         for room in MAY_IMPORT
         for path in modules(room)
         for name in imports(path)
