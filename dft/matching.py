@@ -32,36 +32,52 @@ class SeenStructures:
 
     def __init__(self, structures: Iterable[Structure] = ()) -> None:
         self._matcher = StructureMatcher(**TOLERANCES, primitive_cell=False)
-        self._known: defaultdict[str, list[tuple[Structure, np.ndarray]]] = defaultdict(list)
+        self._known: defaultdict[str, list[tuple[Structure, np.ndarray, int]]] = defaultdict(list)
+        self._count = 0
         for structure in structures:
             self.add(structure)
 
     def add(self, structure: Structure) -> None:
-        if not is_degenerate(structure):
+        """Add a structure, be it known or not."""
+        if is_degenerate(structure):
+            self._count += 1
+        else:
             self._add(_reduced(structure))
 
     def _add(self, reduced: Structure) -> None:
         known = self._known[reduced.composition.reduced_formula]
-        known.append((reduced, _relative_lengths(reduced)))
+        known.append((reduced, _relative_lengths(reduced), self._count))
+        self._count += 1
 
     def __contains__(self, structure: Structure) -> bool:
-        return not is_degenerate(structure) and self._knows(_reduced(structure))
+        return self.find(structure) is not None
 
-    def _knows(self, reduced: Structure) -> bool:
+    def find(self, structure: Structure) -> int | None:
+        """Number of the first structure that was added and matches, from 0; None if none does."""
+        return None if is_degenerate(structure) else self._find(_reduced(structure))
+
+    def _find(self, reduced: Structure) -> int | None:
         lengths = _relative_lengths(reduced)
-        return any(
-            len(other) == len(reduced)
-            and np.abs(np.log(theirs / lengths)).max() < LENGTH_RATIO
-            and self._matcher.fit(reduced, other, skip_structure_reduction=True)
-            for other, theirs in self._known.get(reduced.composition.reduced_formula, [])
+        return next(
+            (
+                number
+                for other, theirs, number in self._known.get(
+                    reduced.composition.reduced_formula, []
+                )
+                if len(other) == len(reduced)
+                and np.abs(np.log(theirs / lengths)).max() < LENGTH_RATIO
+                and self._matcher.fit(reduced, other, skip_structure_reduction=True)
+            ),
+            None,
         )
 
     def add_if_new(self, structure: Structure) -> bool:
         """Add a structure unless it is known; True if it was new."""
         if is_degenerate(structure):
+            self._count += 1
             return True
         reduced = _reduced(structure)
-        if self._knows(reduced):
+        if self._find(reduced) is not None:
             return False
         self._add(reduced)
         return True

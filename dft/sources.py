@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import warnings
@@ -17,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Element, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_degenerate
@@ -36,6 +38,14 @@ class Prototype:
 
     id: str
     structure: Structure
+
+
+#: Elements of structures that have none of their own: substitution replaces them and sets the
+#: volume.
+ANY = ("Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In")
+
+#: Most symmetry orbits of a prototype that is decorated: two elements have 31 ways on six.
+MOST_ORBITS = 6
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,10 @@ class AflowSource(_Source):
     designated: bool = Field(
         default=False, description="Only those with a Strukturbericht designation."
     )
+    decorated: bool = Field(
+        default=False,
+        description="Also the system's elements spread over the sites of all prototypes.",
+    )
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
         # Importing pymatgen's module for it also loads tables that take eight seconds.
@@ -68,14 +82,19 @@ class AflowSource(_Source):
         names: Counter[str] = Counter()
         for entry in json.loads(gzip.decompress(data)):
             structure = Structure.from_dict(entry["snl"])
-            if len(structure.composition) != n_elements:
+            own = len(structure.composition) == n_elements
+            if not (own or self.decorated):
                 continue
             if self.designated and entry["tags"]["strukturbericht"] == "None":
                 continue
             label = entry["tags"]["aflow"]
             names[label] += 1
             suffix = f"-{names[label]}" if names[label] > 1 else ""
-            yield Prototype(f"aflow:{label}{suffix}", structure)
+            prototype = Prototype(f"aflow:{label}{suffix}", structure)
+            if own:
+                yield prototype
+            if self.decorated:
+                yield from decorations(prototype, n_elements, max_sites)
 
 
 class FilesSource(_Source):
@@ -95,9 +114,7 @@ class RandomSource(_Source):
     count: int = Field(default=100, ge=1, description="Number of crystals.")
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
-        # Any elements will do: substitution replaces them and sets the volume.
-        elements = ["Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In"][:n_elements]
-        yield from random_crystals(elements, self.count, max_sites, seed)
+        yield from random_crystals(list(ANY[:n_elements]), self.count, max_sites, seed)
 
 
 class MaterialsProjectSource(_Source):
@@ -212,6 +229,37 @@ def primitive_cell(structure: Structure) -> Structure:
         return plain.get_primitive_structure(tolerance=0.1).get_reduced_structure()
     except Exception:  # noqa: BLE001  pymatgen raises many kinds on degenerate cells
         return plain
+
+
+def decorations(
+    prototype: Prototype, n_elements: int, max_sites: int
+) -> Iterator[Prototype | Skipped]:
+    """The prototype with as many elements spread over its symmetry orbits in all ways.
+
+    Ways that differ by an exchange of elements count once, as substitution makes both. Cells of
+    more than `max_sites` atoms and of more than `MOST_ORBITS` orbits are left out.
+    """
+    structure = primitive_cell(prototype.structure)
+    if len(structure) > max_sites or is_degenerate(structure):
+        return
+    try:
+        symmetry = SpacegroupAnalyzer(structure, symprec=0.01).get_symmetry_dataset()
+    except Exception as error:  # noqa: BLE001  spglib and pymatgen, each with its own kind
+        yield Skipped(f"{prototype.id}~", _one_line(error))
+        return
+    _, orbit = np.unique(symmetry.equivalent_atoms, return_inverse=True)
+    count = int(orbit.max()) + 1
+    if count > MOST_ORBITS:
+        return
+    for way in itertools.product(range(n_elements), repeat=count):
+        # Elements in the order in which they first occur: one of each exchange.
+        if list(dict.fromkeys(way)) == list(range(n_elements)):
+            species = [ANY[way[i]] for i in orbit]
+            name = "".join(map(str, way))
+            yield Prototype(
+                f"{prototype.id}~{name}",
+                Structure(structure.lattice, species, structure.frac_coords),
+            )
 
 
 def random_crystals(

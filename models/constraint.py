@@ -120,6 +120,9 @@ class Errors:
         The same for the crystals within `ConstraintSettings.near_hull` of the hull.
     spread
         Standard deviation of the members, averaged.
+    unrelaxed
+        Root mean square of the errors where the crystals within `ConstraintSettings.near_hull` of
+        the hull are judged by what they were relaxed from; by rattled copies where there is none.
     held_out, near_hull
         Numbers of crystals.
     """
@@ -129,8 +132,25 @@ class Errors:
     mae_near_hull: float
     r2_near_hull: float
     spread: float
+    unrelaxed: float
     held_out: int
     near_hull: int
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Geometries from which relaxations reached crystals.
+
+    Attributes
+    ----------
+    structures
+        Unrelaxed cells.
+    crystal : array (k,)
+        Index of the crystal that each became.
+    """
+
+    structures: Sequence[Structure]
+    crystal: NDArray[np.int_]
 
 
 def train_constraint(
@@ -141,13 +161,17 @@ def train_constraint(
     elements: Sequence[str],
     settings: ConstraintSettings,
     seed: int,
+    starts: Starts | None = None,
 ) -> tuple[Constraint, dict[str, Errors]]:
-    """Train the constraint on relaxed crystals.
+    """Train the constraint on relaxed crystals, and on what they were relaxed from.
 
     A crystal's property is the mean over its atoms of a function of the atom's environment, a sum
     of kernels around reference environments. The coefficients follow from a regularised linear
     problem, without learning rate or early stop. The members of the ensemble see the crystals
     with different random weights (Bayesian bootstrap).
+
+    What is to be judged is not relaxed: rattled copies, and the starts of the relaxations, have
+    the properties of the crystal that they belong to.
 
     Parameters
     ----------
@@ -165,6 +189,8 @@ def train_constraint(
         Size and regularisation.
     seed
         The same seed gives the same constraint.
+    starts
+        Unrelaxed geometries of the crystals, if there are any.
 
     Returns
     -------
@@ -185,80 +211,116 @@ def train_constraint(
         if not np.isfinite(column).all():
             bad = structures[int(np.flatnonzero(~np.isfinite(column))[0])]
             raise ValueError(f"{name} of {bad.formula} is not a finite number")
+    if starts is None:
+        starts = Starts([], np.zeros(0, int))
+    copies = [rattled(s, seed + i) for i, s in enumerate(structures)]
+    of = np.concatenate([np.arange(n), np.arange(n), starts.crystal])
+    kinds = np.repeat([RELAXED, COPY, START], [n, n, len(starts.structures)])
     environments = Environments(elements)
-    rows, counts = environments(structures)
-    copies, _ = environments([rattled(s, seed + i) for i, s in enumerate(structures)])
-    fit = _Fit(environments, rows, copies, counts, y, np.asarray(e_above_hull, float), settings)
+    rows, counts = environments([*structures, *copies, *starts.structures])
+    geometries = _Geometries(rows, counts, of, kinds)
+    fit = _Fit(environments, geometries, y, np.asarray(e_above_hull, float), settings)
     rng = np.random.default_rng(seed)
     held_out = rng.permutation(n)[: max(2, round(settings.test_fraction * n))]
     test = np.isin(np.arange(n), held_out)
-    model, kernel = fit(~test, rng)
-    shares = crystal_means(kernel @ model[0] + model[1], counts)[test]
-    predicted = shares.reshape(test.sum(), settings.members, len(names))
-    near = fit.e_above_hull[test] <= settings.near_hull
-    errors = {name: _errors(predicted[:, :, k], y[test, k], near) for k, name in enumerate(names)}
+    model, means = fit(~test, rng)
+    shape = (len(of), settings.members, len(names))
+    predicted = (means @ model[0] + model[1]).reshape(shape)
+    near = fit.e_above_hull <= settings.near_hull
+    own, start = kinds == RELAXED, (kinds == START) & test[of]
+    # Without starts, the errors on rattled copies say what is lost before relaxation.
+    unrelaxed = start & near[of] if (start & near[of]).any() else (kinds == COPY) & test[of]
+    errors = {
+        name: _errors(
+            predicted[own][test][:, :, k],
+            y[test, k],
+            near[test],
+            (predicted[unrelaxed][:, :, k].mean(1), y[of[unrelaxed], k]),
+        )
+        for k, name in enumerate(names)
+    }
     network = fit.network(*fit(np.ones(n, bool), rng)[0])
     return Constraint(network, environments, tuple(names)), errors
 
 
+#: Kinds of geometries.
+RELAXED, COPY, START = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class _Geometries:
+    """Environments of all geometries of crystals: relaxed, rattled, unrelaxed.
+
+    ``rows`` are those of all atoms, ``counts`` atoms, ``of`` the crystal and ``kinds`` the kind of
+    each geometry.
+    """
+
+    rows: NDArray[np.float32]
+    counts: NDArray[np.int_]
+    of: NDArray[np.int_]
+    kinds: NDArray[np.int_]
+
+
 class _Fit:
-    """The linear problem of a constraint; rows and kernel are computed once."""
+    """The linear problem of a constraint."""
 
     def __init__(
         self,
         environments: Environments,
-        rows: NDArray[np.float32],
-        copies: NDArray[np.float32],
-        counts: NDArray[np.int_],
+        geometries: _Geometries,
         y: FloatArray,
         e_above_hull: FloatArray,
         settings: ConstraintSettings,
     ) -> None:
-        self.environments, self.rows, self.copies = environments, rows, copies
-        self.counts, self.y, self.e_above_hull = counts, y, e_above_hull
+        self.environments, self.geometries = environments, geometries
+        self.y, self.e_above_hull = y, e_above_hull
         self.settings = settings
 
     def __call__(
         self, chosen: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[tuple[FloatArray, FloatArray], FloatArray]:
-        """Coefficients and offsets from the chosen crystals, and the kernel of all atoms."""
-        atoms = np.flatnonzero(np.repeat(chosen, self.counts))
-        some = rng.permutation(atoms)[: self.settings.references]
+        """Coefficients and offsets from the chosen crystals, and the kernel of all geometries."""
+        here, settings = self.geometries, self.settings
+        taken = chosen[here.of]
+        atoms = np.flatnonzero(np.repeat(taken & (here.kinds != COPY), here.counts))
+        some = rng.permutation(atoms)[: settings.references]
         self.layer = EnvironmentKernel(
-            self.environments.widths,
-            len(self.environments.elements),
-            len(some),
-            self.settings.zeta,
+            self.environments.widths, len(self.environments.elements), len(some), settings.zeta
         )
-        self.layer.environments.assign(self.rows[some])
-        kernel = self._kernel(self.rows)
-        design = crystal_means(kernel, self.counts)[chosen]
-        design = np.concatenate(
-            [design, crystal_means(self._kernel(self.copies), self.counts)[chosen]]
-        )
+        self.layer.environments.assign(here.rows[some])
+        means = self._means()
         # In the coordinates of the prior the regularisation is the identity.
-        root = _root(kernel[some])
-        features = solve_triangular(root, design.T, lower=True).T
-        # Errors are worth less far from the hull, where nothing new is sought, and for copies.
+        root = _root(np.asarray(self.layer(here.rows[some]), float))
+        features = solve_triangular(root, means[taken].T, lower=True).T
+        # Errors are worth less far from the hull, where nothing new is sought, and for what is
+        # not relaxed.
         weight = 1.0 / (1.0 + 15.0 * np.maximum(self.e_above_hull[chosen] - 0.1, 0.0)) ** 2
         y = self.y[chosen]
         offset = np.average(y, axis=0, weights=weight)
         scale = np.sqrt(np.average((y - offset) ** 2, axis=0, weights=weight)) + 1e-12
-        target = np.concatenate([y - offset] * 2) / scale
-        drawn = weight * rng.exponential(size=(self.settings.members, len(weight))) + 1e-9
-        members = np.concatenate([drawn, self.settings.copy_weight * drawn], axis=1)
-        solutions = _ridge(features, target, members, self.settings.ridge)
+        drawn = weight * rng.exponential(size=(settings.members, len(weight))) + 1e-9
+        place = np.cumsum(chosen) - 1
+        crystal = place[here.of[taken]]
+        worth = np.array([1.0, settings.copy_weight, settings.start_weight])[here.kinds[taken]]
+        target = ((y - offset) / scale)[crystal]
+        solutions = _ridge(features, target, worth * drawn[:, crystal], settings.ridge)
         coefficients = solve_triangular(root, np.concatenate(solutions, 1), lower=True, trans="T")
-        spread = np.tile(scale, self.settings.members)
-        return (coefficients * spread, np.tile(offset, self.settings.members)), kernel
+        spread = np.tile(scale, settings.members)
+        return (coefficients * spread, np.tile(offset, settings.members)), means
 
-    def _kernel(self, rows: NDArray[np.float32]) -> FloatArray:
-        blocks = [rows[i : i + 4096] for i in range(0, len(rows), 4096)]
-        return np.concatenate([np.asarray(self.layer(b), float) for b in blocks])
+    def _means(self) -> FloatArray:
+        """The kernel between geometries (k,) and reference environments."""
+        here, blocks, first = self.geometries, [], 0
+        for some in np.array_split(here.counts, len(here.counts) // 256 + 1):
+            last = first + int(some.sum())
+            kernel = np.asarray(self.layer(here.rows[first:last]), float)
+            blocks.append(crystal_means(kernel, some))
+            first = last
+        return np.concatenate(blocks)
 
     def network(self, coefficients: FloatArray, offsets: FloatArray) -> keras.Model:
         """The last fit as a Keras model."""
-        x = keras.Input((self.rows.shape[1],), name="environments")
+        x = keras.Input((self.geometries.rows.shape[1],), name="environments")
         dense = layers.Dense(coefficients.shape[1], name="shares")
         model = keras.Model(x, dense(self.layer(x)), name="constraint")
         dense.set_weights([coefficients.astype(np.float32), offsets.astype(np.float32)])
@@ -291,12 +353,25 @@ def _ridge(
     return out
 
 
-def _errors(members: FloatArray, truth: FloatArray, near: NDArray[np.bool_]) -> Errors:
+def _errors(
+    members: FloatArray,
+    truth: FloatArray,
+    near: NDArray[np.bool_],
+    unrelaxed: tuple[FloatArray, FloatArray],
+) -> Errors:
     predicted = members.mean(1)
     mae, r2 = error_figures(predicted, truth)
     mae_near, r2_near = error_figures(predicted[near], truth[near])
+    missed = unrelaxed[0] - unrelaxed[1]
     return Errors(
-        mae, r2, mae_near, r2_near, float(members.std(1).mean()), len(truth), int(near.sum())
+        mae,
+        r2,
+        mae_near,
+        r2_near,
+        float(members.std(1).mean()),
+        float(np.sqrt((missed**2).mean())),
+        len(truth),
+        int(near.sum()),
     )
 
 

@@ -59,18 +59,6 @@ def score(values: FloatArray, names: Sequence[str], goals: Sequence[Goal]) -> ND
     return total
 
 
-def bound(
-    values: FloatArray, names: Sequence[str], goals: Sequence[Goal], deviations: float
-) -> NDArray[np.float64]:
-    """The score (n,) that properties (n, members, targets) of an ensemble may still have.
-
-    It lies that many standard deviations of the members below their mean: where they disagree, a
-    crystal may be better than it seems.
-    """
-    scores = score(values, names, goals)
-    return np.asarray(scores.mean(1) - deviations * scores.std(1))
-
-
 def check_goals(names: Sequence[str], goals: Sequence[Goal]) -> None:
     """Raise ValueError if a goal is for a property that was not learnt."""
     for goal in goals:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from ccdcgan.models.autoencoder import train_sites_autoencoder
-from ccdcgan.models.constraint import train_constraint
+from ccdcgan.models.constraint import Starts, train_constraint
 from ccdcgan.models.gan import sample, train_gan
 from ccdcgan.models.generators import Composition, build_dense_generator
 from ccdcgan.models.goals import Goal
@@ -73,12 +73,15 @@ class Crystals:
         Their names.
     e_above_hull : array (n,)
         Distance to the hull, eV/atom.
+    starts
+        What they were relaxed from, as far as it is known.
     """
 
     structures: Sequence[Structure]
     targets: FloatArray
     names: Sequence[str]
     e_above_hull: FloatArray
+    starts: Starts = field(default_factory=lambda: Starts([], np.zeros(0, int)))
 
 
 def usable(
@@ -212,6 +215,7 @@ def train_constraints(
             elements,
             preset.constraint,
             seed,
+            _judged(crystals.starts),
         )
         out[CONSTRAINT] = model_bytes(constraint.model)
         figures["properties"] = {name: asdict(e) for name, e in errors.items()}
@@ -239,6 +243,12 @@ def train_constraints(
     if preset.networks == "paper":
         figures["properties"] = figures["guide"]
     return out, figures
+
+
+def _judged(starts: Starts) -> Starts:
+    """Those of the starts that have descriptors."""
+    chosen = [i for i, s in enumerate(starts.structures) if can_be_judged(s)]
+    return Starts([starts.structures[i] for i in chosen], starts.crystal[chosen])
 
 
 def _draw_prior(

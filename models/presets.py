@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ccdcgan.models.voxels import SitesGrid
 
 #: Changes whenever models of an earlier version can no longer be used.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class ConstraintSettings:
         Regularisation, relative to the variance of the property.
     copy_weight
         Weight of a rattled copy beside its relaxed crystal.
+    start_weight
+        Weight of the geometry that a crystal was relaxed from (docs/design-notes.md).
     members
         Size of the ensemble.
     test_fraction
@@ -46,6 +48,7 @@ class ConstraintSettings:
     zeta: int = 6
     ridge: float = 1e-4
     copy_weight: float = 0.04
+    start_weight: float = 0.1
     members: int = 8
     test_fraction: float = 0.1
     near_hull: float = 0.3

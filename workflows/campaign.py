@@ -49,6 +49,9 @@ class NetworkSettings(_Section):
     goals: tuple[Goal, ...] = Field(
         (Goal(),), min_length=1, description="Properties to minimise, maximise or bring near."
     )
+    loss: Literal["wgan-gp", "hinge", "bce"] | None = Field(
+        None, description="Replaces the preset's."
+    )
     gan_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
     guide_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
     autoencoder_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
@@ -69,11 +72,10 @@ class Screening(_Section):
     max_formation_energy: float = Field(
         0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
     )
-    bound: float = Field(
-        2.0,
-        ge=0,
-        description="Standard deviations of the constraint's ensemble below its mean by which "
-        "crystals are ranked: more explores more.",
+    choose: Literal["gain", "any"] = Field(
+        "gain",
+        description="gain: by the expected gain in energy times the probability to be new; "
+        "any: as they were drawn.",
     )
     per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
 

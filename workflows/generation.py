@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import numpy as np
 from jobflow import Maker, job
-from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
-from ccdcgan.models.goals import FORMATION_ENERGY, bound
+from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.models.inference import Files, Predictor, draw_crystals
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, Screening
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Candidate, Entry, Origin
-from ccdcgan.workflows.learning import load_files, preset_of
-from ccdcgan.workflows.phases import build_hull
+from ccdcgan.workflows.learning import crystals_of, load_files, preset_of, with_properties
+from ccdcgan.workflows.phases import build_hull, training_set
+from ccdcgan.workflows.selection import Novelty, choose, expected_gain
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 
 
@@ -35,30 +33,6 @@ def is_valid(structure: Structure, screening: Screening) -> bool:
         and screening.volume_range[0] <= volume <= screening.volume_range[1]
         and shortest_distance(structure.to_ase_atoms()) >= screening.min_distance
     )
-
-
-def choose(
-    structures: Sequence[Structure],
-    score: Sequence[float] | NDArray[np.float64],
-    known: SeenStructures,
-    per_formula: int,
-    count: int,
-) -> list[int]:
-    """Indices of the best new structures, lowest score first, few of each formula.
-
-    What has an infinite score is never chosen.
-    `known` learns what is chosen, so that nothing is chosen twice.
-    """
-    chosen: list[int] = []
-    formulas: Counter[str] = Counter()
-    for i in np.argsort(np.asarray(score), kind="stable"):
-        if len(chosen) == count or np.isinf(score[i]):
-            break
-        formula = structures[i].composition.reduced_formula
-        if formulas[formula] < per_formula and known.add_if_new(structures[i]):
-            formulas[formula] += 1
-            chosen.append(int(i))
-    return chosen
 
 
 @dataclass
@@ -84,7 +58,10 @@ class GenerateMaker(Maker):
 
         def generate() -> dict[str, Any]:
             files = load_files(autoencoder, constraint, gan)
-            return self._generate(entries, files, gan["key"], settings, number)
+            # The paper's constraint has no errors of its own for what is not relaxed.
+            found = constraint["properties"]
+            errors = {p: found[p].get("unrelaxed", found[p]["mae"]) for p in settings.properties}
+            return self._generate(entries, files, errors, gan["key"], settings, number)
 
         artifact = cached_artifact(key, generate)
         return {**artifact, "seconds": monotonic() - start}
@@ -93,6 +70,7 @@ class GenerateMaker(Maker):
     def _generate(
         entries: list[dict[str, Any]],
         files: Files,
+        errors: dict[str, float],
         gan_key: str,
         settings: Campaign,
         number: int,
@@ -105,29 +83,35 @@ class GenerateMaker(Maker):
         decoded = draw_crystals(loop.samples, noise_seed, settings.elements, preset, files)
         valid = [i for i, s in enumerate(decoded) if s is not None and is_valid(s, screening)]
         crystals = [s for i in valid if (s := decoded[i]) is not None]
-        documents = Relaxations().get([Entry.model_validate(e).key for e in entries])
+        claims = [Entry.model_validate(e) for e in entries]
+        documents = Relaxations().get([e.key for e in claims])
         energies = np.full(len(valid), np.nan)
-        scores = np.zeros(len(valid))
+        gain = np.ones(len(valid))
+        novelty = None
         if preset.gan.variant != "dcgan":
             predict = Predictor(settings.elements, preset, files, settings.properties)
             members = predict(crystals)
             energies = members.mean(1)[:, settings.properties.index(FORMATION_ENERGY)]
-            hull = build_hull(list(documents.values()), settings)
-            ground = np.array([hull.hull_energy(s.composition) for s in crystals])
-            # A low formation energy is worth what it gains on the hull of its composition.
-            goals = settings.networks.goals
-            worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
-            kept = energies <= screening.max_formation_energy
-            hopes = bound(members[kept], settings.properties, goals, screening.bound)
-            scores[:] = np.inf
-            scores[kept] = hopes - worth * ground[kept]
+            if screening.choose == "gain":
+                samples = with_properties(training_set(documents, settings), settings.properties)
+                gain = expected_gain(
+                    members,
+                    errors,
+                    crystals,
+                    build_hull(list(documents.values()), settings),
+                    settings.networks.goals,
+                    settings.thresholds.metastable,
+                    crystals_of(samples, settings.properties).targets,
+                )
+                novelty = Novelty.of(settings.elements, claims, documents)
+            gain[~(energies <= screening.max_formation_energy)] = 0.0
         progress.report(stage, loop.samples, loop.samples)
         known = SeenStructures(
             Structure.from_dict(s)
             for d in documents.values()
             for s in (d.structure, d.initial_structure)
         )
-        chosen = choose(crystals, scores, known, screening.per_formula, loop.relaxations)
+        chosen = choose(crystals, gain, known, screening.per_formula, loop.relaxations, novelty)
         candidates = []
         for n in chosen:
             energy = float(energies[n])

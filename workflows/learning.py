@@ -15,6 +15,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_same
+from ccdcgan.models.constraint import Starts
 from ccdcgan.models.inference import Files, crystal_graphs, shipped_autoencoder
 from ccdcgan.models.pipeline import (
     Crystals,
@@ -51,6 +52,7 @@ def preset_of(campaign: Campaign) -> Preset:
         preset.gan,
         variant=chosen.variant,
         omega=chosen.omega,
+        loss=chosen.loss or preset.gan.loss,
         steps=chosen.gan_steps or preset.gan.steps,
     )
     guide = replace(preset.guide, epochs=chosen.guide_epochs or preset.guide.epochs)
@@ -88,12 +90,14 @@ def with_properties(samples: Sequence[Sample], names: Sequence[str]) -> Sequence
 
 
 def crystals_of(samples: Sequence[Sample], names: Sequence[str]) -> Crystals:
-    """Crystals with the properties of these names."""
+    """Crystals with the properties of these names, and what they were relaxed from."""
+    starts = [(start, i) for i, s in enumerate(samples) for start in s.starts.values()]
     return Crystals(
         [s.structure for s in samples],
         np.array([[s.properties[name] for name in names] for s in samples]),
         list(names),
         np.array([s.properties["e_above_hull"] for s in samples]),
+        Starts([start for start, _ in starts], np.array([i for _, i in starts], int)),
     )
 
 
@@ -211,7 +215,7 @@ class ConstraintMaker(Maker):
             settings.seed,
             number,
             crystals.names,
-            [[s.key, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
+            [[*s.starts, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
         )
         stage = f"{self.name}, round {number}"
 

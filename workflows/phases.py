@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
@@ -27,12 +27,14 @@ from ccdcgan.workflows.documents import (
 class Sample:
     """A relaxed crystal to learn from: its primitive cell and all its numbers by name.
 
-    Energies are in eV/atom, ``volume_per_atom`` in Å³, ``density`` in g/cm³.
+    Energies are in eV/atom, ``volume_per_atom`` in Å³, ``density`` in g/cm³. ``starts`` are the
+    geometries, by the keys of their relaxations, that became this crystal.
     """
 
     key: str
     structure: Structure
     properties: dict[str, float]
+    starts: dict[str, Structure] = field(default_factory=dict)
 
 
 def build_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> Hull:
@@ -53,7 +55,8 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
     Were a crystal there twice, a model would be tested on what it has learnt.
     """
     hull = build_hull([documents[k] for k in sorted(documents)], campaign)
-    samples, seen = [], SeenStructures()
+    samples: list[Sample] = []
+    seen = SeenStructures()
     for key in sorted(documents):
         document = documents[key]
         structure = Structure.from_dict(document.structure)
@@ -61,8 +64,14 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
         if not document.converged or energy is None:
             continue
         composition = structure.composition
-        if len(composition) < len(campaign.elements) or not seen.add_if_new(structure):
+        if len(composition) < len(campaign.elements):
             continue
+        start = {key: Structure.from_dict(document.initial_structure)}
+        earlier = seen.find(structure)
+        if earlier is not None:
+            samples[earlier].starts.update(start)
+            continue
+        seen.add(structure)
         properties = {
             **document.properties,
             FORMATION_ENERGY: hull.formation_energy(composition, energy),
@@ -70,7 +79,7 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
             "volume_per_atom": structure.volume / len(structure),
             "density": float(structure.density),
         }
-        samples.append(Sample(key, primitive_cell(structure), properties))
+        samples.append(Sample(key, primitive_cell(structure), properties, start))
     return samples
 
 

@@ -1,0 +1,380 @@
+"""Which source of structures finds most new low-energy crystals per relaxation.
+
+    python benchmarks/yield.py [--folder benchmarks/yield] [--sources NAME ...] [--seeds 0 1 2]
+        [--start 250] [--budget 200] [--workers N]
+
+All sources begin with one database: the end members and `--start` prototypes, picked at random
+among the decorated AFLOW prototypes of at most 14 atoms. Then each gets `--budget` relaxations, in
+`ROUNDS` rounds where it learns. A crystal counts if it is converged, matches (StructureMatcher
+0.2, 0.3, 5 degrees) nothing in the starting database and nothing found before by the same source
+and seed, has a negative formation energy, and lies within the threshold of the hull of everything
+that all sources have found.
+
+What was relaxed is kept in the folder under content keys: a run that was broken off goes on, and a
+later one adds to it. Prints the table and writes it as `table.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from jobflow import Flow, run_locally
+from pymatgen.core import Structure
+
+from ccdcgan.dft.matching import SeenStructures
+from ccdcgan.dft.relaxation import RelaxationSettings, content_key, relax_many
+from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
+from ccdcgan.dft.substitution import candidates, end_members, starting_volume
+from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.models.inference import Predictor, shipped_autoencoder
+from ccdcgan.models.pipeline import train_constraints
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.evaluation import new_crystals, place, yield_of
+from ccdcgan.workflows.inverse_design import RoundMaker
+from ccdcgan.workflows.learning import AutoencoderMaker, crystals_of, preset_of
+from ccdcgan.workflows.phases import build_hull, training_set
+from ccdcgan.workflows.selection import Novelty, choose, expected_gain
+from ccdcgan.workflows.stores import RESULTS, Relaxations
+
+ELEMENTS = ("Bi", "Se")
+MAX_SITES = 14
+ROUNDS = 4
+RELAXATION = RelaxationSettings(fmax=0.05, max_steps=200)
+LEVEL = RELAXATION.engine.level_of_theory(list(ELEMENTS))
+
+
+def packed(structure: Structure) -> dict[str, Any]:
+    """A structure in few characters."""
+    return {
+        "lattice": np.round(structure.lattice.matrix, 5).tolist(),
+        "species": [site.specie.symbol for site in structure],
+        "coords": np.round(structure.frac_coords, 5).tolist(),
+    }
+
+
+def unpacked(plain: dict[str, Any]) -> Structure:
+    """The structure of `packed`."""
+    return Structure(plain["lattice"], plain["species"], plain["coords"])
+
+
+class Archive:
+    """Relaxations under their content keys, in a compressed file that only grows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.documents: dict[str, RelaxationDocument] = {}
+        if path.exists():
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                for line in lines:
+                    document = self._document(json.loads(line))
+                    self.documents[document.key] = document
+
+    def add(self, documents: Sequence[RelaxationDocument]) -> None:
+        new = [d for d in documents if d.key not in self.documents]
+        if new:
+            # A member of its own at the end of the file: a broken run loses nothing.
+            lines = "".join(json.dumps(self._row(d)) + "\n" for d in new)
+            with self.path.open("ab") as file:
+                file.write(gzip.compress(lines.encode(), mtime=0))
+        self.documents.update({d.key: d for d in new})
+
+    @staticmethod
+    def _row(document: RelaxationDocument) -> dict[str, Any]:
+        return {
+            "key": document.key,
+            "origin": document.origin.model_dump(exclude_none=True),
+            "initial": packed(Structure.from_dict(document.initial_structure)),
+            "final": packed(Structure.from_dict(document.structure)),
+            **document.model_dump(include=set(NUMBERS)),
+        }
+
+    @staticmethod
+    def _document(row: dict[str, Any]) -> RelaxationDocument:
+        return RelaxationDocument(
+            key=row["key"],
+            origin=Origin.model_validate(row["origin"]),
+            initial_structure=unpacked(row["initial"]).as_dict(),
+            structure=unpacked(row["final"]).as_dict(),
+            level_of_theory=LEVEL,
+            campaign="yield",
+            **{name: row[name] for name in NUMBERS},
+        )
+
+    def relax(self, wanted: Sequence[Candidate], workers: int | None) -> list[Entry]:
+        """Relax what is not there yet; the entries of all, each content key once."""
+        entries: dict[str, Candidate] = {}
+        for candidate in wanted:
+            structure = Structure.from_dict(candidate.structure)
+            entries.setdefault(content_key(structure, LEVEL, RELAXATION), candidate)
+        todo = [key for key in entries if key not in self.documents]
+        structures = [Structure.from_dict(entries[key].structure) for key in todo]
+        done: list[RelaxationDocument] = []
+        for number, result in relax_many(structures, RELAXATION, workers):
+            candidate = entries[todo[number]]
+            done.append(
+                RelaxationDocument(
+                    **result.model_dump(),
+                    campaign="yield",
+                    origin=candidate.origin,
+                    initial_structure=candidate.structure,
+                )
+            )
+            if len(done) == 25:
+                self.add(done)
+                print(f"{len(self.documents)} relaxations", file=sys.stderr, flush=True)
+                done = []
+        self.add(done)
+        return [Entry(key=key, origin=c.origin) for key, c in entries.items()]
+
+
+#: What is kept of a relaxation beside its structures.
+NUMBERS = ("energy_per_atom", "converged", "reason", "steps", "seconds", "max_force", "max_stress")
+
+
+def proposed(kind: str, prototypes: Sequence[Prototype]) -> list[Candidate]:
+    """Candidates for relaxation."""
+    return [
+        Candidate(
+            origin=Origin.model_validate({"kind": kind, "id": p.id}),
+            # As the archive keeps it, so that the content keys are the same.
+            structure=unpacked(packed(p.structure)).as_dict(),
+        )
+        for p in prototypes
+    ]
+
+
+def prototypes(start: int) -> tuple[list[Candidate], list[Candidate]]:
+    """The starting database (end members first), and the prototypes that are left."""
+    found, _, _ = collect(
+        [AflowSource(decorated=True)], Filters(max_sites=MAX_SITES, max_length=15.0), 2, 0
+    )
+    pool, _ = candidates(found, ELEMENTS)
+    order = np.random.default_rng(0).permutation(len(pool))
+    shuffled = [pool[i] for i in order]
+    members = end_members(ELEMENTS, 8)
+    first = proposed("element", members) + proposed("prototype", shuffled[:start])
+    return first, proposed("prototype", shuffled[start:])
+
+
+def random_symmetric(count: int, seed: int) -> list[Candidate]:
+    """Random symmetric crystals from PyXtal, at the volume of substituted prototypes."""
+    found = random_crystals(list(ELEMENTS), count, MAX_SITES, seed)
+    usual = [
+        Prototype(p.id, starting_volume(p.structure)) for p in found if isinstance(p, Prototype)
+    ]
+    return proposed("prototype", usual)
+
+
+#: Sources that generate: what differs from the default campaign.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "dcgan": {"variant": "dcgan"},
+    "dcgan+constraint": {"variant": "dcgan+constraint"},
+    "ccdcgan, paper's loss": {"loss": "bce", "choose": "any"},
+    "ccdcgan": {},
+    "ccdcgan, not screened": {"choose": "any"},
+    "ccdcgan, one round": {"rounds": 1},
+}
+SOURCES = ("random", "prototypes", "prototypes ranked", *NETWORKS)
+
+
+def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
+    """The campaign of a source that generates."""
+    chosen = dict(NETWORKS.get(source, {}))
+    rounds = chosen.pop("rounds", ROUNDS)
+    screening = {
+        "max_sites": MAX_SITES,
+        "per_formula": max(1, 8 * ROUNDS // rounds),
+        "choose": chosen.pop("choose", "gain"),
+    }
+    loop = {
+        "rounds": rounds,
+        "samples": samples * ROUNDS // rounds,
+        "relaxations": budget // rounds,
+        "screening": screening,
+    }
+    return Campaign.model_validate(
+        {
+            "system": list(ELEMENTS),
+            "seed": seed,
+            "relaxation": RELAXATION,
+            "networks": chosen,
+            "loop": loop,
+        }
+    )
+
+
+def generated(
+    archive: Archive, first: Sequence[Entry], campaign: Campaign, folder: Path
+) -> list[str]:
+    """Content keys of what a campaign's rounds relax, in their order."""
+    store = embedded_store(folder)
+    store.connect()
+    relaxations = Relaxations(store.additional_stores[RESULTS])
+    there = relaxations.done(archive.documents)
+    for key, document in archive.documents.items():
+        if key not in there:
+            relaxations.put(document)
+    entries = [e.model_dump(mode="json") for e in first]
+    plain = campaign.model_dump(mode="json")
+    autoencoder = AutoencoderMaker().make(entries, plain)
+    rounds = RoundMaker().make(entries, autoencoder.output, plain, 1, [])
+    flow = Flow([autoencoder, rounds], output=rounds.output)
+    os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
+    run_locally(flow, store=store, log=False, root_dir=folder, raise_immediately=True)
+    outcome = store.get_output(rounds.uuid, which="last", load=True)
+    keys = [e["key"] for e in outcome["entries"][len(entries) :]]
+    archive.add(list(relaxations.get(keys).values()))
+    return keys
+
+
+def ranked(
+    archive: Archive,
+    first: Sequence[Entry],
+    rest: Sequence[Candidate],
+    campaign: Campaign,
+    workers: int | None,
+) -> list[str]:
+    """Content keys of prototypes that the constraint chooses, as it chooses samples."""
+    entries, left = list(first), list(rest)
+    keys: list[str] = []
+    for number in range(1, campaign.loop.rounds + 1):
+        documents = {e.key: archive.documents[e.key] for e in entries}
+        samples = training_set(documents, campaign)
+        crystals = crystals_of(samples, campaign.properties)
+        preset = preset_of(campaign)
+        files = shipped_autoencoder()
+        trained, figures = train_constraints(
+            crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
+        )
+        structures = [Structure.from_dict(c.structure) for c in left]
+        members = Predictor(ELEMENTS, preset, files | trained, campaign.properties)(structures)
+        gain = expected_gain(
+            members,
+            {n: e["unrelaxed"] for n, e in figures["properties"].items()},
+            structures,
+            build_hull(list(documents.values()), campaign),
+            campaign.networks.goals,
+            campaign.thresholds.metastable,
+            crystals.targets,
+        )
+        screening = campaign.loop.screening
+        picked = choose(
+            structures,
+            gain,
+            SeenStructures(Structure.from_dict(d.structure) for d in documents.values()),
+            screening.per_formula,
+            campaign.loop.relaxations,
+            Novelty.of(ELEMENTS, entries, documents),
+        )
+        found = archive.relax([left[i] for i in picked], workers)
+        entries += found
+        keys += [e.key for e in found]
+        left = [c for i, c in enumerate(left) if i not in set(picked)]
+    return keys
+
+
+def relaxed_by(
+    source: str,
+    seed: int,
+    archive: Archive,
+    first: Sequence[Entry],
+    rest: Sequence[Candidate],
+    options: argparse.Namespace,
+) -> list[str]:
+    """Content keys of what a source relaxes with a seed."""
+    if source == "random":
+        entries = archive.relax(random_symmetric(options.budget, seed), options.workers)
+        return [e.key for e in entries]
+    if source == "prototypes":
+        order = np.random.default_rng([1, seed]).permutation(len(rest))[: options.budget]
+        return [e.key for e in archive.relax([rest[i] for i in order], options.workers)]
+    campaign = campaign_of(source, seed, options.budget, options.samples)
+    if source == "prototypes ranked":
+        return ranked(archive, first, rest, campaign, options.workers)
+    folder = options.work / f"{source} {seed}".replace(" ", "-").replace(",", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    return generated(archive, first, campaign, folder)
+
+
+def table(archive: Archive, first: Sequence[Entry], runs: dict[str, list[str]]) -> dict[str, Any]:
+    """The yields of all runs on the hull of everything, and of their sources."""
+    known = {e.key for e in first}.union(*runs.values())
+    everything = [archive.documents[k] for k in sorted(known)]
+    hull = build_hull(everything, Campaign(relaxation=RELAXATION))
+    start = [
+        Structure.from_dict(archive.documents[e.key].structure)
+        for e in first
+        if archive.documents[e.key].converged
+    ]
+    rows: dict[str, Any] = {}
+    for name, keys in sorted(runs.items()):
+        documents = [archive.documents[k] for k in keys]
+        rows[name] = yield_of(documents, start, hull).model_dump()
+        size = max(1, len(keys) // ROUNDS)
+        found = new_crystals(documents, SeenStructures(start))
+        low = {d.key for d in found if (p := place(d, hull))[0] < 0 and p[1] <= 0.1}
+        rows[name]["by_round_0.10"] = [
+            sum(k in low for k in keys[i : i + size]) for i in range(0, len(keys), size)
+        ]
+    return {
+        "start": {"relaxed": len(first), "converged": len(start)},
+        "level_of_theory": LEVEL.model_dump(),
+        "relaxation": RELAXATION.model_dump(mode="json"),
+        "runs": rows,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Yield per relaxation, source by source.")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "yield")
+    parser.add_argument("--sources", nargs="*", default=SOURCES, choices=SOURCES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--start", type=int, default=250)
+    parser.add_argument("--budget", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=4000, help="graphs drawn a round")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--work", type=Path, help="folder of the campaigns, kept for going on")
+    options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore")
+    options.folder.mkdir(exist_ok=True)
+    archive = Archive(options.folder / "relaxations.jsonl.gz")
+    runs_file = options.folder / "runs.json"
+    runs = json.loads(runs_file.read_text()) if runs_file.exists() else {}
+    with tempfile.TemporaryDirectory() as temporary:
+        options.work = options.work or Path(temporary)
+        initial, rest = prototypes(options.start)
+        first = archive.relax(initial, options.workers)
+        for seed in options.seeds:
+            for source in options.sources:
+                name = f"{source}, seed {seed}"
+                if name not in runs:
+                    keys = relaxed_by(source, seed, archive, first, rest, options)
+                    # Another process may have added to it.
+                    runs = json.loads(runs_file.read_text()) if runs_file.exists() else {}
+                    runs[name] = keys
+                    runs_file.write_text(json.dumps(runs) + "\n")
+                    print(f"done: {name}", file=sys.stderr, flush=True)
+    archive = Archive(archive.path)
+    text = json.dumps(table(archive, first, runs), indent=1)
+    (options.folder / "table.json").write_text(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""How good a set of structures is: the funnel from samples to new crystals near the hull."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, Field
+from pymatgen.core import Structure
+from scipy.stats import binomtest
+
+from ccdcgan.dft.hull import Hull
+from ccdcgan.dft.matching import SeenStructures, displacement
+from ccdcgan.workflows.documents import RelaxationDocument
+
+#: Distances to the hull, eV/atom, that crystals are counted by.
+DISTANCES = (0.0, 0.05, 0.10, 0.15)
+
+
+class Share(BaseModel):
+    """A count with its denominator, and Wilson's interval (95%) of their ratio."""
+
+    count: int
+    of: int
+    fraction: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def share(count: int, of: int) -> Share:
+    """`count` of `of`; without a fraction of nothing."""
+    if not of:
+        return Share(count=count, of=of)
+    interval = binomtest(count, of).proportion_ci(method="wilson")
+    return Share(
+        count=count,
+        of=of,
+        fraction=count / of,
+        low=float(interval.low),
+        high=float(interval.high),
+    )
+
+
+class Yield(BaseModel):
+    """What became of relaxed structures.
+
+    unique: converged, and matches none of the set before it; new: unique, and matches nothing
+    known; below: new, of negative formation energy, and within a distance (eV/atom) of the hull.
+    """
+
+    relaxed: int
+    converged: Share
+    unique: Share
+    new: Share
+    below: dict[str, Share] = Field(description="By distance to the hull, of the relaxed.")
+    displacement: float | None = Field(
+        description="Root mean square over the converged of the atoms' displacements on "
+        "relaxation, Å, where a crystal stays itself."
+    )
+    stayed: Share = Field(description="Converged that match what they were relaxed from.")
+    mean_formation_energy: float | None = Field(description="Of the converged, eV/atom.")
+
+
+def new_crystals(
+    documents: Sequence[RelaxationDocument], known: SeenStructures
+) -> list[RelaxationDocument]:
+    """Converged documents whose crystal matches nothing known and nothing before it.
+
+    `known` learns them.
+    """
+    return [
+        d for d in documents if d.converged and known.add_if_new(Structure.from_dict(d.structure))
+    ]
+
+
+def yield_of(
+    documents: Sequence[RelaxationDocument],
+    known: Sequence[Structure],
+    hull: Hull,
+    distances: Sequence[float] = DISTANCES,
+) -> Yield:
+    """Count relaxations.
+
+    Parameters
+    ----------
+    documents
+        Relaxations of the set, in their order.
+    known
+        Crystals that do not count as new.
+    hull
+        What distances are measured from; at the documents' level of theory.
+    distances
+        Distances to the hull, eV/atom.
+    """
+    converged = [d for d in documents if d.converged]
+    unique = new_crystals(converged, SeenStructures())
+    new = new_crystals(unique, SeenStructures(known))
+    n = len(documents)
+    below = {}
+    places = [place(d, hull) for d in new]
+    for distance in distances:
+        count = sum(e < 0 and above <= distance + 1e-9 for e, above in places)
+        below[f"{distance:.2f}"] = share(count, n)
+    moved = [
+        displacement(Structure.from_dict(d.initial_structure), Structure.from_dict(d.structure))
+        for d in converged
+    ]
+    stayed = np.array([m for m in moved if m is not None])
+    energies = [place(d, hull)[0] for d in converged]
+    return Yield(
+        relaxed=n,
+        converged=share(len(converged), n),
+        unique=share(len(unique), n),
+        new=share(len(new), n),
+        below=below,
+        displacement=float(np.sqrt((stayed**2).mean())) if len(stayed) else None,
+        stayed=share(len(stayed), len(converged)),
+        mean_formation_energy=float(np.mean(energies)) if energies else None,
+    )
+
+
+def place(document: RelaxationDocument, hull: Hull) -> tuple[float, float]:
+    """Formation energy and distance to the hull of a document with an energy, eV/atom."""
+    composition = Structure.from_dict(document.structure).composition
+    energy = document.energy_per_atom
+    assert energy is not None
+    return hull.formation_energy(composition, energy), hull.e_above_hull(composition, energy)

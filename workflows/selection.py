@@ -1,0 +1,209 @@
+"""What to relax next: expected gain, novelty, and a spread over compositions."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+from scipy.stats import norm
+
+from ccdcgan.dft.hull import Hull
+from ccdcgan.dft.matching import SeenStructures
+from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.models.environments import Environments, crystal_means
+from ccdcgan.models.goals import FORMATION_ENERGY, Goal, score
+from ccdcgan.models.inference import can_be_judged
+from ccdcgan.models.voxels import FloatArray
+from ccdcgan.workflows.documents import Entry, RelaxationDocument
+
+#: Novelty is looked at for so many times the structures that are wanted, best first.
+SHORTLIST = 20
+
+#: Scales of `Novelty` that are tried.
+SCALES = np.geomspace(0.005, 0.5, 25)
+
+
+def expected_gain(
+    members: FloatArray,
+    errors: Mapping[str, float],
+    structures: Sequence[Structure],
+    hull: Hull,
+    goals: Sequence[Goal],
+    below: float,
+    known: FloatArray,
+) -> NDArray[np.float64]:
+    """By how much (eV/atom) structures are expected to be better than the threshold, (n,).
+
+    The expected improvement (Jones et al., J. Glob. Optim. 13, 455 (1998)) of the goals' score,
+    in which a formation energy counts from the hull of its composition. The improvement is that
+    upon a crystal at the threshold, or of no formation energy if that is nearer to the hull, whose
+    other properties are the median of what is known. Structures without prediction gain nothing.
+
+    Parameters
+    ----------
+    members : array (n, members, properties)
+        Predictions of the constraint's ensemble.
+    errors
+        Root mean square error of the constraint for unrelaxed crystals, by property; its keys are
+        the names of the properties.
+    hull
+        Convex hull of what is known.
+    goals
+        What is sought.
+    below
+        Threshold of the distance to the hull, eV/atom.
+    known : array (k, properties)
+        Properties of known crystals.
+    """
+    gain = np.zeros(len(structures))
+    names = list(errors)
+    judged = np.flatnonzero(np.isfinite(members).all((1, 2)))
+    if not len(judged):
+        return gain
+    ground = np.array([hull.hull_energy(structures[int(i)].composition) for i in judged])
+    scores = score(members[judged], names, goals)
+    worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
+    others = [g for g in goals if g.property != FORMATION_ENERGY]
+    usual = float(np.median(score(known, names, others))) if others else 0.0
+    limit = worth * np.minimum(ground + below, 0.0) + usual
+    own = sum((g.weight * errors[g.property]) ** 2 for g in goals)
+    deviation = np.sqrt(scores.var(1) + own) + 1e-9
+    better = limit - scores.mean(1)
+    z = better / deviation
+    gain[judged] = better * norm.cdf(z) + deviation * norm.pdf(z)
+    return gain
+
+
+class Novelty:
+    """Probability that a structure relaxes to a crystal that is not known yet.
+
+    It is ``1 - exp(-(d / scale)²)`` with the distance d between the structure's mean atomic
+    environments and those of the nearest known crystal of its formula.
+
+    Parameters
+    ----------
+    elements
+        The system.
+    """
+
+    def __init__(self, elements: Sequence[str]) -> None:
+        self._environments = Environments(elements)
+        self._known: defaultdict[str, list[NDArray[np.float32]]] = defaultdict(list)
+        self.scale = float(np.median(SCALES))
+
+    @classmethod
+    def of(
+        cls,
+        elements: Sequence[str],
+        entries: Iterable[Entry],
+        documents: Mapping[str, RelaxationDocument],
+    ) -> Novelty:
+        """What the relaxations of a campaign, in their order, tell of distances and novelty."""
+        novelty, seen = cls(elements), SeenStructures()
+        distances, new = [], []
+        for entry in entries:
+            document = documents[entry.key]
+            final = Structure.from_dict(document.structure)
+            if not document.converged or len(final.composition) < len(elements):
+                continue
+            start = Structure.from_dict(document.initial_structure)
+            if can_be_judged(start):
+                distances.append(novelty.distance(start, novelty.vectors([start])[0]))
+                new.append(final not in seen)
+            if seen.add_if_new(final):
+                novelty.add(final, novelty.vectors([final])[0])
+        novelty._fit(np.array(distances), np.array(new, bool))
+        return novelty
+
+    def _fit(self, distances: FloatArray, new: NDArray[np.bool_]) -> None:
+        finite = np.isfinite(distances)
+        if not finite.any():
+            return
+        ratio = (distances[finite][:, None] / SCALES) ** 2
+        probability = np.clip(1.0 - np.exp(-ratio), 1e-3, 1.0 - 1e-3)
+        likelihood = np.where(new[finite][:, None], np.log(probability), np.log(1 - probability))
+        self.scale = float(SCALES[likelihood.sum(0).argmax()])
+
+    def vectors(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
+        """Mean environments (n, width) of structures whose atoms do not overlap."""
+        rows, counts = self._environments(structures)
+        kinds = len(self._environments.elements)
+        # One mean for each element, beside each other.
+        parts = rows[:, None, :-kinds] * rows[:, -kinds:, None]
+        means: NDArray[np.float32] = crystal_means(parts.reshape(len(rows), -1), counts)
+        return means
+
+    def distance(self, structure: Structure, vector: NDArray[np.float32]) -> float:
+        """Distance to the nearest known crystal of the formula; infinite if there is none."""
+        known = self._known.get(structure.composition.reduced_formula)
+        return float(np.linalg.norm(np.array(known) - vector, axis=1).min()) if known else np.inf
+
+    def probability(self, structure: Structure, vector: NDArray[np.float32]) -> float:
+        """Probability that the structure leads to something new."""
+        return float(1.0 - np.exp(-((self.distance(structure, vector) / self.scale) ** 2)))
+
+    def add(self, structure: Structure, vector: NDArray[np.float32]) -> None:
+        """Know a structure from now on."""
+        self._known[structure.composition.reduced_formula].append(vector)
+
+
+def choose(
+    structures: Sequence[Structure],
+    gain: FloatArray,
+    known: SeenStructures,
+    per_formula: int,
+    count: int,
+    novelty: Novelty | None = None,
+) -> list[int]:
+    """Indices of the structures to relax, best first, few of each formula.
+
+    The best has the largest gain, times its probability to be new beside what is known and what is
+    chosen before it. What gains nothing is not chosen.
+
+    Parameters
+    ----------
+    gain : array (n,)
+        What each structure is worth.
+    known
+        What is not chosen again; it learns what is chosen.
+    per_formula, count
+        Most structures of one reduced formula, and in all.
+    novelty
+        Estimates how probably a structure is new; without it only what matches is left out.
+    """
+    order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
+    vectors: dict[int, NDArray[np.float32]] = {}
+    if novelty is not None:
+        order = [i for i in order[: SHORTLIST * count] if can_be_judged(structures[i])]
+        cells = [primitive_cell(structures[i]) for i in order]
+        vectors = dict(zip(order, novelty.vectors(cells), strict=True)) if order else {}
+
+    def worth(i: int) -> float:
+        if novelty is None:
+            return float(gain[i])
+        return float(gain[i]) * novelty.probability(structures[i], vectors[i])
+
+    values = {i: worth(i) for i in order}
+    formulas: Counter[str] = Counter()
+    chosen: list[int] = []
+    while values and len(chosen) < count:
+        best = max(values, key=values.__getitem__)
+        del values[best]
+        structure = structures[best]
+        formula = structure.composition.reduced_formula
+        if not known.add_if_new(structure):
+            continue
+        chosen.append(best)
+        formulas[formula] += 1
+        if novelty is not None:
+            novelty.add(structure, vectors[best])
+        for i in list(values):
+            if structures[i].composition.reduced_formula == formula:
+                if formulas[formula] == per_formula:
+                    del values[i]
+                else:
+                    values[i] = worth(i)
+    return chosen
