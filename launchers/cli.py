@@ -186,6 +186,49 @@ def sample(
     typer.echo(", ".join(f"{number} {what}" for what, number in funnel.items()))
 
 
+@app.command()
+def evaluate(
+    structures: Annotated[
+        Path, typer.Argument(help="CIF, POSCAR, extxyz or JSON, a folder of them, or ZIP of CIF.")
+    ],
+    campaign: Annotated[
+        Path, typer.Option(help="Folder of a campaign that was run: its engine and hull judge.")
+    ] = Path("ccdcgan-run"),
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    sampled: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples that the structures are left of. [all in the file]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most structures to relax.")] = None,
+    against: Annotated[
+        str, typer.Option(help="New is what is not in the campaign's: database or all.")
+    ] = "database",
+) -> None:
+    """Relax any set of structures and count what is valid, unique, new and near the hull."""
+    from ccdcgan.launchers.evaluate import as_json, evaluate, table_of
+    from ccdcgan.launchers.folder import write_atomically
+    from ccdcgan.launchers.terminal import progress_bars
+
+    if against not in ("database", "all"):
+        raise UserError(f"--against {against!r}: choose database or all")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file")
+    with progress_bars(console):
+        found = evaluate(
+            structures,
+            campaign,
+            sampled=sampled,
+            limit=limit,
+            against="all" if against == "all" else "database",
+        )
+    if out is not None:
+        write_atomically(out, as_json(found).encode())
+    output = Console(highlight=False)
+    output.print(table_of(found))
+    for name, text in found.definitions.items():
+        output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
+
+
 # After the commands above, so that help begins with them.
 cli_cluster.register(app)
 cli_results.register(app)
