@@ -286,6 +286,12 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
             )
         )
         out.print(f"{crystal['formula']:>10}  E_hull {', '.join(distances)} eV/atom")
+    if agreement := confirmed.get("agreement"):
+        out.print(
+            f"both levels agree on the label of {agreement['same_label']} of "
+            f"{agreement['crystals']} compounds; mean difference of E_f "
+            f"{agreement['formation_energy'] or 0.0:.3f} eV/atom"
+        )
     if confirmed["problem"]:
         console.print(f"[red]not confirmed:[/] {escape(confirmed['problem'])}", soft_wrap=True)
     out.print(f"report: {workdir / 'report.html'}")

@@ -18,6 +18,7 @@ def confirmation(summary: Mapping[str, Any], confirmed: Mapping[str, Any]) -> st
     if crystals:
         own = (summary.get("level_of_theory") or {}).get("engine")
         note = _table(crystals, text(own), text(crystals[0]["level_of_theory"]["engine"]))
+        note += _agreement(confirmed.get("agreement") or {})
     return (
         '<section aria-labelledby="h-confirmed"><h2 id="h-confirmed">Confirmed at another level '
         f"of theory</h2>{note}</section>"
@@ -42,6 +43,19 @@ def _table(crystals: list[dict[str, Any]], own: str, other: str) -> str:
         "became another one."
     )
     return table(heads, map(_row, crystals), "tall") + f'<p class="caption">{caption}</p>'
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
+    """How far both levels agree, in a sentence."""
+    if not found.get("crystals"):
+        return ""
+    kendall = number(found.get("kendall"))
+    order = "" if kendall is None else f", Kendall's τ of the distances is {kendall:.2f}"
+    return (
+        f'<p class="note">Both levels give {int(found["same_label"])} of {int(found["crystals"])} '
+        f"compounds the same label{order}; mean difference {energy(found['formation_energy'])} "
+        f"(E<sub>f</sub>) and {energy(found['e_above_hull'])} (E<sub>hull</sub>) eV/atom.</p>"
+    )
 
 
 def _row(crystal: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import displacement
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.confirmation import confirmations, confirmed_campaign, to_confirm
+from ccdcgan.workflows.confirmation import (
+    agreement,
+    confirmations,
+    confirmed_campaign,
+    to_confirm,
+)
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.phases import judge
 
@@ -104,6 +110,29 @@ def test_both_levels_have_their_own_hull(campaign: Campaign) -> None:
     assert distances[:-1] == sorted(distances[:-1])  # type: ignore[type-var]
 
 
+def test_agreement_counts_compounds_on_both_hulls(campaign: Campaign) -> None:
+    own, other = documents(OWN), documents(OTHER)
+    crystals = confirmations(judge(entries(own), own, campaign), entries(other), other, campaign)
+    found = agreement(crystals)
+    pairs = [
+        (c.before, c.after)
+        for c in crystals
+        if KNOWN[c.id][0] != "element" and c.after.e_above_hull is not None
+    ]
+    assert found.crystals == found.converged == len(pairs) == 4
+    assert found.same_label == sum(b.label == a.label for b, a in pairs)
+    pulls = [
+        np.sign((a[0].e_above_hull or 0) - (b[0].e_above_hull or 0))
+        * np.sign((a[1].e_above_hull or 0) - (b[1].e_above_hull or 0))
+        for a, b in itertools.combinations(pairs, 2)
+    ]
+    # Without ties among the crystals off the hull this is tau; ties are left to SciPy.
+    assert found.kendall is not None and np.sign(found.kendall) == np.sign(sum(pulls))
+    differences = [abs((a.e_above_hull or 0) - (b.e_above_hull or 0)) for a, b in pairs]
+    assert found.e_above_hull == pytest.approx(np.mean(differences))
+    assert agreement([]).kendall is None
+
+
 def test_an_element_that_failed_is_named(campaign: Campaign) -> None:
     own, other = documents(OWN), documents(OTHER)
     other["se"].converged = False
@@ -136,13 +165,18 @@ def test_the_report_shows_both_levels(campaign: Campaign, tmp_path: Path) -> Non
     crystals = confirmations(phases, entries(other), other, campaign)
     summary: dict[str, Any] = {"system": ["Bi", "Se"], "level_of_theory": OWN.model_dump()}
     plain = [p.model_dump(mode="json") for p in phases]
-    confirmed = {"crystals": [c.model_dump(mode="json") for c in crystals], "problem": None}
+    confirmed = {
+        "crystals": [c.model_dump(mode="json") for c in crystals],
+        "agreement": agreement(crystals).model_dump(mode="json"),
+        "problem": None,
+    }
     path = tmp_path / "report.html"
     write_report(path, summary, plain, [], confirmed)
     page = path.read_text().split("<script", 1)[0]
     section = page.split('id="h-confirmed"')[1].split("</section>")[0]
     assert section.count("<tr>") == 1 + len(KNOWN)
     assert "hull</sub>, Own" in section and "hull</sub>, Other" in section
+    assert "of 4 compounds the same label" in section
     assert "VASP said no &lt;b&gt;" in section
     write_report(path, summary, plain, [], {"crystals": [], "problem": "no Se <i>"})
     assert "no Se &lt;i&gt;" in path.read_text()

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jobflow import job
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
+from scipy.stats import kendalltau
 
 from ccdcgan.dft.matching import displacement
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import (
+    Agreement,
     Candidate,
     Confirmation,
     Entry,
@@ -120,6 +123,33 @@ def confirmations(
     last = float("inf")
     return sorted(
         found, key=lambda c: last if c.after.e_above_hull is None else c.after.e_above_hull
+    )
+
+
+def agreement(found: Sequence[Confirmation]) -> Agreement:
+    """How far the two levels agree on compounds."""
+    both = [
+        (c, c.before.e_above_hull, c.after.e_above_hull)
+        for c in found
+        if c.before.e_above_hull is not None
+        and c.after.e_above_hull is not None
+        and len(Composition(c.formula)) > 1
+    ]
+    before, after = np.array([b for _, b, _ in both]), np.array([a for *_, a in both])
+    energies = [
+        abs(
+            (c.after.formation_energy_per_atom or 0.0) - (c.before.formation_energy_per_atom or 0.0)
+        )
+        for c, *_ in both
+    ]
+    tau = kendalltau(before, after).statistic if len(both) > 1 else np.nan
+    return Agreement(
+        crystals=len(both),
+        same_label=sum(c.before.label == c.after.label for c, *_ in both),
+        converged=sum(c.converged for c, *_ in both),
+        kendall=float(tau) if np.isfinite(tau) else None,
+        e_above_hull=float(np.abs(before - after).mean()) if both else None,
+        formation_energy=float(np.mean(energies)) if both else None,
     )
 
 

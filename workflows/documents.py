@@ -113,6 +113,17 @@ class Confirmation(BaseModel):
     level_of_theory: LevelOfTheory
 
 
+class Agreement(BaseModel):
+    """How far two levels of theory agree on confirmed crystals, each on its own hull."""
+
+    crystals: int = Field(description="Those that have a place on both hulls, without elements.")
+    same_label: int
+    converged: int = Field(description="Those that converged at the confirming level.")
+    kendall: float | None = Field(description="Kendall's tau of the two distances to the hull.")
+    e_above_hull: float | None = Field(description="Mean absolute difference, eV/atom.")
+    formation_energy: float | None = Field(description="Mean absolute difference, eV/atom.")
+
+
 class RoundCounts(BaseModel):
     """The funnel of one round.
 

@@ -12,6 +12,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirmation import (
+    agreement,
     confirmations,
     confirmed_campaign,
     propose_confirmation,
@@ -187,6 +188,7 @@ def conclude(
         "phases": [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None],
         "confirmed": {
             "crystals": [c.model_dump(mode="json") for c in both],
+            "agreement": agreement(both).model_dump(mode="json") if both else None,
             "problem": problem,
         },
         "curves": [c.model_dump(mode="json") for c in _curves(history)],
