@@ -110,7 +110,7 @@ def fill(pad: Pad, cluster: Cluster, number: int) -> None:
                     "launches": [],
                     "created_on": "2026-01-01T00:00:00",
                     "updated_on": "2026-01-01T00:00:00",
-                    "spec": {"campaign": f"other{i % 97}", "stage": "database", "_fworker": "dft"},
+                    "spec": {"campaign": f"other{i % 97}", "stage": "database", "_fworker": "none"},
                 }
                 for i in numbers
             ]

@@ -18,7 +18,7 @@ from ccdcgan.models.gan import sample
 from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs
 from ccdcgan.models.presets import Preset
 from ccdcgan.models.representation import CrystalGraphs, anchored
-from ccdcgan.models.separation import separated
+from ccdcgan.models.separation import resized, separated
 from ccdcgan.models.training import model_from_bytes
 from ccdcgan.models.voxels import FloatArray, LatticeGrid
 from ccdcgan.models.whitening import Whitening
@@ -75,23 +75,29 @@ def draw_crystals(
     space, arrays = load_space(files[SPACE])
     graphs = crystal_graphs(elements, preset, files)
     rows = sample(model_from_bytes(files[GENERATOR]), count, seed, composition)
-    return decode(rows, graphs, space, arrays.get("shortest"))
+    return decode(rows, graphs, space, arrays)
 
 
 def decode(
-    rows: FloatArray, graphs: Graphs, space: Space, shortest: FloatArray | None
+    rows: FloatArray, graphs: Graphs, space: Space, known: Mapping[str, FloatArray]
 ) -> list[Structure | None]:
     """Crystals of vectors (n, size); None where a crystal graph cannot be decoded.
 
     Parameters
     ----------
-    shortest : array (m, m)
-        Distances (Å) of known crystals, by which atoms are kept apart; None leaves them.
+    known
+        Volumes and shortest distances of known crystals, by which those drawn are mended; the
+        paper's have none.
     """
     crystals = graphs.decode(space.inverse(rows))
-    if shortest is None:
+    if "shortest" not in known:
         return crystals
-    return [None if s is None else separated(s, shortest, graphs.elements) for s in crystals]
+
+    def mended(crystal: Structure) -> Structure:
+        sized = resized(crystal, known["volumes"], graphs.elements)
+        return separated(sized, known["shortest"], graphs.elements)
+
+    return [None if s is None else mended(s) for s in crystals]
 
 
 def can_be_judged(structure: Structure) -> bool:

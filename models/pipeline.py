@@ -46,7 +46,7 @@ from ccdcgan.models.representation import (
     coordinates,
     problem,
 )
-from ccdcgan.models.separation import shortest_distances
+from ccdcgan.models.separation import shortest_distances, usual_volumes
 from ccdcgan.models.training import (
     TrainingLog,
     make_deterministic,
@@ -201,6 +201,8 @@ def train_constraints(
     }
     if isinstance(graphs, CrystalGraphs):
         arrays["shortest"] = shortest_distances(crystals.structures, elements)
+        weights = _weights(crystals.e_above_hull, preset)
+        arrays["volumes"] = usual_volumes(crystals.structures, elements, weights)
     out: Files = {SPACE: _save_arrays(**vars(space), **arrays)}
     figures: dict[str, Any] = {"properties": {}, "history": {}}
     targets = np.asarray(crystals.targets, float)[owner]
@@ -266,12 +268,20 @@ def _draw_prior(
         space.forward(rows), _evenly(owner), preset.gan, composition, groups
     )
     vectors = sample(prior, preset.guide.samples, seed)
-    return vectors, decode(vectors, graphs, space, arrays["shortest"])
+    return vectors, decode(vectors, graphs, space, arrays)
 
 
 def _evenly(owner: NDArray[np.int_]) -> NDArray[np.float64]:
     """Weights of rows that make every crystal count once."""
     return 1.0 / np.bincount(owner)[owner]
+
+
+def _weights(e_above_hull: FloatArray, preset: Preset) -> NDArray[np.float64]:
+    """How often crystals are drawn for training: those near the hull more often."""
+    if preset.gan.energy_scale is None:
+        return np.ones(len(e_above_hull))
+    scaled: NDArray[np.float64] = np.exp(-np.maximum(e_above_hull, 0.0) / preset.gan.energy_scale)
+    return scaled
 
 
 def _head_of(
@@ -311,10 +321,7 @@ def train_generator(
     """
     space, arrays = load_space(files[SPACE])
     owner, rows = arrays["owner"], arrays["rows"]
-    weights = _evenly(owner)
-    if preset.gan.energy_scale is not None:
-        distance = np.maximum(arrays["e_above_hull"][owner], 0.0)
-        weights = weights * np.exp(-distance / preset.gan.energy_scale)
+    weights = _evenly(owner) * _weights(arrays["e_above_hull"], preset)[owner]
     guide = None
     if preset.gan.variant == "ccdcgan":
         guide = objective(model_from_bytes(files[GUIDE]), names, goals)

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from ccdcgan.models.voxels import SitesGrid
 
 #: Changes whenever models of an earlier version can no longer be used.
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Atoms that came out too near each other, moved apart as far as known crystals say."""
+"""Generated crystals mended by what known ones have in common: volumes and shortest distances."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from pymatgen.core import Structure
+from scipy.optimize import nnls
 
 from ccdcgan.models.voxels import FloatArray
 
@@ -73,6 +74,55 @@ def separated(structure: Structure, shortest: FloatArray, elements: Sequence[str
     if coords is start:
         return structure
     return Structure(structure.lattice, structure.species, coords, to_unit_cell=True)
+
+
+def usual_volumes(
+    structures: Sequence[Structure], elements: Sequence[str], weights: FloatArray
+) -> NDArray[np.float64]:
+    """Volumes (Å³) of the elements' atoms in known crystals, and how far crystals differ from them.
+
+    Parameters
+    ----------
+    weights : array (n,)
+        Of the crystals.
+
+    Returns
+    -------
+    array (m + 2,)
+        Volumes whose sum over the atoms comes nearest to that of the crystals; then the quartiles
+        of the logarithm of what they have of it.
+    """
+    counts = np.array(
+        [np.bincount(_kinds(s, elements), minlength=len(elements)) for s in structures]
+    )
+    volumes = np.array([s.volume for s in structures])
+    scale = np.sqrt(np.asarray(weights)) / counts.sum(1)
+    atoms, _ = nnls(counts * scale[:, None], volumes * scale)
+    ratio = np.log(volumes / np.maximum(counts @ atoms, 1e-9))
+    order = np.argsort(ratio)
+    reached = np.cumsum(np.asarray(weights)[order]) / np.sum(weights)
+    quartiles = [ratio[order][np.searchsorted(reached, q)] for q in (0.25, 0.75)]
+    return np.array([*atoms, *quartiles])
+
+
+def resized(structure: Structure, volumes: FloatArray, elements: Sequence[str]) -> Structure:
+    """The structure with a volume like that of the middle half of known crystals.
+
+    Parameters
+    ----------
+    volumes : array (m + 2,)
+        Of `usual_volumes`.
+    """
+    atoms, (low, high) = volumes[:-2], volumes[-2:]
+    usual = atoms[_kinds(structure, elements)].sum()
+    if usual <= 0 or structure.volume <= 0:
+        return structure
+    ratio = np.log(structure.volume / usual)
+    if low <= ratio <= high:
+        return structure
+    cell = structure.copy()
+    cell.scale_lattice(usual * np.exp(np.clip(ratio, low, high)))
+    return cell
 
 
 def _kinds(structure: Structure, elements: Sequence[str]) -> NDArray[np.int_]:

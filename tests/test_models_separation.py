@@ -1,4 +1,4 @@
-"""Atoms moved apart as far as known crystals say."""
+"""Generated crystals mended as far as known crystals say: volumes and distances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.separation import SHARE, separated, shortest_distances
+from ccdcgan.models.separation import (
+    SHARE,
+    resized,
+    separated,
+    shortest_distances,
+    usual_volumes,
+)
 
 ELEMENTS = ["Bi", "Se"]
 
@@ -64,3 +70,33 @@ def test_a_cell_too_small_stays_finite() -> None:
     tiny = Structure(Lattice.cubic(2.0), ELEMENTS, [[0, 0, 0], [0.1, 0, 0]])
     moved = separated(tiny, np.full((2, 2), 2.5), ELEMENTS)
     assert np.isfinite(moved.frac_coords).all()
+
+
+def test_volumes_are_those_of_the_middle_half() -> None:
+    rng = np.random.default_rng(0)
+    per_atom = np.array([36.0, 28.0])
+    cells, ratios = [], []
+    for _ in range(400):
+        counts = rng.integers(1, 4, size=2)
+        ratio = rng.normal(0.0, 0.1)
+        species = ["Bi"] * int(counts[0]) + ["Se"] * int(counts[1])
+        volume = float(counts @ per_atom * np.exp(ratio))
+        cells.append(
+            Structure(Lattice.cubic(volume ** (1 / 3)), species, rng.random((len(species), 3)))
+        )
+        ratios.append(ratio)
+    found = usual_volumes(cells, ELEMENTS, np.ones(len(cells)))
+    np.testing.assert_allclose(found[:2], per_atom, rtol=0.03)
+    np.testing.assert_allclose(found[2:], [-0.0674, 0.0674], atol=0.02)  # quartiles of a normal
+    squeezed = cells[0].copy()
+    squeezed.scale_lattice(cells[0].volume / 3)
+    usual = found[:2] @ [cells[0].composition[e] for e in ELEMENTS]
+    mended = resized(squeezed, found, ELEMENTS)
+    assert np.log(mended.volume / usual) == pytest.approx(found[2])
+    np.testing.assert_array_equal(mended.frac_coords, squeezed.frac_coords)
+    usual_cell = cells[0].copy()
+    usual_cell.scale_lattice(usual)
+    assert resized(usual_cell, found, ELEMENTS) is usual_cell
+    # The second element counts for nothing where its crystals have no weight.
+    pure = [Structure(Lattice.cubic(3.0), [e], [[0, 0, 0]]) for e in ELEMENTS]
+    assert usual_volumes(pure, ELEMENTS, np.array([1.0, 1e-12]))[0] == pytest.approx(27.0)
