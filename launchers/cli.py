@@ -47,6 +47,10 @@ def run(
     ] = None,
     workdir: Annotated[Path, typer.Option(help="Folder of the campaign.")] = Path("ccdcgan-run"),
     seed: Annotated[int | None, typer.Option(help="Replaces the campaign's seed.")] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(help="Compositions to leave out of the prototypes, as BiSe3,Bi2Se3."),
+    ] = None,
 ) -> None:
     """Run a campaign on this machine; the same command goes on after an interruption."""
     from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
@@ -55,6 +59,10 @@ def run(
     if seed is not None:
         data = {**settings.model_dump(mode="json"), "seed": seed}
         settings = parse_campaign(data, "--seed")
+    if without is not None:
+        data = settings.model_dump(mode="json")
+        data["database"]["without"] = [part for part in without.split(",") if part.strip()]
+        settings = parse_campaign(data, "--without")
     assert isinstance(settings, Campaign)
     system = "–".join(settings.elements)
     console.print(f"[bold]{system}[/], seed {settings.seed}, in {workdir}", soft_wrap=True)
@@ -211,8 +219,7 @@ def evaluate(
 
     if against not in ("database", "all"):
         raise UserError(f"--against {against!r}: choose database or all")
-    if out is not None and out.is_dir():
-        raise UserError(f"--out {out} is a folder: name a file")
+    _prepare(out)
     with progress_bars(console):
         found = evaluate(
             structures,
@@ -229,10 +236,50 @@ def evaluate(
         output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
 
 
+@app.command()
+def known(
+    campaign: Annotated[
+        Path, typer.Option(help="Folder of a campaign that was run: its engine and hull judge.")
+    ] = Path("ccdcgan-run"),
+    out: Annotated[Path | None, typer.Option(help="JSON file for what comes out.")] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="CIF, POSCAR, extxyz or JSON, a folder of them, or ZIP of CIF; needed for other "
+            "systems than Bi-Se. [stacks of Bi2Se3 and Bi layers]"
+        ),
+    ] = None,
+) -> None:
+    """Relax the known crystals of a system and see which of them a campaign has found again."""
+    from ccdcgan.launchers.evaluate import as_json
+    from ccdcgan.launchers.folder import write_atomically
+    from ccdcgan.launchers.known import known, table_of
+    from ccdcgan.launchers.terminal import progress_bars
+
+    _prepare(out)
+    with progress_bars(console):
+        found = known(campaign, references)
+    if out is not None:
+        write_atomically(out, as_json(found).encode())
+    output = Console(highlight=False)
+    output.print(table_of(found))
+    for name, text in found.definitions.items():
+        output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
+
+
 # After the commands above, so that help begins with them.
 cli_cluster.register(app)
 cli_results.register(app)
 cli_migrate.register(app)
+
+
+def _prepare(out: Path | None) -> None:
+    """Make sure that a file can be written, before there is something to lose."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _say(line: str) -> None:

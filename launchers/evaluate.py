@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
-import zipfile
-from collections import Counter
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 from pymatgen.core import Structure
@@ -18,16 +14,12 @@ from rich.table import Table
 from ccdcgan.dft.engines import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import TOLERANCES
-from ccdcgan.dft.relaxation import content_key, relax_many
-from ccdcgan.dft.sources import Skipped, primitive_cell, read_structures
-from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store, open_workdir
-from ccdcgan.workflows import progress
-from ccdcgan.workflows.campaign import Campaign, load_campaign
-from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.launchers.finished import open_finished, read_suitable
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Origin
 from ccdcgan.workflows.evaluation import DISTANCES, Share, Yield, share, yield_of
 from ccdcgan.workflows.generation import is_valid
 from ccdcgan.workflows.phases import build_hull
-from ccdcgan.workflows.stores import PHASES, RESULTS, Relaxations
 
 Against = Literal["database", "all"]
 
@@ -83,34 +75,26 @@ def evaluate(
     UserError
         The folder holds no campaign that has been run; nothing can be read; the numbers do not fit.
     """
-    folder = folder.resolve()
-    if not (folder / CAMPAIGN_FILE).exists():
-        raise UserError(f"{folder} holds no campaign: give the folder of a ccdcgan run")
-    campaign = load_campaign(folder / CAMPAIGN_FILE)
-    campaign.relaxation.engine.check(campaign.elements)
-    if campaign.relaxation.engine.name == "vasp":
-        raise UserError("evaluate relaxes on this machine and cannot run VASP: use a potential")
-    with open_workdir(folder, campaign):
-        store: Any = embedded_store(folder)
-        store.connect()
-        phases = list(
-            store.additional_stores[PHASES].query({"campaign": campaign.digest()}, ["id", "origin"])
-        )
-        if not phases:
-            raise UserError(f"{folder} has no phases yet: run its campaign first")
-        relaxations = Relaxations(store.additional_stores[RESULTS])
-        own = list(relaxations.get([p["id"] for p in phases]).values())
-        structures, left_out, total = _read(path, campaign)
+    with open_finished(folder, "evaluate") as finished:
+        campaign = finished.campaign
+        structures, left_out = read_suitable(path, partial(_problem, campaign=campaign))
+        total = len(structures) + left_out.total()
         if sampled is not None and sampled < total:
             raise UserError(f"--sampled {sampled} is less than the {total} structures in {path}")
-        documents = _relaxed(structures[:limit], campaign, relaxations)
-    generated = {p["id"] for p in phases if p["origin"]["kind"] == "generated"}
+        relaxed = finished.relax(
+            [
+                (Origin(kind="generated", id=f"evaluated:{number}"), p.structure)
+                for number, p in enumerate(structures[:limit])
+            ]
+        )
+    # The same structure twice counts once.
+    documents = list({d.key: d for d in relaxed}.values())
     known = [
         Structure.from_dict(d.structure)
-        for d in own
-        if d.converged and (against == "all" or d.key not in generated)
+        for origin, d in finished.phases
+        if d.converged and (against == "all" or origin.kind != "generated")
     ]
-    hull = build_hull(own, campaign)
+    hull = build_hull(finished.documents, campaign)
     sampled = sampled or total
     return Evaluation(
         structures=path.name,
@@ -126,36 +110,6 @@ def evaluate(
     )
 
 
-def _read(path: Path, campaign: Campaign) -> tuple[list[Structure], Counter[str], int]:
-    """Valid structures, the others by reason, and how many there were."""
-    with tempfile.TemporaryDirectory() as temporary:
-        if path.suffix.lower() == ".zip":
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(temporary)
-            except (OSError, zipfile.BadZipFile) as error:
-                raise UserError(f"cannot read {path}: {error}") from None
-            # A table may lie beside the crystals.
-            path = Path(temporary)
-        found = list(read_structures(path))
-    valid: list[Structure] = []
-    left_out: Counter[str] = Counter()
-    for item in found:
-        if isinstance(item, Skipped):
-            left_out["unreadable"] += 1
-            continue
-        structure = item.structure
-        reason = _problem(structure, campaign)
-        if reason:
-            left_out[reason] += 1
-        else:
-            valid.append(primitive_cell(structure))
-    if not valid:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
-        raise UserError(f"none of the {len(found)} structures can be relaxed: {reasons}")
-    return valid, left_out, len(found)
-
-
 def _problem(structure: Structure, campaign: Campaign) -> str | None:
     if not structure.is_ordered:
         return "disordered"
@@ -164,37 +118,6 @@ def _problem(structure: Structure, campaign: Campaign) -> str | None:
     if not is_valid(structure, campaign.loop.screening):
         return "size, distances or volume out of range"
     return None
-
-
-def _relaxed(
-    structures: Sequence[Structure], campaign: Campaign, relaxations: Relaxations
-) -> list[RelaxationDocument]:
-    """Relaxations of the structures in their order, each content key once."""
-    level = campaign.relaxation.engine.level_of_theory(campaign.elements)
-    wanted: dict[str, tuple[int, Structure]] = {}
-    for number, structure in enumerate(structures):
-        key = content_key(structure, level, campaign.relaxation)
-        wanted.setdefault(key, (number, structure))
-    done = relaxations.done(wanted)
-    todo = [key for key in wanted if key not in done]
-    progress.report("relaxations", len(done), len(wanted))
-    cells = [wanted[key][1] for key in todo]
-    for count, (index, result) in enumerate(
-        relax_many(cells, campaign.relaxation, campaign.workers), 1
-    ):
-        number, structure = wanted[todo[index]]
-        relaxations.put(
-            RelaxationDocument(
-                **result.model_dump(),
-                campaign=campaign.digest(),
-                finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                origin=Origin(kind="generated", id=f"evaluated:{number}"),
-                initial_structure=structure.as_dict(),
-            )
-        )
-        progress.report("relaxations", len(done) + count, len(wanted))
-    found = relaxations.get(wanted)
-    return [found[key] for key in wanted]
 
 
 def _definitions(campaign: Campaign, level: LevelOfTheory, against: Against) -> dict[str, str]:
@@ -251,6 +174,6 @@ def table_of(evaluation: Evaluation) -> Table:
     return table
 
 
-def as_json(evaluation: Evaluation) -> str:
-    """An evaluation as indented JSON."""
-    return json.dumps(evaluation.model_dump(mode="json"), indent=2) + "\n"
+def as_json(figures: BaseModel) -> str:
+    """What a command has found, as indented JSON."""
+    return json.dumps(figures.model_dump(mode="json"), indent=2) + "\n"

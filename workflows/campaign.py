@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pymatgen.core import Composition
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -35,6 +36,21 @@ class DatabaseSettings(_Section):
         None, ge=20, description="Small cells first, then cut here; null for all."
     )
     element_sites: int = Field(4, ge=3, description="Most atoms in an end member's cell.")
+    without: tuple[str, ...] = Field(
+        (), description="Compositions to leave out of the prototypes, as in [Bi2Se3, BiSe]."
+    )
+
+    @field_validator("without")
+    @classmethod
+    def _reduce(cls, formulas: tuple[str, ...]) -> tuple[str, ...]:
+        """Reduced formulas, sorted: what is asked for alike is the same campaign."""
+        reduced = set()
+        for formula in formulas:
+            try:
+                reduced.add(Composition(formula).reduced_formula)
+            except Exception:  # noqa: BLE001  pymatgen raises many kinds
+                raise ValueError(f"{formula!r} is no formula such as Bi2Se3") from None
+        return tuple(sorted(reduced))
 
 
 class NetworkSettings(_Section):
@@ -117,6 +133,16 @@ class Campaign(_Section):
         return tuple(parse_system(value))
 
     @model_validator(mode="after")
+    def _leaves_out_compounds(self) -> Campaign:
+        for formula in self.database.without:
+            if {str(e) for e in Composition(formula)} != set(self.system):
+                raise ValueError(
+                    f"database.without: {formula!r} is no compound of {'-'.join(self.system)}, of "
+                    "all its elements and no other"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _can_be_computed(self) -> Campaign:
         asked = [p for p in self.properties if p in PROPERTIES]
         if asked and not isinstance(self.relaxation.engine, CalculatorEngine):
@@ -143,9 +169,13 @@ class Campaign(_Section):
 
     def digest(self) -> str:
         """Hash of all that decides the result; the number of workers does not."""
-        # A campaign without a confirmation keeps the hash that it had before there was one.
-        without = {"workers"} if self.confirm else {"workers", "confirm"}
-        text = json.dumps(self.model_dump(mode="json", exclude=without), sort_keys=True)
+        data = self.model_dump(mode="json", exclude={"workers"})
+        # A campaign that does not use these keeps the hash that it had before there were any.
+        if self.confirm is None:
+            del data["confirm"]
+        if not self.database.without:
+            del data["database"]["without"]
+        text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -74,14 +74,17 @@ class ProposeMaker(Maker):
         found, duplicates = candidates(prototypes, settings.elements)
         if duplicates:
             rejected["duplicate"] += duplicates
-        if not found:
+        kept = [p for p in found if p.structure.composition.reduced_formula not in chosen.without]
+        if len(kept) < len(found):
+            rejected["left out by database.without"] += len(found) - len(kept)
+        if not kept:
             reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
             raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
-        if chosen.max_candidates is not None and len(found) > chosen.max_candidates:
-            rejected["beyond max_candidates"] += len(found) - chosen.max_candidates
-            found = found[: chosen.max_candidates]
+        if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
+            rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
+            kept = kept[: chosen.max_candidates]
         elements = end_members(settings.elements, chosen.element_sites)
-        kinds = [("element", e) for e in elements] + [("prototype", p) for p in found]
+        kinds = [("element", e) for e in elements] + [("prototype", p) for p in kept]
         return {
             "candidates": [
                 Candidate(

@@ -101,7 +101,7 @@ def judge(
             id=entry.key,
             structure=document.structure,
             formula=structure.composition.reduced_formula,
-            spacegroup=_spacegroup(structure),
+            spacegroup=spacegroup(structure),
             energy_per_atom=document.energy_per_atom,
             formation_energy_per_atom=None,
             e_above_hull=None,
@@ -125,7 +125,8 @@ def judge(
     return phases
 
 
-def _spacegroup(structure: Structure) -> str:
+def spacegroup(structure: Structure) -> str:
+    """Symbol and number of a crystal's space group, as R-3m (166), within 0.1 Å."""
     try:
         analyzer = SpacegroupAnalyzer(structure, symprec=0.1)
         return f"{analyzer.get_space_group_symbol()} ({analyzer.get_space_group_number()})"

@@ -1,0 +1,252 @@
+"""Known crystals of a system, and whether a campaign has found them again: ``ccdcgan known``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from pymatgen.core import Structure
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.homologous import known_crystals
+from ccdcgan.dft.hull import Hull
+from ccdcgan.dft.matching import TOLERANCES, displacement, is_same
+from ccdcgan.dft.sources import Prototype, primitive_cell
+from ccdcgan.launchers.finished import open_finished, read_suitable
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.evaluation import place
+from ccdcgan.workflows.phases import build_hull, spacegroup
+
+#: A phase of the campaign: where it came from, its relaxation, and the crystal itself.
+_Crystal = tuple[Origin, RelaxationDocument, Structure]
+
+
+class Match(BaseModel):
+    """A crystal of the campaign that is the same as a reference."""
+
+    id: str = Field(description="Content key of its relaxation.")
+    origin: Origin
+    displacement: float | None = Field(
+        description="Root mean square of the atoms' distances from the reference's, Å, cells "
+        "scaled to one volume; null where only cells that are not primitive match."
+    )
+    energy_difference: float = Field(description="Its energy minus the reference's, meV/atom.")
+
+
+class Reference(BaseModel):
+    """A known crystal, relaxed with the engine of the campaign."""
+
+    id: str = Field(description="m-n of (Bi2)m(Bi2Se3)n, or the file it was read from.")
+    key: str = Field(description="Content key of its relaxation.")
+    formula: str
+    atoms: int = Field(description="In the cell that was relaxed.")
+    spacegroup: str = Field(description="Of the relaxed crystal.")
+    converged: bool
+    reason: str | None = Field(description="Why it did not converge.")
+    displacement: float | None = Field(
+        description="By relaxation, Å; null where it is another crystal afterwards."
+    )
+    formation_energy_per_atom: float | None = Field(None, description="eV/atom.")
+    e_above_hull: float | None = Field(
+        None, description="From the campaign's hull, eV/atom; negative below it."
+    )
+    database: Match | None = Field(None, description="First match in the starting database.")
+    generated: Match | None = Field(None, description="First generated match.")
+    samples: int = Field(0, description="Generated crystals that match.")
+    best_energy_difference: float | None = Field(
+        None,
+        description="Energy of the lowest generated crystal of the composition, be it the same or "
+        "another, minus the reference's, meV/atom.",
+    )
+
+
+class Known(BaseModel):
+    """What ``ccdcgan known`` writes."""
+
+    campaign: str = Field(description="Digest of the campaign.")
+    level_of_theory: LevelOfTheory
+    left_out: dict[str, int] = Field(description="Structures that are no reference, by reason.")
+    references: list[Reference]
+    definitions: dict[str, str]
+
+
+def known(folder: Path, references: Path | None = None) -> Known:
+    """Relax known crystals with a campaign's engine and look for them among its own.
+
+    The relaxations are kept in the campaign's folder: what was relaxed is not relaxed again. The
+    campaign itself does not change, nor does its hull.
+
+    Parameters
+    ----------
+    folder
+        Folder of a campaign that has been run.
+    references
+        A file or folder of structures, or a ZIP file of CIF files; by default, for Bi-Se, the
+        stacks of `known_crystals`.
+
+    Raises
+    ------
+    UserError
+        The folder holds no campaign that has been run; nothing can be read; no references are known
+        for the system.
+    """
+    with open_finished(folder, "known") as finished:
+        campaign = finished.campaign
+        left_out: dict[str, int] = {}
+        if references is not None:
+            crystals, counted = read_suitable(references, partial(_problem, campaign=campaign))
+            left_out = dict(counted)
+        elif set(campaign.elements) == {"Bi", "Se"}:
+            crystals = known_crystals()
+        else:
+            raise UserError(
+                f"known crystals are built in for Bi-Se, not for {'-'.join(campaign.elements)}: "
+                "name structure files with --references"
+            )
+        documents = finished.relax(
+            [(Origin(kind="prototype", id=f"known:{c.id}"), c.structure) for c in crystals]
+        )
+    hull = build_hull(finished.documents, campaign)
+    own: defaultdict[str, list[_Crystal]] = defaultdict(list)
+    for origin, document in finished.phases:
+        if document.converged:
+            structure = Structure.from_dict(document.structure)
+            own[structure.composition.reduced_formula].append((origin, document, structure))
+    return Known(
+        campaign=campaign.digest(),
+        level_of_theory=hull.level,
+        left_out=left_out,
+        references=[
+            _reference(crystal, document, own, hull)
+            for crystal, document in zip(crystals, documents, strict=True)
+        ],
+        definitions={
+            "reference": f"from {references.name}"
+            if references is not None
+            else "m-n: m bilayers of Bi among n quintuple layers of Bi2Se3; septuple: layers of "
+            "seven, Bi3Se4",
+            "E_hull": "distance from the hull of the campaign's phases; negative below it",
+            "same": f"within the matcher's tolerances: ltol {TOLERANCES['ltol']}, stol "
+            f"{TOLERANCES['stol']}, angle {TOLERANCES['angle_tol']}°; both crystals relaxed",
+            "database": "whether a crystal of the starting database is the same",
+            "found": "round and sample of the first generated crystal that is the same",
+            "Å, meV": "of the generated match: root mean square of the atoms' distances from the "
+            "reference's, and energy minus the reference's per atom",
+            "best": "energy of the lowest generated crystal of the composition, the same or "
+            "another, minus the reference's, meV/atom",
+        },
+    )
+
+
+def _problem(structure: Structure, campaign: Campaign) -> str | None:
+    if not structure.is_ordered:
+        return "disordered"
+    if not {e.symbol for e in structure.composition.elements} <= set(campaign.elements):
+        return f"other elements than {'-'.join(campaign.elements)}"
+    return None
+
+
+def _reference(
+    crystal: Prototype,
+    document: RelaxationDocument,
+    phases: dict[str, list[_Crystal]],
+    hull: Hull,
+) -> Reference:
+    """A reference with its place on the hull and its matches among the phases of its formula."""
+    structure = Structure.from_dict(document.structure)
+    reference = Reference(
+        id=crystal.id,
+        key=document.key,
+        formula=structure.composition.reduced_formula,
+        atoms=len(structure),
+        spacegroup=spacegroup(structure),
+        converged=document.converged,
+        reason=None if document.converged else document.reason or "not converged",
+        displacement=displacement(crystal.structure, structure),
+    )
+    if document.energy_per_atom is not None:
+        reference.formation_energy_per_atom, reference.e_above_hull = place(document, hull)
+    if not document.converged:
+        return reference
+    alike = phases.get(reference.formula, [])
+    database = [c for c in alike if c[0].kind != "generated" and is_same(structure, c[2])]
+    generated = [c for c in alike if c[0].kind == "generated"]
+    same = [c for c in generated if is_same(structure, c[2])]
+    reference.database = _first(database, document)
+    reference.generated = _first(same, document)
+    reference.samples = len(same)
+    if generated:
+        reference.best_energy_difference = min(_difference(d, document) for _, d, _ in generated)
+    return reference
+
+
+def _difference(a: RelaxationDocument, b: RelaxationDocument) -> float:
+    """Energy of one converged relaxation minus that of another, meV/atom."""
+    assert a.energy_per_atom is not None and b.energy_per_atom is not None
+    return 1e3 * (a.energy_per_atom - b.energy_per_atom)
+
+
+def _first(matches: Sequence[_Crystal], reference: RelaxationDocument) -> Match | None:
+    if not matches:
+        return None
+    origin, document, structure = matches[0]
+    return Match(
+        id=document.key,
+        origin=origin,
+        displacement=displacement(
+            primitive_cell(structure), primitive_cell(Structure.from_dict(reference.structure))
+        ),
+        energy_difference=_difference(document, reference),
+    )
+
+
+def table_of(found: Known) -> Table:
+    """The references and their matches as a table."""
+    count = sum(r.generated is not None for r in found.references)
+    failed = "; ".join(f"{r.id}: {r.reason}" for r in found.references if not r.converged)
+    table = Table(
+        title=f"{count} of {len(found.references)} known crystals found again",
+        caption=escape(failed) or None,
+        # Eleven columns shall fit an ordinary terminal.
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    table.add_column("reference", overflow="fold")
+    for name in ("formula", "atoms", "group", "E_f", "E_hull", "database", "found"):
+        table.add_column(
+            name, no_wrap=True, justify="right" if name in {"atoms", "E_f", "E_hull"} else "left"
+        )
+    for name in ("Å", "meV", "best"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for r in found.references:
+        row = [
+            escape(r.id),
+            r.formula,
+            str(r.atoms),
+            r.spacegroup.split()[0],
+            _number(r.formation_energy_per_atom, "+.3f"),
+            _number(r.e_above_hull, "+.3f"),
+            "yes" if r.database else "–",
+        ]
+        if r.generated is None:
+            row += ["–"] * 3
+        else:
+            origin = r.generated.origin
+            row.append(f"{origin.round}: {origin.sample}")
+            row.append(_number(r.generated.displacement, ".2f"))
+            row.append(_number(r.generated.energy_difference, "+.1f"))
+        table.add_row(*row, _number(r.best_energy_difference, "+.1f"))
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
