@@ -81,14 +81,12 @@ def evaluate(
         total = len(structures) + left_out.total()
         if sampled is not None and sampled < total:
             raise UserError(f"--sampled {sampled} is less than the {total} structures in {path}")
-        relaxed = finished.relax(
+        documents = finished.relax(
             [
                 (Origin(kind="generated", id=f"evaluated:{number}"), p.structure)
                 for number, p in enumerate(structures[:limit])
             ]
         )
-    # The same structure twice counts once.
-    documents = list({d.key: d for d in relaxed}.values())
     known = [
         Structure.from_dict(d.structure)
         for origin, d in finished.phases
@@ -124,7 +122,7 @@ def _definitions(campaign: Campaign, level: LevelOfTheory, against: Against) -> 
     """What the words of an evaluation mean."""
     screening, tolerances = campaign.loop.screening, TOLERANCES
     low, high = screening.volume_range
-    pool = "its starting database" if against == "database" else "anything it has relaxed"
+    pool = "its starting database" if against == "database" else "all that it has relaxed"
     return {
         "decoded": "can be read as a crystal",
         "valid": f"holds all of {'-'.join(campaign.elements)} and nothing else, at most "
@@ -135,7 +133,7 @@ def _definitions(campaign: Campaign, level: LevelOfTheory, against: Against) -> 
         "level of theory": str(level),
         "unique": "converged, and matches none of the set before it (StructureMatcher: ltol "
         f"{tolerances['ltol']}, stol {tolerances['stol']}, angle {tolerances['angle_tol']}°)",
-        "new": f"unique, and does not match {pool}",
+        "new": f"unique, and matches nothing in {pool}",
         "E_hull": "new, of negative formation energy, and at most so far (eV/atom) above the hull "
         "of the campaign's phases; below it counts as 0",
         "displacement": "root mean square of the atoms' displacements on relaxation, Å, cells "

@@ -122,7 +122,7 @@ def read_suitable(
     path
         Where they are.
     problem
-        Why a structure does not suit, or None.
+        Why a primitive cell does not suit, or None.
 
     Returns
     -------
@@ -151,11 +151,15 @@ def read_suitable(
     suitable: list[Prototype] = []
     left_out: Counter[str] = Counter()
     for item in found:
-        reason = "unreadable" if isinstance(item, Skipped) else problem(item.structure)
-        if reason:
+        if isinstance(item, Skipped):
+            left_out["unreadable"] += 1
+            continue
+        ordered = item.structure.is_ordered
+        cell = primitive_cell(item.structure) if ordered else item.structure
+        if reason := problem(cell):
             left_out[reason] += 1
-        elif isinstance(item, Prototype):
-            suitable.append(Prototype(item.id, primitive_cell(item.structure)))
+        else:
+            suitable.append(Prototype(item.id, cell))
     if not suitable:
         reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
         raise UserError(f"none of the {len(found)} structures can be relaxed: {reasons}")

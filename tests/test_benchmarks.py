@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest
 from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft.relaxation import Relaxation, content_key
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -155,3 +158,53 @@ def test_missing_structures_are_one_line(
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith(f"{name}: ") and "missing.json" in captured.err
+
+
+def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yields = script("yield")
+    asked: list[Structure] = []
+
+    def relaxed(structures: list[Structure], *_: object) -> Iterator[tuple[int, Relaxation]]:
+        for number, structure in enumerate(structures):
+            asked.append(structure)
+            shrunk = structure.copy()
+            shrunk.scale_lattice(0.9 * structure.volume)
+            yield (
+                number,
+                Relaxation(
+                    key=content_key(structure, yields.LEVEL, yields.RELAXATION),
+                    level_of_theory=yields.LEVEL,
+                    structure=shrunk.as_dict(),
+                    energy_per_atom=-3.7 - 0.1 * number,
+                    converged=True,
+                    steps=7,
+                ),
+            )
+
+    monkeypatch.setattr(yields, "relax_many", relaxed)
+    salts = [
+        yields.Prototype(
+            name,
+            Structure.from_spacegroup(
+                "Pm-3m", Lattice.cubic(length), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+            ),
+        )
+        for name, length in (("one", 3.71234567), ("two", 3.9), ("one again", 3.71234567))
+    ]
+    archive = yields.Archive(tmp_path / "relaxations.jsonl.gz")
+    entries = archive.relax(yields.proposed("prototype", salts[:1]), 1)
+    entries += archive.relax(yields.proposed("prototype", salts), 1)
+    assert [e.origin.id for e in entries] == ["one", "one", "two"]
+    assert entries[0].key == entries[1].key and len(asked) == 2
+    again = yields.Archive(archive.path)
+    assert list(again.documents) == [entries[0].key, entries[2].key]
+    for key, document in archive.documents.items():
+        other = again.documents[key]
+        for name in yields.NUMBERS:
+            assert getattr(other, name) == getattr(document, name)
+        first, second = (Structure.from_dict(d.structure) for d in (document, other))
+        assert first.lattice.matrix == pytest.approx(second.lattice.matrix, abs=1e-5)
+    assert [e.key for e in again.relax(yields.proposed("prototype", salts), 1)] == list(
+        again.documents
+    )
+    assert len(asked) == 2

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_digest_knows_what_decides_the_result():
     assert base.digest() != parse_campaign({"relaxation": {"fmax": 0.1}}, "x").digest()
 
 
+def test_a_campaigns_loss_replaces_that_of_its_preset():
+    from ccdcgan.models.presets import PRESETS
+    from ccdcgan.workflows.learning import preset_of
+
+    own = PRESETS["quickstart"]
+    assert preset_of(Campaign()) == own
+    for loss in ("wgan-gp", "hinge", "bce"):
+        chosen = preset_of(parse_campaign({"networks": {"loss": loss}}, "x"))
+        assert chosen.gan.loss == loss
+        assert replace(chosen, gan=replace(chosen.gan, loss=own.gan.loss)) == own
+
+
 def test_ternary_systems_are_campaigns_too():
     assert parse_campaign({"system": "Mn-Mg-O"}, "x").elements == ["Mn", "Mg", "O"]
 
@@ -50,6 +63,9 @@ def test_ternary_systems_are_campaigns_too():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("loop: {screening: {bound: 2.0}}", ["unknown key 'loop.screening.bound'"]),
+        ("loop: {screening: {choose: best}}", ["loop.screening.choose", "'gain' or 'any'"]),
+        ("networks: {loss: gentle}", ["networks.loss", "'wgan-gp', 'hinge' or 'bce'"]),
         ("sytem: Bi-Se", ["sytem", "did you mean 'system'"]),
         ("loop: {relaxatoins: 3}", ["loop.relaxatoins", "did you mean 'relaxations'"]),
         ("system: Bi-Xx", ["unknown element 'Xx'"]),
@@ -203,6 +219,71 @@ def test_too_few_crystals_to_learn_from_says_how_many(tmp_path):
         "density": (208.980 + 78.971) / 2 * 1.66054 / volume,
     }
     assert samples[0].properties == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_what_became_one_crystal_is_one_sample_with_all_its_starts():
+    """Starts go by the keys of their relaxations to the first sample, whatever the cell."""
+    from pymatgen.core import Structure
+
+    from ccdcgan.workflows.documents import Origin, RelaxationDocument
+    from ccdcgan.workflows.learning import crystals_of
+    from ccdcgan.workflows.phases import training_set
+
+    level = Campaign().relaxation.engine.level_of_theory()
+
+    def cell(species, edge, place=0.5):
+        sites = [[0, 0, 0], [place] * 3][: len(species)]
+        return Structure([[edge, 0, 0], [0, edge, 0], [0, 0, edge]], species, sites)
+
+    cscl = cell(["Bi", "Se"], 3.6)
+    flat = Structure([[4, 0, 0], [0, 4, 0], [4, 4, 0.05]], ["Bi", "Se"], [[0, 0, 0], [0.5] * 3])
+    nickel = Structure(
+        [[4.1, 0, 0], [-2.05, 3.55, 0], [0, 0, 5.6]],
+        ["Bi", "Bi", "Se", "Se"],
+        [[0, 0, 0], [0, 0, 0.5], [1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]],
+    )
+    # key: start, end, energy; "f" did not converge, "g" and "h" are elements.
+    made = {
+        "a": (flat, flat, -3.5),
+        "b": (cell(["Bi", "Se"], 3.9, 0.45), cscl, -3.8),
+        "c": (cell(["Bi", "Se"], 4.4), nickel, -3.7),
+        "d": (cell(["Bi", "Se"], 3.2), cscl * (2, 1, 1), -3.81),
+        "e": (cell(["Bi", "Se"], 4.1), nickel * (1, 2, 1), -3.7),
+        "f": (cell(["Bi", "Se"], 4.2), cscl, -3.7),
+        "g": (cell(["Bi"], 3.0), cell(["Bi"], 3.1), -3.8),
+        "h": (cell(["Se"], 3.0), cell(["Se"], 3.1), -3.4),
+        "i": (cell(["Bi", "Se"], 3.8), cscl, -3.8),
+    }
+    documents = {
+        key: RelaxationDocument(
+            key=key,
+            structure=end.as_dict(),
+            energy_per_atom=energy,
+            converged=key != "f",
+            campaign="x",
+            origin=Origin(kind="prototype", id="x"),
+            initial_structure=start.as_dict(),
+            level_of_theory=level,
+        )
+        # Their order is that of the keys, however they come.
+        for key, (start, end, energy) in reversed(made.items())
+    }
+    samples = training_set(documents, Campaign())
+    assert [s.key for s in samples] == ["a", "b", "c"]
+    starts = {s.key: s.starts for s in samples}
+    assert {key: list(found) for key, found in starts.items()} == {
+        "a": ["a"],
+        "b": ["b", "d", "i"],
+        "c": ["c", "e"],
+    }
+    assert all(found[key] == made[key][0] for found in starts.values() for key in found)
+    # The crystal and its numbers are those of the first.
+    assert samples[1].properties["formation_energy_per_atom"] == pytest.approx(-3.8 + 3.6)
+    assert len(samples[2].structure) == 4
+    # What is trained on knows of each start whose it is.
+    crystals = crystals_of(samples, ["formation_energy_per_atom"])
+    assert list(crystals.starts.crystal) == [0, 1, 1, 1, 2, 2]
+    assert crystals.starts.structures[3] == made["i"][0]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting needs root")

@@ -121,6 +121,36 @@ def test_add_if_new() -> None:
     assert CRYSTALS["CsCl swollen"] in seen
 
 
+def test_find_numbers_the_first_match_in_the_order_of_adding() -> None:
+    """Numbers count everything that was added: duplicates, and cells that match nothing."""
+    flat = Structure([[4, 0, 0], [0, 4, 0], [4, 4, 0]], ["Bi", "Se"], [[0, 0, 0], [0.5] * 3])
+    order = ["fluorite", "rocksalt", "flat", "rocksalt shifted", "CsCl", "rocksalt", "zincblende"]
+    seen = SeenStructures(CRYSTALS.get(name, flat) for name in order)
+    for name, crystal in CRYSTALS.items():
+        kind = name.split()[0]
+        assert seen.find(crystal) == (order.index(kind) if kind in order else None), name
+        assert (crystal in seen) == (kind in order)
+    assert seen.find(flat) is None
+
+
+def test_find_counts_what_was_new() -> None:
+    """What `add_if_new` refuses has no number."""
+    flat = Structure([[4, 0, 0], [0, 4, 0], [4, 4, 0]], ["Bi", "Se"], [[0, 0, 0], [0.5] * 3])
+    seen, added = SeenStructures(), []
+    for name, crystal in [*CRYSTALS.items(), ("flat", flat)]:
+        if seen.add_if_new(crystal):
+            added.append(name)
+    assert added == ["rocksalt", "CsCl", "zincblende", "NiAs", "fluorite", "antifluorite", "flat"]
+    seen.add(flat)
+    seen.add(CRYSTALS["rocksalt"])
+    assert [seen.find(CRYSTALS[name]) for name in added[:-1]] == list(range(6))
+    rutile = Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(5.0, 3.3), ["Bi", "Se"], [[0, 0, 0], [0.3, 0.3, 0]]
+    )
+    assert seen.find(rutile) is None
+    assert seen.add_if_new(rutile) and seen.find(rutile) == 9
+
+
 def test_added_structures_are_not_changed() -> None:
     crystal = CRYSTALS["rocksalt shifted"].copy()
     before = crystal.as_dict()

@@ -1,6 +1,7 @@
 """Prototype sources: what they read, what they report, what they refuse."""
 
 import gzip
+import itertools
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from ccdcgan.dft.sources import (
     RandomSource,
     Skipped,
     collect,
+    decorations,
     primitive_cell,
     random_crystals,
     read_structures,
@@ -131,6 +133,106 @@ def test_aflow_counts() -> None:
 def test_aflow_ignores_seed() -> None:
     first, second = (list(AflowSource().load(3, 20, seed)) for seed in (0, 1))
     assert [p.id for p in first] == [p.id for p in second]
+
+
+def perovskite() -> Structure:
+    """Three orbits: 1, 1 and 3 atoms."""
+    sites = [[0, 0, 0], [0.5] * 3, [0.5, 0.5, 0]]
+    return Structure.from_spacegroup("Pm-3m", Lattice.cubic(4), ["Ca", "Ti", "O"], sites)
+
+
+def decorated(structure: Structure, n: int, max_sites: int = 20) -> list[Prototype]:
+    found = list(decorations(Prototype("x", structure), n, max_sites))
+    assert all(isinstance(p, Prototype) for p in found)
+    return [p for p in found if isinstance(p, Prototype)]
+
+
+@pytest.mark.parametrize(
+    ("structure", "counts"),
+    [
+        # Stirling numbers of the second kind, by orbits and elements.
+        (rocksalt(), {1: 1, 2: 1, 3: 0}),
+        (rocksalt() * (2, 1, 1), {1: 1, 2: 1, 3: 0}),
+        (perovskite(), {1: 1, 2: 3, 3: 1, 4: 0}),
+        # No symmetry at all: each atom is an orbit.
+        (
+            Structure(
+                Lattice.from_parameters(4.1, 4.7, 6.3, 81, 97, 104),
+                ["Na", "Cl", "Na", "Cl", "Na"],
+                np.random.default_rng(4).random((5, 3)),
+            ),
+            {1: 1, 2: 15, 3: 25, 4: 10, 5: 1},
+        ),
+    ],
+    ids=["rocksalt", "supercell", "perovskite", "triclinic"],
+)
+def test_decorations_are_all_ways(structure: Structure, counts: dict[int, int]) -> None:
+    cell = primitive_cell(structure)
+    for n, count in counts.items():
+        found = decorated(structure, n)
+        assert len(found) == count
+        assert len({p.id for p in found}) == count
+        for prototype in found:
+            assert prototype.id.startswith("x~")
+            own = prototype.structure
+            assert own.is_ordered and len(own) == len(cell) and len(own.composition) == n
+            np.testing.assert_allclose(own.lattice.matrix, cell.lattice.matrix)
+            np.testing.assert_allclose(own.frac_coords, cell.frac_coords)
+
+
+def test_decorations_of_a_perovskite() -> None:
+    """Which orbits are alike: each way once, and none twice by an exchange of elements."""
+    cell = primitive_cell(perovskite())
+    groups = [
+        [i for i, site in enumerate(cell) if site.specie.symbol == e] for e in ("Ca", "Ti", "O")
+    ]
+    assert [len(g) for g in groups] == [1, 1, 3]
+    ways = set()
+    for prototype in decorated(perovskite(), 2):
+        symbols = [site.specie.symbol for site in prototype.structure]
+        kinds = [{symbols[i] for i in group} for group in groups]
+        assert all(len(kind) == 1 for kind in kinds), "an orbit holds two elements"
+        pairs = itertools.combinations(range(3), 2)
+        ways.add(tuple((i, j) for i, j in pairs if kinds[i] == kinds[j]))
+    assert ways == {((0, 1),), ((0, 2),), ((1, 2),)}
+
+
+def test_what_is_not_decorated() -> None:
+    assert len(decorated(perovskite(), 2, max_sites=5)) == 3
+    assert decorated(perovskite(), 2, max_sites=4) == []
+    # The primitive cell counts.
+    assert len(decorated(rocksalt() * (3, 3, 3), 2, max_sites=2)) == 1
+    many = Structure(
+        Lattice.from_parameters(4.1, 4.7, 6.3, 81, 97, 104),
+        ["Na", "Cl"] * 3 + ["Na"],
+        np.random.default_rng(5).random((7, 3)),
+    )
+    assert len(decorated(Structure.from_sites(many.sites[:6]), 2)) == 31
+    assert decorated(many, 2) == []
+    flat = Structure([[4, 0, 0], [0, 4, 0], [4, 4, 1e-4]], ["Cs", "Cl"], [[0, 0, 0], [0.5] * 3])
+    assert decorated(flat, 2) == []
+
+
+def test_aflow_decorated() -> None:
+    """All plain ones as they are, and beside them those of any number of elements."""
+    plain = {p.id: p.structure for p in AflowSource().load(2, 8, 0) if isinstance(p, Prototype)}
+    items = list(AflowSource(decorated=True).load(2, 8, 0))
+    found = {p.id: p.structure for p in items if isinstance(p, Prototype)}
+    assert len(found) == len([p for p in items if isinstance(p, Prototype)])
+    assert {name: found[name] for name in plain} == plain
+    added = {name: s for name, s in found.items() if name not in plain}
+    assert len(added) > len(plain)
+    assert all("~" in name for name in added) and not any("~" in name for name in plain)
+    for structure in added.values():
+        assert structure.is_ordered and len(structure.composition) == 2 and len(structure) <= 8
+    # The ternary perovskite gives three, the unary face-centred cubic none, as it has one site.
+    names = Counter(name.split("~")[0] for name in added)
+    assert names["aflow:AB3C_cP5_221_a_c_b"] == 3
+    assert names["aflow:AB_cF8_225_a_b"] == 1
+    assert names["aflow:A_cF4_225_a"] == 0
+    fewer = list(AflowSource(decorated=True, designated=True).load(2, 4, 0))
+    assert 0 < len(fewer) < len(items)
+    assert {p.id for p in fewer} <= {p.id for p in items}
 
 
 def test_folder(folder: Path) -> None:

@@ -15,9 +15,15 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.constraint import Constraint, EnvironmentKernel, Errors, train_constraint
+from ccdcgan.models.constraint import (
+    Constraint,
+    EnvironmentKernel,
+    Errors,
+    Starts,
+    train_constraint,
+)
 from ccdcgan.models.environments import Environments, crystal_means, rattled
-from ccdcgan.models.goals import Goal, bound, score
+from ccdcgan.models.goals import Goal, score
 from ccdcgan.models.guide import TrainedGuide, objective, train_guide
 from ccdcgan.models.presets import ConstraintSettings, GuideSettings, load_preset, preset_from
 from ccdcgan.models.training import model_bytes, model_from_bytes
@@ -178,6 +184,99 @@ def test_what_a_constraint_cannot_learn_from() -> None:
         train_constraint(cells, bad, names, np.zeros(12), ELEMENTS, SMALL, 0)
 
 
+# --- starts -------------------------------------------------------------------------------------
+
+ENERGY = ("formation_energy_per_atom",)
+
+
+def orderings(count: int, seed: int) -> tuple[list[Structure], list[Structure]]:
+    """Orderings on the sites of rocksalt and zincblende near one length, and swollen copies."""
+    rng = np.random.default_rng(seed)
+    found, starts = [], []
+    for _ in range(count):
+        place = [(0.5, 0.5, 0.5), (0.25, 0.25, 0.25)][int(rng.integers(2))]
+        length = 6.0 * rng.normal(1.0, 0.01)
+        lattice = Lattice(length / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
+        cell = Structure(lattice, ELEMENTS, [[0, 0, 0], place]) * (2, 2, 1)
+        kinds = np.array(["Bi", "Se"])[rng.integers(2, size=len(cell))]
+        cell = Structure(cell.lattice, kinds, cell.frac_coords)
+        found.append(cell)
+        start = cell.copy()
+        start.scale_lattice(cell.volume * rng.uniform(1.2, 1.5))
+        starts.append(start)
+    return found, starts
+
+
+def energies(structures: list[Structure]) -> np.ndarray:
+    return np.array([pair_energy(s) for s in structures])
+
+
+def rms(constraint: Constraint, structures: list[Structure], truth: np.ndarray) -> float:
+    missed = constraint.predict(structures).mean(1)[:, 0] - truth
+    return float(np.sqrt((missed**2).mean()))
+
+
+def test_what_has_learnt_from_starts_judges_starts_better() -> None:
+    """Swollen starts have the energy of what they become: only starts can teach that."""
+    cells, starts = orderings(150, 0)
+    y, hull = energies(cells), np.zeros(150)
+    of = Starts(starts, np.arange(150))
+    settings = replace(SMALL, test_fraction=0.3)
+    arguments = (cells, y, ENERGY, hull, ELEMENTS)
+    without, plain = train_constraint(*arguments, settings, 1)
+    learnt, errors = train_constraint(*arguments, settings, 1, of)
+    # Judged by its starts, but with nothing learnt from them.
+    naive, told = train_constraint(*arguments, replace(settings, start_weight=1e-9), 1, of)
+    unseen, swollen = orderings(80, 7)
+    truth = energies(unseen)
+    assert rms(learnt, swollen, truth) < 0.6 * rms(without, swollen, truth)
+    assert rms(learnt, swollen, truth) < 0.6 * truth.std()
+    # The error on starts is told as it is for crystals that were never seen.
+    energy = ENERGY[0]
+    assert errors[energy].unrelaxed == pytest.approx(rms(learnt, swollen, truth), rel=0.4)
+    assert told[energy].unrelaxed == pytest.approx(rms(naive, swollen, truth), rel=0.4)
+    assert errors[energy].unrelaxed < 0.6 * told[energy].unrelaxed
+    # Without starts it is that of rattled copies, which are less far away.
+    copies = [rattled(s, 900 + i) for i, s in enumerate(unseen)]
+    assert 0.5 < plain[energy].unrelaxed / rms(without, copies, truth) < 2.0
+    assert plain[energy].unrelaxed < 0.5 * told[energy].unrelaxed
+    # Relaxed crystals are judged about as well as before.
+    assert rms(learnt, unseen, truth) < max(2 * rms(without, unseen, truth), 0.2 * truth.std())
+
+
+def test_starts_of_held_out_crystals_are_held_out() -> None:
+    """Energies without reason: only who has seen the starts could know those of the others."""
+    cells, _ = orderings(80, 3)
+    y = np.random.default_rng(0).normal(size=80)
+    starts = Starts(
+        [rattled(s, i, 0.01, 0.0) for i, s in enumerate(cells * 2)], np.arange(160) % 80
+    )
+    settings = replace(SMALL, start_weight=10.0, references=400)
+    errors = train_constraint(cells, y, ENERGY, np.zeros(80), ELEMENTS, settings, 2, starts)[1]
+    found = errors[ENERGY[0]]
+    # As wrong as on the crystals that they differ so little from.
+    assert found.r2 < 0.4 and found.unrelaxed > 0.9 * found.mae > 0.5
+
+
+def test_the_error_on_starts_is_that_near_the_hull() -> None:
+    """Starts in any order and number, of some crystals only; those far from it do not count."""
+    cells, _ = orderings(120, 5)
+    y = energies(cells)
+    far = np.arange(120) % 2 == 0
+    crystal = np.random.default_rng(1).permutation(np.repeat(np.arange(120), 2))[:200]
+    nonsense = Structure(Lattice.cubic(3.3), ["Bi"], [[0, 0, 0]])
+    cell = [nonsense if far[i] else rattled(cells[i], int(i), 0.02, 0.0) for i in crystal]
+    hull = np.where(far, 2.0, 0.0)
+    settings = replace(SMALL, test_fraction=0.3)
+    arguments = (cells, y, ENERGY, hull, ELEMENTS, settings, 1)
+    near = train_constraint(*arguments, Starts(cell, crystal))[1][ENERGY[0]]
+    assert near.near_hull < near.held_out == 36
+    assert near.unrelaxed < 0.4 * y.std()
+    # The same starts given to other crystals are wrong, and the error says so.
+    wrong = train_constraint(*arguments, Starts(cell, (crystal + 2) % 120))[1][ENERGY[0]]
+    assert wrong.unrelaxed > 2 * near.unrelaxed
+
+
 # --- guide --------------------------------------------------------------------------------------
 
 SHORT = GuideSettings(samples=0, width=32, epochs=40, batch=32, learning_rate=3e-3)
@@ -246,12 +345,6 @@ def test_goals_score_as_they_say() -> None:
     values = np.array([[-0.2, 7.0, 0.5], [-0.2, 7.0, 0.8], [0.1, 6.0, 0.0]])
     expected = [-0.2 - 0.7, -0.2 - 0.7 + 0.6, 0.1 - 0.6 + 1.0]
     np.testing.assert_allclose(score(values, NAMES, GOALS), expected)
-
-
-def test_the_bound_hopes_where_the_ensemble_disagrees() -> None:
-    agreed, disagreed = [[-0.2], [-0.2]], [[-0.1], [-0.3]]
-    found = bound(np.array([agreed, disagreed]), ["formation_energy_per_atom"], [Goal()], 2.0)
-    np.testing.assert_allclose(found, [-0.2, -0.2 - 2.0 * 0.1])
 
 
 def test_the_objective_is_the_score_of_the_guide() -> None:
