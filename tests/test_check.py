@@ -65,8 +65,9 @@ def place(database, tmp_path, monkeypatch, capsys):
 
 def line(lines, *words):
     """The one line with these words: its state and itself."""
-    (found,) = [(state, text) for state, text in lines if all(word in text for word in words)]
-    return found
+    found = [(state, text) for state, text in lines if all(word in text for word in words)]
+    assert len(found) == 1, "\n".join(text for _, text in lines)
+    return found[0]
 
 
 def test_a_new_database_is_left_as_it_was(place):
