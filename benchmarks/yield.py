@@ -11,7 +11,8 @@ and seed, has a negative formation energy, and lies within the threshold of the 
 that all sources have found.
 
 What was relaxed is kept in the folder under content keys: a run that was broken off goes on, and a
-later one adds to it. Prints the table and writes it as `table.json`.
+later one adds to it. Prints the yields of the sources, all seeds together, and writes them with
+those of each run as `table.json`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from ccdcgan.models.inference import Predictor, shipped_autoencoder
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.evaluation import new_crystals, place, yield_of
+from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
 from ccdcgan.workflows.inverse_design import RoundMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, crystals_of, preset_of
 from ccdcgan.workflows.phases import build_hull, training_set
@@ -330,12 +331,61 @@ def table(archive: Archive, first: Sequence[Entry], runs: dict[str, list[str]]) 
         rows[name]["by_round_0.10"] = [
             sum(k in low for k in keys[i : i + size]) for i in range(0, len(keys), size)
         ]
+    pooled: dict[str, dict[str, Share]] = {}
+    for source in dict.fromkeys(name.rsplit(", seed", 1)[0] for name in rows):
+        own = [r["below"] for name, r in rows.items() if name.rsplit(", seed", 1)[0] == source]
+        pooled[source] = {
+            distance: share(
+                sum(b[distance]["count"] for b in own), sum(b[distance]["of"] for b in own)
+            )
+            for distance in own[0]
+        }
+    best = pooled.get("ccdcgan", {})
     return {
+        "sources": {
+            source: {
+                distance: {
+                    **found.model_dump(),
+                    "ccdcgan_finds": times(best[distance], found) if best else None,
+                }
+                for distance, found in below.items()
+            }
+            for source, below in pooled.items()
+        },
         "start": {"relaxed": len(first), "converged": len(start)},
         "level_of_theory": LEVEL.model_dump(),
         "relaxation": RELAXATION.model_dump(mode="json"),
         "runs": rows,
     }
+
+
+def times(a: Share, b: Share) -> list[float] | None:
+    """How many times the share `a` is `b`, and the interval (95%, Katz's logarithm) of that."""
+    if not (a.count and b.count):
+        return None
+    ratio = (a.count / a.of) / (b.count / b.of)
+    width = 1.96 * np.sqrt(1 / a.count - 1 / a.of + 1 / b.count - 1 / b.of)
+    return [round(float(ratio * np.exp(k * width)), 2) for k in (0, -1, 1)]
+
+
+def lines_of(found: dict[str, Any]) -> str:
+    """The yields of the sources as a Markdown table."""
+    sources = sorted(found["sources"].items(), key=lambda s: s[1]["0.10"]["fraction"])
+    rows = [
+        "| | relaxed | ≤ 0.05 | ≤ 0.10 | ≤ 0.15 | ccdcgan finds, ≤ 0.10 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, below in sources:
+        cells = [name, str(below["0.10"]["of"])]
+        for distance in ("0.05", "0.10", "0.15"):
+            one = below[distance]
+            low, high = 100 * one["low"], 100 * one["high"]
+            cells.append(f"{100 * one['fraction']:.1f}% [{low:.1f}, {high:.1f}]")
+        ratio = below["0.10"]["ccdcgan_finds"]
+        known = ratio and name != "ccdcgan"
+        cells.append(f"{ratio[0]:.1f} × [{ratio[1]:.1f}, {ratio[2]:.1f}]" if known else "")
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -370,9 +420,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     runs_file.write_text(json.dumps(runs) + "\n")
                     print(f"done: {name}", file=sys.stderr, flush=True)
     archive = Archive(archive.path)
-    text = json.dumps(table(archive, first, runs), indent=1)
-    (options.folder / "table.json").write_text(text + "\n")
-    print(text)
+    found = table(archive, first, runs)
+    (options.folder / "table.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(lines_of(found))
     return 0
 
 
