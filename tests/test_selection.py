@@ -15,7 +15,7 @@ from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures, is_same
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.selection import SCALES, Novelty, choose, expected_gain
+from ccdcgan.workflows.selection import SCALES, SHORTLIST, Novelty, choose, expected_gain
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 ELEMENTS = ("Bi", "Se")
@@ -348,3 +348,13 @@ def test_what_has_no_environments_is_not_chosen_by_novelty() -> None:
     overlapping = Structure(ROCKSALT.lattice, ["Bi", "Se"], [[0, 0, 0], [0.05] * 3])
     structures = [overlapping, ROCKSALT]
     assert choose(structures, np.ones(2), SeenStructures(), 9, 2, Novelty(ELEMENTS)) == [1]
+
+
+def test_a_shortlist_of_one_formula_is_not_the_end() -> None:
+    """The best of all are of one formula, of which only one is wanted."""
+    same = [rattled(ROCKSALT, 0.3, seed) for seed in range(2 * SHORTLIST + 5)]
+    other = rattled(FLUORITE, 0.1, 1)
+    gain = np.array([*np.linspace(2.0, 1.0, len(same)), 0.1])
+    for novelty in (None, Novelty(ELEMENTS)):
+        chosen = choose([*same, other], gain, SeenStructures(), 1, 2, novelty)
+        assert len(chosen) == 2 and chosen[1] == len(same)

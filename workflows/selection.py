@@ -175,35 +175,62 @@ def choose(
         Estimates how probably a structure is new; without it only what matches is left out.
     """
     order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
+    formulas: Counter[str] = Counter()
+    chosen: list[int] = []
+    # A shortlist of few formulas may not have enough: the next one follows.
+    for first in range(0, len(order), SHORTLIST * count):
+        shortlist = order[first : first + SHORTLIST * count]
+        _choose_from(
+            shortlist, chosen, structures, gain, known, formulas, per_formula, count, novelty
+        )
+    return chosen
+
+
+def _choose_from(
+    shortlist: list[int],
+    chosen: list[int],
+    structures: Sequence[Structure],
+    gain: FloatArray,
+    known: SeenStructures,
+    formulas: Counter[str],
+    per_formula: int,
+    count: int,
+    novelty: Novelty | None,
+) -> None:
+    """Add to what is chosen from a shortlist, as `choose` does."""
+    left = [i for i in shortlist if formulas[_formula(structures[i])] < per_formula]
+    if len(chosen) == count or not left:
+        return
     vectors: dict[int, NDArray[np.float32]] = {}
     if novelty is not None:
-        order = [i for i in order[: SHORTLIST * count] if can_be_judged(structures[i])]
-        cells = [primitive_cell(structures[i]) for i in order]
-        vectors = dict(zip(order, novelty.vectors(cells), strict=True)) if order else {}
+        left = [i for i in left if can_be_judged(structures[i])]
+        cells = [primitive_cell(structures[i]) for i in left]
+        vectors = dict(zip(left, novelty.vectors(cells), strict=True)) if left else {}
 
     def worth(i: int) -> float:
         if novelty is None:
             return float(gain[i])
         return float(gain[i]) * novelty.probability(structures[i], vectors[i])
 
-    values = {i: worth(i) for i in order}
-    formulas: Counter[str] = Counter()
-    chosen: list[int] = []
+    values = {i: worth(i) for i in left}
     while values and len(chosen) < count:
         best = max(values, key=values.__getitem__)
         del values[best]
         structure = structures[best]
-        formula = structure.composition.reduced_formula
         if not known.add_if_new(structure):
             continue
+        formula = _formula(structure)
         chosen.append(best)
         formulas[formula] += 1
         if novelty is not None:
             novelty.add(structure, vectors[best])
         for i in list(values):
-            if structures[i].composition.reduced_formula == formula:
+            if _formula(structures[i]) == formula:
                 if formulas[formula] == per_formula:
                     del values[i]
                 else:
                     values[i] = worth(i)
-    return chosen
+
+
+def _formula(structure: Structure) -> str:
+    return str(structure.composition.reduced_formula)
