@@ -73,14 +73,21 @@ class SeenStructures:
 
     def add_if_new(self, structure: Structure) -> bool:
         """Add a structure unless it is known; True if it was new."""
+        count = self._count
+        return self.number(structure) == count
+
+    def number(self, structure: Structure) -> int:
+        """Number of the first structure that matches, as `find`; one that is new is added."""
+        new = self._count
         if is_degenerate(structure):
             self._count += 1
-            return True
+            return new
         reduced = _reduced(structure)
-        if self._find(reduced) is not None:
-            return False
+        found = self._find(reduced)
+        if found is not None:
+            return found
         self._add(reduced)
-        return True
+        return new
 
 
 def is_degenerate(structure: Structure) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -149,8 +149,8 @@ class Starts:
         Index of the crystal that each became.
     """
 
-    structures: Sequence[Structure]
-    crystal: NDArray[np.int_]
+    structures: Sequence[Structure] = ()
+    crystal: NDArray[np.int_] = field(default_factory=lambda: np.zeros(0, int))
 
 
 def train_constraint(
@@ -212,7 +212,7 @@ def train_constraint(
             bad = structures[int(np.flatnonzero(~np.isfinite(column))[0])]
             raise ValueError(f"{name} of {bad.formula} is not a finite number")
     if starts is None:
-        starts = Starts([], np.zeros(0, int))
+        starts = Starts()
     copies = [rattled(s, seed + i) for i, s in enumerate(structures)]
     of = np.concatenate([np.arange(n), np.arange(n), starts.crystal])
     kinds = np.repeat([RELAXED, COPY, START], [n, n, len(starts.structures)])

@@ -87,7 +87,7 @@ class Environments:
 
 def crystal_means(values: NDArray[np.floating], counts: NDArray[np.int_]) -> NDArray[np.floating]:
     """Means over the atoms of each crystal: (atoms, k) and atoms a crystal (n,) to (n, k)."""
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    starts = np.cumsum(counts) - counts
     sums: NDArray[np.floating] = np.add.reduceat(values, starts, axis=0)
     return sums / counts[:, None]
 

@@ -81,7 +81,7 @@ class Crystals:
     targets: FloatArray
     names: Sequence[str]
     e_above_hull: FloatArray
-    starts: Starts = field(default_factory=lambda: Starts([], np.zeros(0, int)))
+    starts: Starts = field(default_factory=Starts)
 
 
 def usable(

@@ -128,28 +128,30 @@ def confirmations(
 
 def agreement(found: Sequence[Confirmation]) -> Agreement:
     """How far the two levels agree on compounds."""
-    both = [
-        (c, c.before.e_above_hull, c.after.e_above_hull)
+    compounds = [
+        c
         for c in found
         if c.before.e_above_hull is not None
         and c.after.e_above_hull is not None
         and len(Composition(c.formula)) > 1
     ]
-    before, after = np.array([b for _, b, _ in both]), np.array([a for *_, a in both])
-    energies = [
-        abs(
-            (c.after.formation_energy_per_atom or 0.0) - (c.before.formation_energy_per_atom or 0.0)
-        )
-        for c, *_ in both
-    ]
-    tau = kendalltau(before, after).statistic if len(both) > 1 else np.nan
+    # Compounds, levels, energies.
+    values = np.array(
+        [
+            [(p.e_above_hull, p.formation_energy_per_atom) for p in (c.before, c.after)]
+            for c in compounds
+        ],
+        float,
+    ).reshape(-1, 2, 2)
+    tau = kendalltau(*values[:, :, 0].T).statistic if len(compounds) > 1 else np.nan
+    distance, energy = np.abs(values[:, 0] - values[:, 1]).mean(0) if compounds else (None, None)
     return Agreement(
-        crystals=len(both),
-        same_label=sum(c.before.label == c.after.label for c, *_ in both),
-        converged=sum(c.converged for c, *_ in both),
+        crystals=len(compounds),
+        same_label=sum(c.before.label == c.after.label for c in compounds),
+        converged=sum(c.converged for c in compounds),
         kendall=float(tau) if np.isfinite(tau) else None,
-        e_above_hull=float(np.abs(before - after).mean()) if both else None,
-        formation_energy=float(np.mean(energies)) if both else None,
+        e_above_hull=distance,
+        formation_energy=energy,
     )
 
 

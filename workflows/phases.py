@@ -67,11 +67,10 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
         if len(composition) < len(campaign.elements):
             continue
         start = {key: Structure.from_dict(document.initial_structure)}
-        earlier = seen.find(structure)
-        if earlier is not None:
-            samples[earlier].starts.update(start)
+        number = seen.number(structure)
+        if number < len(samples):
+            samples[number].starts.update(start)
             continue
-        seen.add(structure)
         properties = {
             **document.properties,
             FORMATION_ENERGY: hull.formation_energy(composition, energy),

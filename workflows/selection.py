@@ -110,10 +110,11 @@ class Novelty:
             if not document.converged or len(final.composition) < len(elements):
                 continue
             start = Structure.from_dict(document.initial_structure)
+            is_new = seen.add_if_new(final)
             if can_be_judged(start):
                 distances.append(novelty.distance(start, novelty.vectors([start])[0]))
-                new.append(final not in seen)
-            if seen.add_if_new(final):
+                new.append(is_new)
+            if is_new:
                 novelty.add(final, novelty.vectors([final])[0])
         novelty._fit(np.array(distances), np.array(new, bool))
         return novelty
@@ -174,63 +175,39 @@ def choose(
     novelty
         Estimates how probably a structure is new; without it only what matches is left out.
     """
-    order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
-    formulas: Counter[str] = Counter()
-    chosen: list[int] = []
-    # A shortlist of few formulas may not have enough: the next one follows.
-    for first in range(0, len(order), SHORTLIST * count):
-        shortlist = order[first : first + SHORTLIST * count]
-        _choose_from(
-            shortlist, chosen, structures, gain, known, formulas, per_formula, count, novelty
-        )
-    return chosen
-
-
-def _choose_from(
-    shortlist: list[int],
-    chosen: list[int],
-    structures: Sequence[Structure],
-    gain: FloatArray,
-    known: SeenStructures,
-    formulas: Counter[str],
-    per_formula: int,
-    count: int,
-    novelty: Novelty | None,
-) -> None:
-    """Add to what is chosen from a shortlist, as `choose` does."""
-    left = [i for i in shortlist if formulas[_formula(structures[i])] < per_formula]
-    if len(chosen) == count or not left:
-        return
+    formula = [s.composition.reduced_formula for s in structures]
     vectors: dict[int, NDArray[np.float32]] = {}
-    if novelty is not None:
-        left = [i for i in left if can_be_judged(structures[i])]
-        cells = [primitive_cell(structures[i]) for i in left]
-        vectors = dict(zip(left, novelty.vectors(cells), strict=True)) if left else {}
 
     def worth(i: int) -> float:
         if novelty is None:
             return float(gain[i])
         return float(gain[i]) * novelty.probability(structures[i], vectors[i])
 
-    values = {i: worth(i) for i in left}
-    while values and len(chosen) < count:
-        best = max(values, key=values.__getitem__)
-        del values[best]
-        structure = structures[best]
-        if not known.add_if_new(structure):
-            continue
-        formula = _formula(structure)
-        chosen.append(best)
-        formulas[formula] += 1
+    order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
+    counts: Counter[str] = Counter()
+    chosen: list[int] = []
+    # A shortlist of few formulas may not have enough: the next one follows.
+    while order and len(chosen) < count:
+        left = [i for i in order[: SHORTLIST * count] if counts[formula[i]] < per_formula]
+        order = order[SHORTLIST * count :]
         if novelty is not None:
-            novelty.add(structure, vectors[best])
-        for i in list(values):
-            if _formula(structures[i]) == formula:
-                if formulas[formula] == per_formula:
-                    del values[i]
-                else:
+            left = [i for i in left if can_be_judged(structures[i])]
+            cells = [primitive_cell(structures[i]) for i in left]
+            vectors.update(zip(left, novelty.vectors(cells), strict=True))
+        values = {i: worth(i) for i in left}
+        while values and len(chosen) < count:
+            best = max(values, key=values.__getitem__)
+            del values[best]
+            if not known.add_if_new(structures[best]):
+                continue
+            chosen.append(best)
+            counts[formula[best]] += 1
+            if novelty is not None:
+                novelty.add(structures[best], vectors[best])
+            # What is left of its formula is less new now, or no longer wanted.
+            for i in [i for i in values if formula[i] == formula[best]]:
+                if counts[formula[best]] < per_formula:
                     values[i] = worth(i)
-
-
-def _formula(structure: Structure) -> str:
-    return str(structure.composition.reduced_formula)
+                else:
+                    del values[i]
+    return chosen
