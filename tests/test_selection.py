@@ -358,3 +358,8 @@ def test_a_shortlist_of_one_formula_is_not_the_end() -> None:
     for novelty in (None, Novelty(ELEMENTS)):
         chosen = choose([*same, other], gain, SeenStructures(), 1, 2, novelty)
         assert len(chosen) == 2 and chosen[1] == len(same)
+
+
+def test_nothing_is_chosen_of_what_cannot_be_judged() -> None:
+    overlapping = Structure(Lattice.cubic(3.0), ["Bi", "Se"], [[0, 0, 0], [0, 0, 0.01]])
+    assert choose([overlapping], np.ones(1), SeenStructures(), 2, 2, Novelty(ELEMENTS)) == []

@@ -134,7 +134,8 @@ class Novelty:
         kinds = len(self._environments.elements)
         # One mean for each element, beside each other.
         parts = rows[:, None, :-kinds] * rows[:, -kinds:, None]
-        means: NDArray[np.float32] = crystal_means(parts.reshape(len(rows), -1), counts)
+        width = parts.shape[1] * parts.shape[2]
+        means: NDArray[np.float32] = crystal_means(parts.reshape(-1, width), counts)
         return means
 
     def distance(self, structure: Structure, vector: NDArray[np.float32]) -> float:
