@@ -36,13 +36,14 @@ from jobflow import Flow, run_locally
 from pymatgen.core import Structure
 
 from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.relaxation import RelaxationSettings, content_key, relax_many
+from ccdcgan.dft.relaxation import RelaxationSettings, relax_many
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.substitution import candidates, end_members, starting_volume
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.models.inference import Predictor, shipped_autoencoder
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.database import key_of
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
 from ccdcgan.workflows.inverse_design import RoundMaker
@@ -119,21 +120,12 @@ class Archive:
         """Relax what is not there yet; the entries of all, each content key once."""
         entries: dict[str, Candidate] = {}
         for candidate in wanted:
-            structure = Structure.from_dict(candidate.structure)
-            entries.setdefault(content_key(structure, LEVEL, RELAXATION), candidate)
+            entries.setdefault(key_of(candidate, RELAXATION), candidate)
         todo = [key for key in entries if key not in self.documents]
         structures = [Structure.from_dict(entries[key].structure) for key in todo]
         done: list[RelaxationDocument] = []
         for number, result in relax_many(structures, RELAXATION, workers):
-            candidate = entries[todo[number]]
-            done.append(
-                RelaxationDocument(
-                    **result.model_dump(),
-                    campaign="yield",
-                    origin=candidate.origin,
-                    initial_structure=candidate.structure,
-                )
-            )
+            done.append(RelaxationDocument.of(result, entries[todo[number]], "yield"))
             if len(done) == 25:
                 self.add(done)
                 print(f"{len(self.documents)} relaxations", file=sys.stderr, flush=True)

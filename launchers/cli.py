@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sqlite3
@@ -29,6 +30,11 @@ app = typer.Typer(
 console = Console(stderr=True, highlight=False)
 
 PRESETS = ("quickstart", "workstation", "paper")
+
+#: The campaign by which ``evaluate`` and ``known`` judge.
+Judge = Annotated[
+    Path, typer.Option(help="Folder of a campaign that was run: its engine and hull judge.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -199,9 +205,7 @@ def evaluate(
     structures: Annotated[
         Path, typer.Argument(help="CIF, POSCAR, extxyz or JSON, a folder of them, or ZIP of CIF.")
     ],
-    campaign: Annotated[
-        Path, typer.Option(help="Folder of a campaign that was run: its engine and hull judge.")
-    ] = Path("ccdcgan-run"),
+    campaign: Judge = cli_results.DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     sampled: Annotated[
         int | None,
@@ -213,8 +217,7 @@ def evaluate(
     ] = "database",
 ) -> None:
     """Relax any set of structures and count what is valid, unique, new and near the hull."""
-    from ccdcgan.launchers.evaluate import as_json, evaluate, table_of
-    from ccdcgan.launchers.folder import write_atomically
+    from ccdcgan.launchers.evaluate import evaluate, table_of
     from ccdcgan.launchers.terminal import progress_bars
 
     if against not in ("database", "all"):
@@ -228,19 +231,12 @@ def evaluate(
             limit=limit,
             against="all" if against == "all" else "database",
         )
-    if out is not None:
-        write_atomically(out, as_json(found).encode())
-    output = Console(highlight=False)
-    output.print(table_of(found))
-    for name, text in found.definitions.items():
-        output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
+    _tell(found.model_dump(mode="json"), table_of(found), out)
 
 
 @app.command()
 def known(
-    campaign: Annotated[
-        Path, typer.Option(help="Folder of a campaign that was run: its engine and hull judge.")
-    ] = Path("ccdcgan-run"),
+    campaign: Judge = cli_results.DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="JSON file for what comes out.")] = None,
     references: Annotated[
         Path | None,
@@ -251,20 +247,13 @@ def known(
     ] = None,
 ) -> None:
     """Relax the known crystals of a system and see which of them a campaign has found again."""
-    from ccdcgan.launchers.evaluate import as_json
-    from ccdcgan.launchers.folder import write_atomically
     from ccdcgan.launchers.known import known, table_of
     from ccdcgan.launchers.terminal import progress_bars
 
     _prepare(out)
     with progress_bars(console):
         found = known(campaign, references)
-    if out is not None:
-        write_atomically(out, as_json(found).encode())
-    output = Console(highlight=False)
-    output.print(table_of(found))
-    for name, text in found.definitions.items():
-        output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
+    _tell(found.model_dump(mode="json"), table_of(found), out)
 
 
 # After the commands above, so that help begins with them.
@@ -280,6 +269,18 @@ def _prepare(out: Path | None) -> None:
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file")
     out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _tell(found: dict[str, Any], table: Table, out: Path | None) -> None:
+    """Print what a command has found, with what its words mean, and write it into a file."""
+    from ccdcgan.launchers.folder import write_atomically
+
+    if out is not None:
+        write_atomically(out, json.dumps(found, indent=2).encode() + b"\n")
+    output = Console(highlight=False)
+    output.print(table)
+    for name, text in found["definitions"].items():
+        output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
 
 
 def _say(line: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -170,8 +169,3 @@ def table_of(evaluation: Evaluation) -> Table:
     if found.mean_formation_energy is not None:
         table.add_row("mean formation energy", f"{found.mean_formation_energy:+.3f} eV/atom")
     return table
-
-
-def as_json(figures: BaseModel) -> str:
-    """What a command has found, as indented JSON."""
-    return json.dumps(figures.model_dump(mode="json"), indent=2) + "\n"

@@ -9,19 +9,17 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import content_key, elements_of, relax_many
 from ccdcgan.dft.sources import Prototype, Skipped, primitive_cell, read_structures
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store, open_workdir
-from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, load_campaign
-from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.database import key_of, relax_missing
+from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.stores import PHASES, RESULTS, Relaxations
 
 
@@ -51,31 +49,12 @@ class Finished:
 
         They are kept there, each once under its content key. The campaign itself does not change.
         """
-        settings = self.campaign.relaxation
-        keys = [
-            content_key(s, settings.engine.level_of_theory(elements_of(s)), settings)
-            for _, s in structures
-        ]
-        wanted = dict(zip(reversed(keys), reversed(structures), strict=True))
-        done = self.relaxations.done(wanted)
-        todo = [key for key in dict.fromkeys(keys) if key not in done]
-        progress.report("relaxations", len(done), len(wanted))
-        cells = [wanted[key][1] for key in todo]
-        for count, (index, result) in enumerate(
-            relax_many(cells, settings, self.campaign.workers), 1
-        ):
-            origin, structure = wanted[todo[index]]
-            self.relaxations.put(
-                RelaxationDocument(
-                    **result.model_dump(),
-                    campaign=self.campaign.digest(),
-                    finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                    origin=origin,
-                    initial_structure=structure.as_dict(),
-                )
-            )
-            progress.report("relaxations", len(done) + count, len(wanted))
-        self.relaxations.settle()
+        candidates = [Candidate(origin=o, structure=s.as_dict()) for o, s in structures]
+        keys = [key_of(c, self.campaign.relaxation) for c in candidates]
+        wanted: dict[str, Candidate] = {}
+        for key, candidate in zip(keys, candidates, strict=True):
+            wanted.setdefault(key, candidate)
+        relax_missing(self.relaxations, wanted, self.campaign, "relaxations")
         found = self.relaxations.get(wanted)
         return [found[key] for key in keys]
 

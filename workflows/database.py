@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -19,7 +18,14 @@ from ccdcgan.dft.calculation import OutOfTimeError, final_run, relax_by_vasp
 from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.properties import PROPERTIES, compute
-from ccdcgan.dft.relaxation import Relaxation, content_key, elements_of, in_workers, relax_many
+from ccdcgan.dft.relaxation import (
+    Relaxation,
+    RelaxationSettings,
+    content_key,
+    elements_of,
+    in_workers,
+    relax_many,
+)
 from ccdcgan.dft.sources import collect
 from ccdcgan.dft.substitution import candidates, end_members
 from ccdcgan.dft.vasp import VaspEngine, seconds_left
@@ -148,9 +154,7 @@ class RelaxMaker(Maker):
         wanted: dict[str, Candidate] = {}
         found = json.loads(proposed) if isinstance(proposed, str) else proposed
         for candidate in map(Candidate.model_validate, found):
-            structure = Structure.from_dict(candidate.structure)
-            level = engine.level_of_theory(elements_of(structure))
-            wanted.setdefault(content_key(structure, level, settings.relaxation), candidate)
+            wanted.setdefault(key_of(candidate, settings.relaxation), candidate)
         size = self.batch_size if isinstance(engine, PotentialEngine) else 1
         size = max(size, ceil(len(wanted) / MOST_JOBS))
         total = len(wanted) if total is None else total
@@ -166,33 +170,13 @@ class RelaxMaker(Maker):
             )
             return Response(replace=Flow([*batches, merge], output=merge.output))
         store = Relaxations()
-        # What was computed while the database was away, or by a worker that was killed.
-        store.settle()
-        done = store.done(wanted)
-        todo = [key for key in wanted if key not in done]
-        finished = before + len(wanted) - len(todo)
-        progress.report(stage, finished, total)
-        structures = [Structure.from_dict(wanted[key].structure) for key in todo]
         try:
-            for number, result in relaxed(structures, settings):
-                candidate = wanted[todo[number]]
-                store.put(
-                    RelaxationDocument(
-                        **result.model_dump(),
-                        campaign=settings.digest(),
-                        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                        origin=candidate.origin,
-                        initial_structure=candidate.structure,
-                    )
-                )
-                finished += 1
-                progress.report(stage, finished, total)
+            relax_missing(store, wanted, settings, stage, before, total)
         except OutOfTimeError:
             store.settle()
             # A replacement may be taken by this very worker: let its time go by first.
             sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
             return Response(replace=self.make(proposed, campaign, stage, before, total))
-        store.settle()
         self._add_properties(store, list(wanted), settings)
         entries = [
             Entry(key=key, origin=candidate.origin).model_dump(mode="json")
@@ -228,6 +212,40 @@ class RelaxMaker(Maker):
             store.put(document)
             progress.report(stage, done, len(documents))
         store.settle()
+
+
+def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
+    """Content key of a candidate's relaxation."""
+    structure = Structure.from_dict(candidate.structure)
+    level = relaxation.engine.level_of_theory(elements_of(structure))
+    return content_key(structure, level, relaxation)
+
+
+def relax_missing(
+    store: Relaxations,
+    wanted: Mapping[str, Candidate],
+    settings: Campaign,
+    stage: str,
+    before: int = 0,
+    total: int | None = None,
+) -> None:
+    """Relax candidates, by content key, that the store has not yet; each is stored at once.
+
+    `stage`, `before` and `total` are for the progress, as of `RelaxMaker.make`.
+    """
+    # What was computed while the database was away, or by a worker that was killed.
+    store.settle()
+    done = store.done(wanted)
+    todo = [key for key in wanted if key not in done]
+    finished = before + len(done)
+    total = len(wanted) if total is None else total
+    progress.report(stage, finished, total)
+    structures = [Structure.from_dict(wanted[key].structure) for key in todo]
+    for number, result in relaxed(structures, settings):
+        store.put(RelaxationDocument.of(result, wanted[todo[number]], settings.digest()))
+        finished += 1
+        progress.report(stage, finished, total)
+    store.settle()
 
 
 def relaxed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -54,6 +55,17 @@ class RelaxationDocument(Relaxation):
     lacking: dict[str, str] = Field(
         default_factory=dict, description="Properties that could not be computed, and why."
     )
+
+    @classmethod
+    def of(cls, result: Relaxation, candidate: Candidate, campaign: str) -> RelaxationDocument:
+        """What is stored of a relaxation that has just ended; `campaign` is a digest."""
+        return cls(
+            **result.model_dump(),
+            campaign=campaign,
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            origin=candidate.origin,
+            initial_structure=candidate.structure,
+        )
 
 
 class Entry(BaseModel):
