@@ -183,7 +183,7 @@ def test_references_are_found_again(campaign, references, monkeypatch, capsys, t
     assert isinstance(third["e_above_hull"], float)
     # Neither the campaign nor what is asked again changes, and nothing is relaxed twice.
     assert (campaign / "phases.json.gz").read_bytes() == before
-    monkeypatch.setattr("ccdcgan.launchers.finished.relax_many", lambda cells, *_: list(cells))
+    monkeypatch.setattr("ccdcgan.workflows.database.relax_many", lambda cells, *_: list(cells))
     assert known(campaign, references).model_dump(mode="json") == found
 
 
