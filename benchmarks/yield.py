@@ -36,7 +36,7 @@ from jobflow import Flow, run_locally
 from pymatgen.core import Structure
 
 from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.relaxation import RelaxationSettings, relax_many
+from ccdcgan.dft.relaxation import Frame, RelaxationSettings, relax_many
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.substitution import candidates, end_members, starting_volume
 from ccdcgan.launchers.folder import embedded_store
@@ -85,8 +85,13 @@ class Archive:
                     document = self._document(json.loads(line))
                     self.documents[document.key] = document
 
+    def lacks(self, key: str, frames: bool) -> bool:
+        """Whether a relaxation is not there, or only without the frames that are wanted of it."""
+        there = self.documents.get(key)
+        return there is None or (frames and there.converged and not there.frames)
+
     def add(self, documents: Sequence[RelaxationDocument]) -> None:
-        new = [d for d in documents if d.key not in self.documents]
+        new = [d for d in documents if self.lacks(d.key, bool(d.frames))]
         if new:
             # A member of its own at the end of the file: a broken run loses nothing.
             lines = "".join(json.dumps(self._row(d)) + "\n" for d in new)
@@ -96,7 +101,11 @@ class Archive:
 
     @staticmethod
     def _row(document: RelaxationDocument) -> dict[str, Any]:
+        frames = [
+            {k: np.round(v, 4).tolist() for k, v in f.model_dump().items()} for f in document.frames
+        ]
         return {
+            "frames": frames,
             "key": document.key,
             "origin": document.origin.model_dump(exclude_none=True),
             "initial": packed(Structure.from_dict(document.initial_structure)),
@@ -113,18 +122,26 @@ class Archive:
             structure=unpacked(row["final"]).as_dict(),
             level_of_theory=LEVEL,
             campaign="yield",
+            frames=[Frame.model_validate(f) for f in row.get("frames", ())],
             **{name: row[name] for name in NUMBERS},
         )
 
-    def relax(self, wanted: Sequence[Candidate], workers: int | None) -> list[Entry]:
-        """Relax what is not there yet; the entries of all, each content key once."""
+    def relax(
+        self, wanted: Sequence[Candidate], workers: int | None, frames: bool = False
+    ) -> list[Entry]:
+        """Relax what is not there yet; the entries of all, each content key once.
+
+        Frames, from which a campaign learns a potential, are kept if they are asked for.
+        """
         entries: dict[str, Candidate] = {}
         for candidate in wanted:
             entries.setdefault(key_of(candidate, RELAXATION), candidate)
-        todo = [key for key in entries if key not in self.documents]
+        todo = [key for key in entries if self.lacks(key, frames)]
         structures = [Structure.from_dict(entries[key].structure) for key in todo]
         done: list[RelaxationDocument] = []
         for number, result in relax_many(structures, RELAXATION, workers):
+            if not frames:
+                result.frames = []
             done.append(RelaxationDocument.of(result, entries[todo[number]], "yield"))
             if len(done) == 25:
                 self.add(done)
@@ -178,6 +195,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "dcgan+constraint": {"variant": "dcgan+constraint"},
     "ccdcgan, paper's loss": {"loss": "bce", "choose": "any"},
     "ccdcgan": {},
+    "ccdcgan, not pre-relaxed": {"prerelax": 0},
     "ccdcgan, not screened": {"choose": "any"},
     "ccdcgan, one round": {"rounds": 1},
 }
@@ -192,6 +210,7 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
         "max_sites": MAX_SITES,
         "per_formula": max(1, 8 * ROUNDS // rounds),
         "choose": chosen.pop("choose", "gain"),
+        "prerelax": chosen.pop("prerelax", 100),
     }
     loop = {
         "rounds": rounds,
@@ -400,7 +419,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         options.work = options.work or Path(temporary)
         initial, rest = prototypes(options.start)
-        first = archive.relax(initial, options.workers)
+        first = archive.relax(initial, options.workers, frames=True)
         for seed in options.seeds:
             for source in options.sources:
                 name = f"{source}, seed {seed}"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Annotated, Any, Literal, TypeVar
@@ -80,6 +81,31 @@ class RelaxationSettings(BaseModel):
         return None
 
 
+class Frame(BaseModel):
+    """A geometry on the way of a relaxation, and what the engine says of it."""
+
+    cell: list[list[float]] = Field(description="Å.")
+    positions: list[list[float]] = Field(description="Å, in the order of the structure's sites.")
+    energy: float = Field(description="Of the cell, eV.")
+    forces: list[list[float]] = Field(description="eV/Å.")
+    stress: list[float] = Field(description="xx, yy, zz, yz, xz, xy; positive in tension; eV/Å³.")
+
+    @classmethod
+    def of(cls, atoms: Atoms) -> Frame:
+        """Atoms with a calculator that has the numbers ready."""
+        return cls(
+            cell=np.round(atoms.cell.array, 5).tolist(),
+            positions=np.round(atoms.positions, 5).tolist(),
+            energy=round(float(atoms.get_potential_energy()), 5),
+            forces=np.round(atoms.get_forces(), 4).tolist(),
+            stress=np.round(atoms.get_stress(), 6).tolist(),
+        )
+
+
+#: Steps of which a relaxation keeps a frame, besides the converged one: dense where much happens.
+FRAME_STEPS = frozenset((0, 4, 12, 30, 70, 150))
+
+
 class Relaxation(BaseModel):
     """The result of one relaxation.
 
@@ -103,6 +129,9 @@ class Relaxation(BaseModel):
     attempts: int = Field(default=1, description="Runs that it took.")
     corrections: list[str] = Field(
         default_factory=list, description="Errors that custodian corrected on the way."
+    )
+    frames: list[Frame] = Field(
+        default_factory=list, description="Some geometries on the way, and the converged one."
     )
 
 
@@ -193,6 +222,8 @@ class Relaxer:
                 reason = settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
                 if reason:
                     break
+                if converged or optimizer.nsteps in FRAME_STEPS:
+                    result.frames.append(Frame.of(atoms))
                 if kept is not None:
                     _keep(atoms, kept)
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
@@ -251,11 +282,15 @@ def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> None:
 _relaxer: Relaxer | None = None
 
 
-def _start_worker(settings: RelaxationSettings) -> None:
-    global _relaxer
+def _start_process(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    start(*arguments)
+
+
+def _start_worker(settings: RelaxationSettings) -> None:
+    global _relaxer
     import torch
 
     torch.set_num_threads(1)
@@ -314,16 +349,9 @@ def in_workers(
     # What is missing is an error here, not in the workers.
     settings.engine.check(sorted({e for s in structures for e in elements_of(s)}))
     workers = min(workers or len(os.sched_getaffinity(0)), len(structures))
-    # spawn: TensorFlow or torch threads of the parent do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (settings,))
-    # OpenMP reads this once, when a process starts. More threads than cores cost a factor of 3.
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
     waiting: set[Future[tuple[int, T]]] = set()
-    try:
-        queue = iter(enumerate(structures))
-        for index, structure in queue:
+    with worker_pool(workers, _start_worker, (settings,)) as pool:
+        for index, structure in enumerate(structures):
             waiting.add(pool.submit(_do_in_worker, task, index, structure))
             if len(waiting) < 2 * workers:
                 continue
@@ -334,6 +362,27 @@ def in_workers(
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
+
+
+@contextmanager
+def worker_pool(
+    workers: int, start: Callable[..., None], arguments: tuple[Any, ...]
+) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each, which do not outlive their parent or what stops it.
+
+    Parameters
+    ----------
+    start, arguments
+        Called in each process first.
+    """
+    # spawn: TensorFlow or torch threads of the parent do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_process, (start, arguments))
+    # OpenMP reads this once, when a process starts. More threads than cores cost a factor of 3.
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield pool
         pool.shutdown()
     except BrokenProcessPool:
         raise UserError(

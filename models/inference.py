@@ -31,6 +31,7 @@ Files = dict[str, bytes]
 
 SITES, LATTICE, SPACE = "sites.keras", "lattice.keras", "space.npz"
 CONSTRAINT, GUIDE, GENERATOR = "constraint.keras", "guide.keras", "generator.keras"
+POTENTIAL = "potential.npz"
 
 
 def shipped_autoencoder() -> Files:

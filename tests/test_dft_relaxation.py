@@ -154,6 +154,15 @@ def test_against_an_independent_run(make: Any, relaxer: Relaxer, sevennet: Calcu
     )
     assert result.energy_per_atom < start
 
+    # Frames lead from the start to the result.
+    first, last = result.frames[0], result.frames[-1]
+    assert first.energy / len(atoms) == pytest.approx(start, abs=1e-5)
+    np.testing.assert_allclose(first.positions, structure.cart_coords, atol=1e-4)
+    assert last.energy / len(atoms) == pytest.approx(result.energy_per_atom, abs=1e-5)
+    assert np.linalg.norm(last.forces, axis=1).max() == pytest.approx(result.max_force, abs=1e-3)
+    assert np.abs(last.stress).max() == pytest.approx(result.max_stress, abs=1e-5)
+    assert len(result.frames) <= 7
+
     # A fresh evaluation of what was stored gives what was stored.
     stored = Structure.from_dict(result.structure)
     again = Atoms(

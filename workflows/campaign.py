@@ -94,6 +94,12 @@ class Screening(_Section):
         "any: as they were drawn.",
     )
     per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
+    prerelax: int = Field(
+        100,
+        ge=0,
+        description="Steps in a potential learnt from the campaign's relaxations, before the gain "
+        "decides; 0 for none.",
+    )
 
 
 class LoopSettings(_Section):
@@ -166,6 +172,13 @@ class Campaign(_Section):
     def properties(self) -> list[str]:
         """Properties that the constraint learns: formation energy, and what the goals name."""
         return list(dict.fromkeys([FORMATION_ENERGY, *(g.property for g in self.networks.goals)]))
+
+    @property
+    def prerelaxes(self) -> bool:
+        """Whether what is generated is relaxed by a learnt potential before it is chosen."""
+        chosen, screening = self.networks, self.loop.screening
+        judged = chosen.preset != "paper" and chosen.variant != "dcgan"
+        return judged and screening.choose == "gain" and screening.prerelax > 0
 
     def digest(self) -> str:
         """Hash of all that decides the result; the number of workers does not."""

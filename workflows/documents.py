@@ -32,6 +32,9 @@ class Origin(BaseModel):
     sample: int | None = Field(None, description="Index of the noise vector.")
     noise_seed: int | None = Field(None, description="Seed of the noise vectors.")
     predicted_formation_energy: float | None = Field(None, description="eV/atom.")
+    prerelaxed: bool | None = Field(
+        None, description="Whether a potential learnt from the campaign has relaxed it before."
+    )
 
 
 class Candidate(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -14,13 +15,15 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.models.goals import FORMATION_ENERGY
-from ccdcgan.models.inference import Files, Predictor, draw_crystals
+from ccdcgan.models.inference import POTENTIAL, Files, Predictor, draw_crystals
+from ccdcgan.models.voxels import FloatArray
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, Screening
 from ccdcgan.workflows.database import worker_class
-from ccdcgan.workflows.documents import Candidate, Entry, Origin
+from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.learning import crystals_of, load_files, preset_of, with_properties
 from ccdcgan.workflows.phases import build_hull, training_set
+from ccdcgan.workflows.prerelaxation import prerelaxed
 from ccdcgan.workflows.selection import Novelty, choose, expected_gain
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 
@@ -33,6 +36,48 @@ def is_valid(structure: Structure, screening: Screening) -> bool:
         and screening.volume_range[0] <= volume <= screening.volume_range[1]
         and shortest_distance(structure.to_ase_atoms()) >= screening.min_distance
     )
+
+
+#: So many times the crystals that are wanted are relaxed by the learnt potential.
+PRERELAXED = 6
+
+
+class _Judge:
+    """Predicted formation energies (eV/atom) and gains of structures in a campaign."""
+
+    def __init__(
+        self,
+        settings: Campaign,
+        files: Files,
+        errors: dict[str, float],
+        documents: dict[str, RelaxationDocument],
+    ) -> None:
+        self.settings, self.errors = settings, errors
+        preset = preset_of(settings)
+        self.predict = Predictor(settings.elements, preset, files, settings.properties)
+        self.gains = settings.loop.screening.choose == "gain"
+        if self.gains:
+            samples = with_properties(training_set(documents, settings), settings.properties)
+            self.targets = crystals_of(samples, settings.properties).targets
+            self.hull = build_hull(list(documents.values()), settings)
+
+    def __call__(self, crystals: list[Structure]) -> tuple[FloatArray, FloatArray]:
+        settings = self.settings
+        members = self.predict(crystals)
+        energies = members.mean(1)[:, settings.properties.index(FORMATION_ENERGY)]
+        gain = np.ones(len(crystals))
+        if self.gains:
+            gain = expected_gain(
+                members,
+                self.errors,
+                crystals,
+                self.hull,
+                settings.networks.goals,
+                settings.thresholds.metastable,
+                self.targets,
+            )
+        gain[~(energies <= settings.loop.screening.max_formation_energy)] = 0.0
+        return energies, gain
 
 
 @dataclass
@@ -85,32 +130,43 @@ class GenerateMaker(Maker):
         crystals = [s for i in valid if (s := decoded[i]) is not None]
         claims = [Entry.model_validate(e) for e in entries]
         documents = Relaxations().get([e.key for e in claims])
-        energies = np.full(len(valid), np.nan)
-        gain = np.ones(len(valid))
-        novelty = None
-        if preset.gan.variant != "dcgan":
-            predict = Predictor(settings.elements, preset, files, settings.properties)
-            members = predict(crystals)
-            energies = members.mean(1)[:, settings.properties.index(FORMATION_ENERGY)]
-            if screening.choose == "gain":
-                samples = with_properties(training_set(documents, settings), settings.properties)
-                gain = expected_gain(
-                    members,
-                    errors,
-                    crystals,
-                    build_hull(list(documents.values()), settings),
-                    settings.networks.goals,
-                    settings.thresholds.metastable,
-                    crystals_of(samples, settings.properties).targets,
-                )
-                novelty = Novelty.of(settings.elements, claims, documents)
-            gain[~(energies <= screening.max_formation_energy)] = 0.0
-        progress.report(stage, loop.samples, loop.samples)
         known = SeenStructures(
             Structure.from_dict(s)
             for d in documents.values()
             for s in (d.structure, d.initial_structure)
         )
+        energies: FloatArray = np.full(len(valid), np.nan)
+        gain: FloatArray = np.ones(len(valid))
+        novelty = None
+        if preset.gan.variant != "dcgan":
+            judge = _Judge(settings, files, errors, documents)
+            energies, gain = judge(crystals)
+            if screening.choose == "gain":
+                novelty = Novelty.of(settings.elements, claims, documents)
+        drawn = len(valid)
+        if POTENTIAL in files and novelty is not None:
+            shortlist = choose(
+                crystals,
+                gain,
+                deepcopy(known),
+                PRERELAXED * screening.per_formula,
+                PRERELAXED * loop.relaxations,
+                deepcopy(novelty),
+            )
+            relaxed = prerelaxed(
+                [crystals[i] for i in shortlist],
+                files[POTENTIAL],
+                settings.elements,
+                screening.prerelax,
+                settings.workers,
+            )
+            crystals = [
+                new if is_valid(new, screening) else crystals[i]
+                for i, new in zip(shortlist, relaxed, strict=True)
+            ]
+            valid = [valid[i] for i in shortlist]
+            energies, gain = judge(crystals)
+        progress.report(stage, loop.samples, loop.samples)
         chosen = choose(crystals, gain, known, screening.per_formula, loop.relaxations, novelty)
         candidates = []
         for n in chosen:
@@ -123,6 +179,7 @@ class GenerateMaker(Maker):
                 sample=valid[n],
                 noise_seed=noise_seed,
                 predicted_formation_energy=energy if np.isfinite(energy) else None,
+                prerelaxed=True if POTENTIAL in files and novelty is not None else None,
             )
             cell = primitive_cell(crystals[n])
             candidates.append(Candidate(origin=origin, structure=cell.as_dict()))
@@ -131,7 +188,7 @@ class GenerateMaker(Maker):
             "funnel": {
                 "sampled": loop.samples,
                 "decoded": sum(s is not None for s in decoded),
-                "valid": len(valid),
+                "valid": drawn,
                 "screened": len(candidates),
             },
         }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_same
 from ccdcgan.models.constraint import Starts
-from ccdcgan.models.inference import Files, crystal_graphs, shipped_autoencoder
+from ccdcgan.models.inference import POTENTIAL, Files, crystal_graphs, shipped_autoencoder
 from ccdcgan.models.pipeline import (
     Crystals,
     train_autoencoders,
@@ -24,13 +24,14 @@ from ccdcgan.models.pipeline import (
     train_generator,
     usable,
 )
+from ccdcgan.models.potential import Labelled, fit_potential
 from ccdcgan.models.presets import PRESETS, Preset
 from ccdcgan.models.representation import anchored
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
-from ccdcgan.workflows.documents import Entry
+from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, training_set
 from ccdcgan.workflows.stores import (
     Relaxations,
@@ -60,9 +61,13 @@ def preset_of(campaign: Campaign) -> Preset:
     return replace(preset, gan=gan, guide=guide, autoencoder_epochs=epochs)
 
 
-def samples_of(entries: Sequence[dict[str, Any]], campaign: Campaign) -> list[Sample]:
+def documents_of(entries: Sequence[dict[str, Any]]) -> dict[str, RelaxationDocument]:
+    """Relaxations of the entries by key."""
+    return Relaxations().get([Entry.model_validate(e).key for e in entries])
+
+
+def samples_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Sample]:
     """What can be learnt from, or a clear error if it is too little."""
-    documents = Relaxations().get([Entry.model_validate(e).key for e in entries])
     samples = training_set(documents, campaign)
     cells = [s.structure for s in samples]
     good, _ = usable(cells, campaign.elements, preset_of(campaign))
@@ -99,6 +104,24 @@ def crystals_of(samples: Sequence[Sample], names: Sequence[str]) -> Crystals:
         np.array([s.properties["e_above_hull"] for s in samples]),
         Starts([start for start, _ in starts], np.array([i for _, i in starts], int)),
     )
+
+
+def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Labelled]:
+    """What the relaxations say on their way, for learning a potential."""
+    kinds = {element: i for i, element in enumerate(campaign.elements)}
+    return [
+        Labelled(
+            cell=np.array(frame.cell),
+            kinds=np.array([kinds[s.specie.symbol] for s in Structure.from_dict(d.structure)]),
+            positions=np.array(frame.positions),
+            energy=frame.energy,
+            forces=np.array(frame.forces),
+            stress=np.array(frame.stress),
+            relaxation=number,
+        )
+        for number, (_, d) in enumerate(sorted(documents.items()))
+        for frame in d.frames
+    ]
 
 
 def stage_progress(stage: str) -> Callable[[int, int], None]:
@@ -158,7 +181,7 @@ class AutoencoderMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        samples = samples_of(entries, settings)
+        samples = samples_of(documents_of(entries), settings)
         shipped = settings.networks.autoencoder == "shipped"
         weights = shipped_autoencoder() if shipped else {}
         key = artifact_key(
@@ -206,8 +229,10 @@ class ConstraintMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        samples = with_properties(samples_of(entries, settings), settings.properties)
+        documents = documents_of(entries)
+        samples = with_properties(samples_of(documents, settings), settings.properties)
         crystals = crystals_of(samples, settings.properties)
+        frames = frames_of(documents, settings) if settings.prerelaxes else []
         key = artifact_key(
             "constraint",
             autoencoder["key"],
@@ -216,6 +241,7 @@ class ConstraintMaker(Maker):
             number,
             crystals.names,
             [[*s.starts, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
+            [f.energy for f in frames],
         )
         stage = f"{self.name}, round {number}"
 
@@ -231,6 +257,12 @@ class ConstraintMaker(Maker):
                 progress=stage_progress(stage),
                 log=stage_log(key),
             )
+            if len({f.relaxation for f in frames}) >= SMALLEST_DATABASE:
+                learnt, errors = fit_potential(
+                    frames, len(settings.elements), settings.seed + number
+                )
+                files[POTENTIAL] = learnt.to_bytes()
+                figures["potential"] = asdict(errors)
             progress.report(stage, 1, 1)
             return {"files": files, **figures}
 

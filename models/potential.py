@@ -1,0 +1,458 @@
+"""A potential of a chemical system, learnt from the relaxations that it has seen.
+
+What a generator draws is far from relaxed. A potential that costs a thousandth of the engine's
+brings it near a minimum before anything is chosen.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from math import factorial
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.optimization.neighbors import find_points_in_spheres
+from scipy.linalg import solve
+
+from ccdcgan.models.voxels import FloatArray
+
+#: Radius of an environment, Å.
+CUTOFF = 6.0
+#: Radial functions of an environment, and of the pair terms.
+RADIAL, PAIR = 7, 12
+#: Largest power of the cosine of an angle.
+DEGREE = 3
+#: Sharpness of the kernel.
+ZETA = 2
+#: Most reference environments of each element.
+REFERENCES = 300
+#: Most frames that are learnt from; more are drawn at random.
+MOST_FRAMES = 3000
+
+#: Errors that are allowed, of energies (eV/atom), forces (eV/Å) and virials (eV/atom), and how
+#: those of forces and virials grow with them.
+ALLOWED = (0.01, 0.1, 0.05)
+GROWTH = (0.0, 0.05, 0.1)
+
+#: Components of a symmetric tensor, in the order of ASE.
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+#: Exponents of x, y and z of all products of up to `DEGREE` components of a unit vector, their
+#: degrees, and how often each stands in that power of a scalar product.
+EXPONENTS = np.array(
+    [
+        np.bincount(np.array(axes, int), minlength=3)
+        for degree in range(DEGREE + 1)
+        for axes in combinations_with_replacement(range(3), degree)
+    ]
+)
+DEGREES = EXPONENTS.sum(1)
+MULTIPLICITY = np.array(
+    [factorial(int(e.sum())) / np.prod([factorial(int(k)) for k in e]) for e in EXPONENTS]
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A cell with its atoms.
+
+    Attributes
+    ----------
+    cell : array (3, 3)
+        Å.
+    kinds : array (n,)
+        Index of each atom's element.
+    positions : array (n, 3)
+        Å.
+    """
+
+    cell: FloatArray
+    kinds: NDArray[np.int_]
+    positions: FloatArray
+
+
+@dataclass(frozen=True)
+class Labelled(Geometry):
+    """A geometry with what an engine says of it.
+
+    Attributes
+    ----------
+    energy
+        eV.
+    forces : array (n, 3)
+        eV/Å.
+    stress : array (6,)
+        In ASE's order and sign, eV/Å³.
+    relaxation
+        Number of the relaxation that it comes from.
+    """
+
+    energy: float
+    forces: FloatArray
+    stress: FloatArray
+    relaxation: int
+
+
+class _Surroundings:
+    """Moments of the neighbours' density around each atom, and their slopes.
+
+    Moments are sums over the neighbours of one element of a radial function and a product of
+    components of the unit vector to the neighbour (moment tensors; Shapeev, Multiscale Model.
+    Simul. 14, 1153 (2016)).
+    """
+
+    def __init__(self, here: Geometry, elements: int) -> None:
+        self.n, self.elements = len(here.kinds), elements
+        cell = np.ascontiguousarray(here.cell, float)
+        self.volume = abs(float(np.linalg.det(cell)))
+        # The neighbour search asks for atoms in the cell.
+        inside = np.mod(here.positions @ np.linalg.inv(cell), 1.0) % 1.0
+        positions = np.ascontiguousarray(inside @ cell)
+        i, j, images, r = find_points_in_spheres(
+            positions, positions, CUTOFF, np.ones(3, np.int64), cell
+        )
+        block = i * elements + here.kinds[j]
+        # Without the atom itself; the neighbours of one element of an atom stand together.
+        order = np.argsort(block, kind="stable")
+        order = order[r[order] > 1e-6]
+        self.i, self.j, r = i[order], j[order], r[order]
+        self.block = block[order]
+        self.first = np.flatnonzero(np.diff(self.block, prepend=-1))
+        self.vectors = positions[self.j] - positions[self.i] + images[order] @ cell
+        self.unit = self.vectors / r[:, None]
+        self.radial, self.radial_slope = _radial_functions(r)
+        powers = self.unit[:, None, :] ** np.arange(DEGREE + 1)[:, None]
+        factors = [powers[:, EXPONENTS[:, a], a] for a in range(3)]
+        self.products = factors[0] * factors[1] * factors[2]
+        slopes = np.empty((len(r), len(EXPONENTS), 3))
+        for a in range(3):
+            lowered = EXPONENTS[:, a] * powers[:, np.maximum(EXPONENTS[:, a] - 1, 0), a]
+            slopes[:, :, a] = lowered * factors[(a + 1) % 3] * factors[(a + 2) % 3]
+        # Only what is across the vector turns it: a product of degree d has d of it along.
+        along = (self.products * DEGREES)[:, :, None] * self.unit[:, None, :]
+        self.product_slopes = (slopes - along) / r[:, None, None]
+        both = self.radial[:, :RADIAL, None] * self.products[:, None, :]
+        self.moments = self._summed(both).reshape(self.n, elements * RADIAL, -1)
+        self.pairs = self._summed(self.radial).reshape(self.n, elements * PAIR)
+
+    def _summed(self, values: FloatArray) -> FloatArray:
+        """Sums over the neighbours of one element of each atom."""
+        out = np.zeros((self.n * self.elements, *values.shape[1:]))
+        if len(self.first):
+            out[self.block[self.first]] = np.add.reduceat(values, self.first, axis=0)
+        return out
+
+    def spectra(self) -> tuple[FloatArray, FloatArray]:
+        """Rotation-free unit vectors (n, width) of the atoms, and their lengths before (n,)."""
+        parts = []
+        for degree in range(DEGREE + 1):
+            some = self.moments[:, :, degree == DEGREES]
+            weighted = some * MULTIPLICITY[degree == DEGREES]
+            parts.append(weighted @ some.transpose(0, 2, 1))
+        rows = np.stack(parts, 1).reshape(self.n, -1)
+        lengths = np.linalg.norm(rows, axis=1) + 1e-12
+        return rows / lengths[:, None], lengths
+
+    def on_moments(self, upstream: FloatArray) -> FloatArray:
+        """Slopes with respect to moments (n, channels, products, k).
+
+        From those with respect to spectra before they were normalised, (n, width, k).
+        """
+        channels, k = self.moments.shape[1], upstream.shape[2]
+        upstream = upstream.reshape(self.n, DEGREE + 1, channels, channels, k)
+        out = np.empty((*self.moments.shape, k))
+        for degree in range(DEGREE + 1):
+            some = degree == DEGREES
+            moments = self.moments[:, :, some] * (2.0 * MULTIPLICITY[some])
+            slopes = upstream[:, degree].transpose(0, 1, 3, 2) @ moments[:, None]
+            out[:, :, some] = slopes.transpose(0, 1, 3, 2)
+        return out
+
+    def along_pairs(self, on_moments: FloatArray) -> FloatArray:
+        """Slopes (pairs, 3, k) along the vectors to neighbours, from those on moments."""
+        k = on_moments.shape[3]
+        on_moments = on_moments.reshape(self.n * self.elements, -1, k)
+        slopes = (
+            self.radial_slope[:, :RADIAL, None, None]
+            * self.products[:, None, :, None]
+            * self.unit[:, None, None, :]
+            + self.radial[:, :RADIAL, None, None] * self.product_slopes[:, None]
+        )
+        slopes = slopes.reshape(len(self.i), -1, 3).transpose(0, 2, 1)
+        out = np.empty((len(self.i), 3, k))
+        for a, b in zip(self.first, [*self.first[1:], len(self.block)], strict=True):
+            rows = slopes[a:b].reshape(3 * (b - a), -1) @ on_moments[self.block[a]]
+            out[a:b] = rows.reshape(b - a, 3, k)
+        return out
+
+    def forces(self, slopes: FloatArray) -> FloatArray:
+        """Forces (n, 3, k) from slopes (pairs, 3, k) of energies."""
+        out = np.zeros((self.n, *slopes.shape[1:]))
+        np.add.at(out, self.i, slopes)
+        np.subtract.at(out, self.j, slopes)
+        return out
+
+    def virials(self, slopes: FloatArray) -> FloatArray:
+        """Stresses times the volume (6, k), from slopes (pairs, 3, k)."""
+        return np.stack([self.vectors[:, a] @ slopes[:, b] for a, b in VOIGT])
+
+
+def _radial_functions(r: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Chebyshev polynomials that fade at the cutoff, (pairs, `PAIR`), and their slopes."""
+    x = np.clip(1.0 - 2.0 * r / CUTOFF, -1.0 + 1e-9, 1.0 - 1e-9)
+    k, angle = np.arange(PAIR), np.arccos(x)[:, None]
+    value = np.cos(k * angle)
+    slope = k * np.sin(k * angle) / np.sin(angle) * (-2.0 / CUTOFF)
+    turn = (np.pi / CUTOFF * r)[:, None]
+    fade, falling = 0.5 * (1.0 + np.cos(turn)), -0.5 * np.pi / CUTOFF * np.sin(turn)
+    return value * fade, slope * fade + value * falling
+
+
+class Potential:
+    """Energy as a sum over atoms of pair terms and kernels around reference environments.
+
+    A Gaussian approximation potential (Bartók et al., Phys. Rev. Lett. 104, 136403 (2010)).
+
+    Parameters
+    ----------
+    offsets : array (m,)
+        Energies of the elements' atoms, eV.
+    pairs : array (m, m · PAIR)
+        Coefficients of the pair terms of each element.
+    references : array (m, k, width)
+        Unit spectra of the reference environments of each element.
+    kernels : array (m, k)
+        Their coefficients.
+    """
+
+    def __init__(
+        self, offsets: FloatArray, pairs: FloatArray, references: FloatArray, kernels: FloatArray
+    ) -> None:
+        self.offsets, self.pairs = offsets, pairs
+        self.references, self.kernels = references, kernels
+
+    def __call__(self, here: Geometry) -> tuple[float, FloatArray, FloatArray]:
+        """Energy (eV), forces (n, 3) in eV/Å, and stress (6,) in ASE's order and sign, eV/Å³."""
+        near = _Surroundings(here, len(self.offsets))
+        spectra, lengths = near.spectra()
+        pairs = self.pairs[here.kinds]
+        energy = float(self.offsets[here.kinds].sum() + (near.pairs * pairs).sum())
+        upstream = np.zeros_like(spectra)
+        for kind in np.unique(here.kinds):
+            some = here.kinds == kind
+            energies, upstream[some] = self._kernel(int(kind), spectra[some])
+            energy += float(energies.sum())
+        upstream /= lengths[:, None]
+        # One energy: cheaper summed over radial functions before it meets the vectors.
+        moments = near.on_moments(upstream[:, :, None])[..., 0]
+        of_pair = moments.reshape(near.n * near.elements, RADIAL, -1)[near.block]
+        falling = np.einsum("pr,prm->pm", near.radial_slope[:, :RADIAL], of_pair)
+        steep = (falling * near.products).sum(1) + (
+            near.radial_slope * pairs.reshape(near.n * near.elements, PAIR)[near.block]
+        ).sum(1)
+        across = np.einsum("pr,prm->pm", near.radial[:, :RADIAL], of_pair)
+        slopes = steep[:, None] * near.unit + np.einsum("pm,pma->pa", across, near.product_slopes)
+        return energy, near.forces(slopes), near.virials(slopes[:, :, None])[:, 0] / near.volume
+
+    def _kernel(self, kind: int, spectra: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Kernel energies of atoms of an element, and slopes with respect to their spectra."""
+        likeness = spectra @ self.references[kind].T
+        slopes = ZETA * likeness ** (ZETA - 1) * self.kernels[kind]
+        along = (slopes * likeness).sum(1)[:, None] * spectra
+        return likeness**ZETA @ self.kernels[kind], slopes @ self.references[kind] - along
+
+    def to_bytes(self) -> bytes:
+        """The potential as a file, for `from_bytes`."""
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **vars(self))
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Potential:
+        """The potential that `to_bytes` has written."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return cls(**stored)
+
+
+@dataclass(frozen=True)
+class PotentialErrors:
+    """Errors for frames of relaxations that the potential never saw.
+
+    Attributes
+    ----------
+    energy_mae
+        eV/atom.
+    force_mae, mean_force
+        Mean absolute error and mean absolute value of the forces' components, eV/Å.
+    held_out
+        Number of frames.
+    """
+
+    energy_mae: float
+    force_mae: float
+    mean_force: float
+    held_out: int
+
+
+def fit_potential(
+    frames: Sequence[Labelled], elements: int, seed: int
+) -> tuple[Potential, PotentialErrors]:
+    """Learn a potential from energies, forces and stresses by regularised least squares.
+
+    Parameters
+    ----------
+    frames
+        Geometries on the way of relaxations.
+    elements
+        Number of elements.
+    seed
+        The same seed gives the same potential.
+
+    Returns
+    -------
+    potential, errors
+        The errors are those of a fit without a tenth of the relaxations.
+
+    Raises
+    ------
+    ValueError
+        Frames of fewer than ten relaxations, or none with one of the elements.
+    """
+    rng = np.random.default_rng(seed)
+    relaxations = np.unique([f.relaxation for f in frames])
+    if len(relaxations) < 10:
+        raise ValueError(f"{len(relaxations)} relaxations are too few to learn a potential from")
+    held_out = set(rng.permutation(relaxations)[: max(1, len(relaxations) // 10)].tolist())
+    if len(frames) > MOST_FRAMES:
+        frames = [frames[i] for i in sorted(rng.permutation(len(frames))[:MOST_FRAMES])]
+    basis = _Basis.of(frames, elements, rng)
+    systems = {True: _Problem(basis.size), False: _Problem(basis.size)}
+    test: list[tuple[Labelled, FloatArray]] = []
+    for frame in frames:
+        rows = basis.rows(frame)
+        tested = frame.relaxation in held_out
+        systems[tested].add(rows, frame)
+        if tested:
+            test.append((frame, rows))
+    learnt = basis.solve(systems[False])
+    systems[False].join(systems[True])
+    missed = [rows @ learnt - _labels(f) for f, rows in test]
+    parts = [(m[0] / len(f.kinds), m[1:-6]) for m, (f, _) in zip(missed, test, strict=True)]
+    errors = PotentialErrors(
+        energy_mae=float(np.mean([abs(e) for e, _ in parts])),
+        force_mae=float(np.abs(np.concatenate([f for _, f in parts])).mean()),
+        mean_force=float(np.abs(np.concatenate([f.forces.ravel() for f, _ in test])).mean()),
+        held_out=len(test),
+    )
+    return basis.potential(basis.solve(systems[False])), errors
+
+
+def _labels(frame: Labelled) -> FloatArray:
+    """Energy, forces and virials (1 + 3n + 6,)."""
+    volume = abs(float(np.linalg.det(frame.cell)))
+    return np.concatenate([[frame.energy], frame.forces.ravel(), frame.stress * volume])
+
+
+class _Problem:
+    """Normal equations of weighted least squares."""
+
+    def __init__(self, size: int) -> None:
+        self.normal, self.right = np.zeros((size, size)), np.zeros(size)
+
+    def add(self, rows: FloatArray, frame: Labelled) -> None:
+        """Learn from a frame, with the energy, forces and virials of each coefficient."""
+        n, labels = len(frame.kinds), _labels(frame)
+        sizes = [1, 3 * n, 6]
+        least = np.repeat([n * ALLOWED[0], ALLOWED[1], n * ALLOWED[2]], sizes)
+        allowed = least + np.repeat(GROWTH, sizes) * np.abs(labels)
+        rows = rows / allowed[:, None]
+        self.normal += rows.T @ rows
+        self.right += rows.T @ (labels / allowed)
+
+    def join(self, other: _Problem) -> None:
+        """Learn what another one has learnt from."""
+        self.normal += other.normal
+        self.right += other.right
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """What the energy is a linear combination of: offsets, pair terms, and kernels."""
+
+    references: FloatArray
+
+    @classmethod
+    def of(cls, frames: Sequence[Labelled], elements: int, rng: np.random.Generator) -> _Basis:
+        """With reference environments from the frames."""
+        pools: list[list[FloatArray]] = [[] for _ in range(elements)]
+        for frame in frames:
+            spectra, _ = _Surroundings(frame, elements).spectra()
+            for kind, pool in enumerate(pools):
+                pool.append(spectra[frame.kinds == kind])
+        counts = [sum(map(len, pool)) for pool in pools]
+        if not all(counts):
+            raise ValueError("a potential needs frames with each of its elements")
+        k = max(1, min(REFERENCES, *(n // 4 for n in counts)))
+        chosen = [np.concatenate(pool)[rng.permutation(sum(map(len, pool)))[:k]] for pool in pools]
+        return cls(np.stack(chosen))
+
+    @property
+    def _sizes(self) -> tuple[int, int, int]:
+        m, k, _ = self.references.shape
+        return m, m * m * PAIR, m * k
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients."""
+        return sum(self._sizes)
+
+    def rows(self, here: Geometry) -> FloatArray:
+        """Energy, forces and virials of each basis function, (1 + 3n + 6, size)."""
+        m, k, _ = self.references.shape
+        near = _Surroundings(here, m)
+        spectra, lengths = near.spectra()
+        energy = np.zeros(self.size)
+        slopes = np.zeros((len(near.i), 3, self.size))
+        np.add.at(energy, here.kinds, 1.0)
+        # Pair terms: a block of columns for each element of the atom and of the neighbour.
+        columns = m + here.kinds[near.i] * m * PAIR + here.kinds[near.j] * PAIR
+        columns = columns[:, None] + np.arange(PAIR)
+        np.add.at(energy, columns, near.radial)
+        towards = near.radial_slope[:, None, :] * near.unit[:, :, None]
+        np.put_along_axis(slopes, np.repeat(columns[:, None], 3, 1), towards, 2)
+        start = m + m * m * PAIR
+        upstream = np.zeros((near.n, spectra.shape[1], k))
+        for kind in np.unique(here.kinds):
+            some = here.kinds == kind
+            likeness = spectra[some] @ self.references[kind].T
+            energy[start + kind * k : start + (kind + 1) * k] = (likeness**ZETA).sum(0)
+            slope = ZETA * likeness ** (ZETA - 1) / lengths[some, None]
+            along = likeness[:, None, :] * spectra[some][:, :, None]
+            upstream[some] = slope[:, None, :] * (self.references[kind].T[None] - along)
+        kernels = near.along_pairs(near.on_moments(upstream))
+        for kind in np.unique(here.kinds):
+            own = here.kinds[near.i] == kind
+            slopes[own, :, start + kind * k : start + (kind + 1) * k] = kernels[own]
+        forces = near.forces(slopes).reshape(3 * near.n, -1)
+        virials = near.virials(slopes)
+        return np.concatenate([energy[None], forces, virials])
+
+    def solve(self, problem: _Problem) -> FloatArray:
+        """Coefficients, with those of the kernels as in a Gaussian process."""
+        m, pairs, _ = self._sizes
+        prior = np.diag(np.repeat([1e-4, 1.0, 0.0], self._sizes))
+        k = self.references.shape[1]
+        for kind, rows in enumerate(self.references):
+            at = m + pairs + kind * k
+            prior[at : at + k, at : at + k] = (rows @ rows.T) ** ZETA + 1e-5 * np.eye(k)
+        out: FloatArray = solve(problem.normal + prior, problem.right, assume_a="pos")
+        return out
+
+    def potential(self, coefficients: FloatArray) -> Potential:
+        """The potential with these coefficients."""
+        m, pairs, _ = self._sizes
+        offsets, pair, kernels = np.split(coefficients, [m, m + pairs])
+        return Potential(offsets, pair.reshape(m, -1), self.references, kernels.reshape(m, -1))

@@ -1,0 +1,117 @@
+"""Generated crystals relaxed by a potential learnt from the campaign, before any is chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.filters import FrechetCellFilter
+from ase.optimize import FIRE
+from pymatgen.core import Structure
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation import worker_pool
+from ccdcgan.models.potential import Geometry, Potential
+
+#: Largest force that is left, eV/Å: the potential is not known better.
+FMAX = 0.1
+
+
+class LearntCalculator(Calculator):
+    """ASE's view of a potential.
+
+    Parameters
+    ----------
+    potential
+        What computes.
+    elements
+        Symbols, in the potential's order.
+    """
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def __init__(self, potential: Potential, elements: Sequence[str]) -> None:
+        super().__init__()
+        self.potential, self.elements = potential, list(elements)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        here = self.atoms
+        kinds = np.array([self.elements.index(s) for s in here.get_chemical_symbols()])
+        energy, forces, stress = self.potential(Geometry(here.cell.array, kinds, here.positions))
+        self.results = {"energy": energy, "forces": forces, "stress": stress}
+
+
+def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> Structure:
+    """The structure after so many steps; as it was where the potential leads nowhere.
+
+    What was learnt from some hundred relaxations knows little of expanded crystals: the volume
+    stays for all steps but a tenth more.
+    """
+    atoms = Atoms(
+        structure.atomic_numbers,
+        cell=structure.lattice.matrix,
+        positions=structure.cart_coords,
+        pbc=True,
+        calculator=calculator,
+    )
+    try:
+        FIRE(FrechetCellFilter(atoms, constant_volume=True), logfile=None).run(FMAX, steps)
+        FIRE(FrechetCellFilter(atoms), logfile=None).run(FMAX, steps // 10)
+    except (ArithmeticError, ValueError):
+        return structure
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        return structure
+    return Structure(
+        atoms.cell.array,
+        structure.species,
+        atoms.positions,
+        coords_are_cartesian=True,
+        to_unit_cell=True,
+    )
+
+
+_process: dict[str, Any] = {}
+
+
+def _start_worker(potential: bytes, elements: Sequence[str], steps: int) -> None:
+    _process["calculator"] = LearntCalculator(Potential.from_bytes(potential), elements)
+    _process["steps"] = steps
+
+
+def _in_worker(structure: Structure) -> Structure:
+    return prerelax(structure, _process["calculator"], _process["steps"])
+
+
+def prerelaxed(
+    structures: Sequence[Structure],
+    potential: bytes,
+    elements: Sequence[str],
+    steps: int,
+    workers: int | None = None,
+) -> list[Structure]:
+    """`prerelax` of many structures in parallel processes.
+
+    Parameters
+    ----------
+    potential
+        File of a `Potential`.
+    workers
+        Processes; by default one a core.
+    """
+    workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(structures)))
+    try:
+        with worker_pool(workers, _start_worker, (potential, tuple(elements), steps)) as pool:
+            return list(pool.map(_in_worker, structures, chunksize=4))
+    except BrokenProcessPool:
+        raise UserError("a process of the pre-relaxation was killed") from None
