@@ -35,8 +35,9 @@ import numpy as np
 from jobflow import Flow, run_locally
 from pymatgen.core import Structure
 
+from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.relaxation import Frame, RelaxationSettings, relax_many
+from ccdcgan.dft.relaxation import RelaxationSettings, relax_many
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.substitution import candidates, end_members, starting_volume
 from ccdcgan.launchers.folder import embedded_store

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.frames import KBAR, vasp_frames
 from ccdcgan.dft.relaxation import (
     Relaxation,
     RelaxationSettings,
@@ -229,6 +230,8 @@ def relax_by_vasp(
         result.energy_per_atom = run.energy_per_atom
         result.max_force, result.max_stress = run.max_force, run.max_stress
         result.converged = reason is None
+        done = [calculation.path(a) for a in attempts if a.outcome == "done"]
+        result.frames = [frame for path in done for frame in vasp_frames(path)]
         return result, calculation.path(attempts[-1])
 
 
@@ -349,7 +352,7 @@ def _refused(
         return None
     if run.max_force > settings.fmax:
         return f"largest force is {run.max_force:.3f} eV/Å"
-    kbar = run.max_stress * 1602.1766208
+    kbar = run.max_stress * KBAR
     if kbar > engine.max_stress:
         return f"largest stress is {kbar:.1f} kbar"
     if not run.ionic:

@@ -28,6 +28,7 @@ from pymatgen.optimization.neighbors import find_points_in_spheres
 from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory, PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import EspressoEngine
+from ccdcgan.dft.frames import FRAME_STEPS, Frame
 from ccdcgan.dft.gpaw import GpawEngine
 from ccdcgan.dft.vasp import VaspEngine
 
@@ -79,31 +80,6 @@ class RelaxationSettings(BaseModel):
         if not (np.isfinite(energy_per_atom) and low <= energy_per_atom <= high):
             return "energy out of range"
         return None
-
-
-class Frame(BaseModel):
-    """A geometry on the way of a relaxation, and what the engine says of it."""
-
-    cell: list[list[float]] = Field(description="Å.")
-    positions: list[list[float]] = Field(description="Å, in the order of the structure's sites.")
-    energy: float = Field(description="Of the cell, eV.")
-    forces: list[list[float]] = Field(description="eV/Å.")
-    stress: list[float] = Field(description="xx, yy, zz, yz, xz, xy; positive in tension; eV/Å³.")
-
-    @classmethod
-    def of(cls, atoms: Atoms) -> Frame:
-        """Atoms with a calculator that has the numbers ready."""
-        return cls(
-            cell=np.round(atoms.cell.array, 5).tolist(),
-            positions=np.round(atoms.positions, 5).tolist(),
-            energy=round(float(atoms.get_potential_energy()), 5),
-            forces=np.round(atoms.get_forces(), 4).tolist(),
-            stress=np.round(atoms.get_stress(), 6).tolist(),
-        )
-
-
-#: Steps of which a relaxation keeps a frame, besides the converged one: dense where much happens.
-FRAME_STEPS = frozenset((0, 4, 12, 30, 70, 150))
 
 
 class Relaxation(BaseModel):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Structure
 
+from ccdcgan.dft.frames import KBAR
+
 #: Tags that decide an energy, with VASP's defaults. Smearing, algorithms and symmetry are not
 #: among them: custodian must be free to change those.
 DECISIVE: dict[str, Any] = {
@@ -94,8 +96,7 @@ def read_run(folder: Path) -> Run:
     if any(b < a for a, b in zip(*grids, strict=True)):
         changed["KPOINTS"] = (grids[0], grids[1])
     potcar = Potcar.from_file(folder / "POTCAR")
-    # Stress in kbar, as VASP prints it.
-    stress = np.abs(np.array(last["stress"], float)).max() / 1602.1766208
+    stress = np.abs(np.array(last["stress"], float)).max() / KBAR
     return Run(
         structure=run.final_structure,
         energy_per_atom=float(run.final_energy) / len(run.final_structure),

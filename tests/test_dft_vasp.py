@@ -11,6 +11,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from potcars import write_potcars
 from pydantic import ValidationError
@@ -230,6 +231,28 @@ def test_stages(log, record):
     assert result.steps == sum(run["steps"] for run in runs)
     # Density and wavefunctions travel: they are large, and kept once.
     assert [p.parent.name for p in folder.parent.glob("*/WAVECAR")] == ["03-static"]
+
+
+def test_frames_fit_together(log):
+    """Forces and stresses of neighbouring frames say by how much the energy falls."""
+    result, _ = relax(
+        compressed := BISE.copy().apply_strain(-0.05, inplace=True), stages=("relax", "static")
+    )
+    frames = result.frames
+    assert frames[-1].energy / 2 == pytest.approx(result.energy_per_atom, abs=1e-4)
+    cells = [np.array(f.cell) for f in frames]
+    np.testing.assert_allclose(cells[0], compressed.lattice.matrix, atol=1e-4)
+    falls = np.diff([f.energy for f in frames])
+    for (a, b), cell, after, fall in zip(pairwise(frames), cells, cells[1:], falls, strict=False):
+        strain = np.linalg.solve(cell, after) - np.eye(3)
+        moved = np.array(b.positions) - np.array(a.positions) @ (np.eye(3) + strain)
+        work = 0.0
+        for frame, box in ((a, cell), (b, after)):
+            xx, yy, zz, yz, xz, xy = frame.stress
+            stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+            work += np.linalg.det(box) * (stress * strain).sum() / 2
+            work -= (np.array(frame.forces) * moved).sum() / 2
+        assert fall == pytest.approx(work, rel=0.2, abs=0.005)
 
 
 def test_pre_relaxation(log):

@@ -1,0 +1,79 @@
+"""Frames: some geometries on the way of a relaxation, from which a potential can be learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+FloatArray = NDArray[np.floating]
+
+#: Steps of which a relaxation keeps a frame, besides the converged one: dense where much happens.
+FRAME_STEPS = frozenset((0, 4, 12, 30, 70, 150))
+
+#: eV/Å³ in kbar.
+KBAR = 1602.1766208
+
+
+class Frame(BaseModel):
+    """A geometry on the way of a relaxation, and what the engine says of it."""
+
+    cell: list[list[float]] = Field(description="Å.")
+    positions: list[list[float]] = Field(description="Å, in the order of the structure's sites.")
+    energy: float = Field(description="Of the cell, eV.")
+    forces: list[list[float]] = Field(description="eV/Å.")
+    stress: list[float] = Field(description="xx, yy, zz, yz, xz, xy; positive in tension; eV/Å³.")
+
+    @classmethod
+    def of(cls, atoms: Atoms) -> Frame:
+        """Atoms with a calculator that has the numbers ready."""
+        return cls._rounded(
+            atoms.cell.array,
+            atoms.positions,
+            float(atoms.get_potential_energy()),
+            atoms.get_forces(),
+            atoms.get_stress(),
+        )
+
+    @classmethod
+    def _rounded(
+        cls,
+        cell: FloatArray,
+        positions: FloatArray,
+        energy: float,
+        forces: FloatArray,
+        stress: FloatArray,
+    ) -> Frame:
+        return cls(
+            cell=np.round(cell, 5).tolist(),
+            positions=np.round(positions, 5).tolist(),
+            energy=round(energy, 5),
+            forces=np.round(forces, 4).tolist(),
+            stress=np.round(stress, 6).tolist(),
+        )
+
+
+def vasp_frames(folder: Path) -> list[Frame]:
+    """Frames of a run of VASP."""
+    from pymatgen.io.vasp import Vasprun
+
+    run = Vasprun(folder / "vasprun.xml", parse_dos=False, parse_eigen=False)
+    last = len(run.ionic_steps) - 1
+    frames = []
+    for number, step in enumerate(run.ionic_steps):
+        if number in FRAME_STEPS or number == last:
+            # VASP counts pressure, in kbar.
+            stress = -np.array(step["stress"], float) / KBAR
+            frames.append(
+                Frame._rounded(
+                    step["structure"].lattice.matrix,
+                    step["structure"].cart_coords,
+                    float(step["e_0_energy"]),
+                    np.array(step["forces"], float),
+                    stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)],
+                )
+            )
+    return frames
