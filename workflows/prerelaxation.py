@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
-from ase.filters import FrechetCellFilter
+from ase.filters import UnitCellFilter
 from ase.optimize import FIRE
 from pymatgen.core import Structure
 
@@ -66,8 +66,8 @@ def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> 
         calculator=calculator,
     )
     try:
-        FIRE(FrechetCellFilter(atoms, constant_volume=True), logfile=None).run(FMAX, steps)
-        FIRE(FrechetCellFilter(atoms), logfile=None).run(FMAX, steps // 10)
+        FIRE(UnitCellFilter(atoms, constant_volume=True), logfile=None).run(FMAX, steps)
+        FIRE(UnitCellFilter(atoms), logfile=None).run(FMAX, steps // 10)
     except (ArithmeticError, ValueError):
         return structure
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
