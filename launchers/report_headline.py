@@ -79,6 +79,17 @@ def cards(summary: Mapping[str, Any], best: list[Phase]) -> str:
         ),
         (duration(sum(known)) if known else "–", "", "wall time"),
     ]
+    if potential := summary.get("potential"):
+        items.insert(
+            -1,
+            (
+                energy(potential.get("force_mae"), 2),
+                "eV/Å",
+                "MAE of forces of the potential learnt on the way, mean force "
+                f"{energy(potential.get('mean_force'), 2)}, {count(potential.get('held_out'))} "
+                "geometries held out",
+            ),
+        )
     return '<div class="cards">' + "".join(_card(*item) for item in items) + "</div>"
 
 

@@ -79,13 +79,15 @@ def test_files_for_people(finished):
 
 
 def test_every_generated_phase_says_where_it_came_from(finished):
-    _, phases = results(finished)
+    summary, phases = results(finished)
+    assert 0 < summary["potential"]["force_mae"] < summary["potential"]["mean_force"]
     generated = [p for p in phases if p["origin"]["kind"] == "generated"]
     for phase in generated:
         origin = phase["origin"]
         assert origin["model"].startswith("gan-")
         assert origin["sample"] < 200 and origin["noise_seed"] is not None
         assert np.isfinite(origin["predicted_formation_energy"])
+        assert origin["prerelaxed"] is True
 
 
 def test_killed_and_started_again(finished, tmp_path):

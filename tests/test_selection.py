@@ -152,7 +152,7 @@ def test_gain_without_doubt_is_the_difference() -> None:
 
 
 def probability(novelty: Novelty, structure: Structure) -> float:
-    return novelty.probability(structure, novelty.vectors([structure])[0])
+    return float(novelty.probability(novelty.distance(structure, novelty.vectors([structure])[0])))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines import LevelOfTheory
 from ccdcgan.dft.relaxation import Relaxation
+from ccdcgan.models.potential import PotentialErrors
 
 SCHEMA_VERSION = 1
 
@@ -194,6 +195,9 @@ class Summary(BaseModel):
     database: DatabaseCounts
     autoencoder: AutoencoderFigures
     constraint: ConstraintFigures
+    potential: PotentialErrors | None = Field(
+        None, description="Of the potential learnt for the last round; null without one."
+    )
     rounds: list[RoundCounts]
     wall_seconds: dict[str, float]
 

@@ -152,6 +152,7 @@ class GenerateMaker(Maker):
                 PRERELAXED * screening.per_formula,
                 PRERELAXED * loop.relaxations,
                 deepcopy(novelty),
+                shortlist=4,
             )
             relaxed = prerelaxed(
                 [crystals[i] for i in shortlist],

@@ -162,6 +162,7 @@ def conclude(
         constraint=ConstraintFigures(
             mae_ev_per_atom=errors["mae"], r2=errors["r2"], held_out=errors["held_out"]
         ),
+        potential=history[-1]["constraint"].get("potential"),
         rounds=[round_counts(phases, i, h["funnel"]) for i, h in enumerate(history, 1)],
         wall_seconds={
             "prototypes": proposed["seconds"],

@@ -19,7 +19,7 @@ from ccdcgan.models.inference import can_be_judged
 from ccdcgan.models.voxels import FloatArray
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
 
-#: Novelty is looked at for so many times the structures that are wanted, best first.
+#: Novelty is looked at for so many times the structures that are wanted.
 SHORTLIST = 20
 
 #: Scales of `Novelty` that are tried.
@@ -143,9 +143,9 @@ class Novelty:
         known = self._known.get(structure.composition.reduced_formula)
         return float(np.linalg.norm(np.array(known) - vector, axis=1).min()) if known else np.inf
 
-    def probability(self, structure: Structure, vector: NDArray[np.float32]) -> float:
-        """Probability that the structure leads to something new."""
-        return float(1.0 - np.exp(-((self.distance(structure, vector) / self.scale) ** 2)))
+    def probability(self, distance: FloatArray) -> FloatArray:
+        """Probability that what is so far from all that is known leads to something new."""
+        return 1.0 - np.exp(-((np.asarray(distance) / self.scale) ** 2))
 
     def add(self, structure: Structure, vector: NDArray[np.float32]) -> None:
         """Know a structure from now on."""
@@ -159,6 +159,7 @@ def choose(
     per_formula: int,
     count: int,
     novelty: Novelty | None = None,
+    shortlist: int = SHORTLIST,
 ) -> list[int]:
     """Indices of the structures to relax, best first, few of each formula.
 
@@ -175,40 +176,43 @@ def choose(
         Most structures of one reduced formula, and in all.
     novelty
         Estimates how probably a structure is new; without it only what matches is left out.
+    shortlist
+        Novelty is looked at for so many times `count` structures, best first; for more where they
+        do not suffice.
     """
-    formula = [s.composition.reduced_formula for s in structures]
-    vectors: dict[int, NDArray[np.float32]] = {}
-
-    def worth(i: int) -> float:
-        if novelty is None:
-            return float(gain[i])
-        return float(gain[i]) * novelty.probability(structures[i], vectors[i])
-
+    formula = np.array([s.composition.reduced_formula for s in structures], str)
     order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
     counts: Counter[str] = Counter()
     chosen: list[int] = []
     # A shortlist of few formulas may not have enough: the next one follows.
     while order and len(chosen) < count:
-        left = [i for i in order[: SHORTLIST * count] if counts[formula[i]] < per_formula]
-        order = order[SHORTLIST * count :]
+        left = [i for i in order[: shortlist * count] if counts[str(formula[i])] < per_formula]
+        order = order[shortlist * count :]
+        distance = np.full(len(left), np.inf)
+        vectors = np.zeros((len(left), 0), np.float32)
         if novelty is not None:
             left = [i for i in left if can_be_judged(structures[i])]
-            cells = [primitive_cell(structures[i]) for i in left]
-            vectors.update(zip(left, novelty.vectors(cells), strict=True))
-        values = {i: worth(i) for i in left}
-        while values and len(chosen) < count:
-            best = max(values, key=values.__getitem__)
-            del values[best]
-            if not known.add_if_new(structures[best]):
-                continue
-            chosen.append(best)
-            counts[formula[best]] += 1
+            vectors = novelty.vectors([primitive_cell(structures[i]) for i in left])
+            pairs = zip(left, vectors, strict=True)
+            distance = np.array([novelty.distance(structures[i], v) for i, v in pairs])
+        here = np.array(left, int)
+        while len(here) and len(chosen) < count:
+            value = np.asarray(gain)[here]
             if novelty is not None:
-                novelty.add(structures[best], vectors[best])
-            # What is left of its formula is less new now, or no longer wanted.
-            for i in [i for i in values if formula[i] == formula[best]]:
-                if counts[formula[best]] < per_formula:
-                    values[i] = worth(i)
-                else:
-                    del values[i]
+                value = value * novelty.probability(distance)
+            n = int(value.argmax())
+            best = int(here[n])
+            same = formula[here] == formula[best]
+            keep = np.arange(len(here)) != n
+            if known.add_if_new(structures[best]):
+                chosen.append(best)
+                counts[str(formula[best])] += 1
+                if counts[str(formula[best])] >= per_formula:
+                    keep &= ~same
+                if novelty is not None:
+                    novelty.add(structures[best], vectors[n])
+                    # What is left of its formula is less new now.
+                    apart = np.linalg.norm(vectors - vectors[n], axis=1)
+                    distance = np.where(same, np.minimum(distance, apart), distance)
+            here, distance, vectors = here[keep], distance[keep], vectors[keep]
     return chosen
