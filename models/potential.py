@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import factorial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,19 +157,19 @@ class _Surroundings:
         lengths = np.linalg.norm(rows, axis=1) + 1e-12
         return rows / lengths[:, None], lengths
 
-    def on_moments(self, upstream: FloatArray) -> FloatArray:
-        """Slopes with respect to moments (n, channels, products, k).
+    def on_moments(self, upstream: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Slopes with respect to the moments of some atoms (n, channels, products, k).
 
-        From those with respect to spectra before they were normalised, (n, width, k).
+        From those with respect to spectra before they were normalised, (n or 1, width, k).
         """
-        channels, k = self.moments.shape[1], upstream.shape[2]
-        upstream = upstream.reshape(self.n, DEGREE + 1, channels, channels, k)
-        out = np.empty((*self.moments.shape, k))
+        channels = self.moments.shape[1]
+        upstream = upstream.reshape(len(upstream), DEGREE + 1, channels, channels, -1)
+        out = np.empty((*self.moments[some].shape, upstream.shape[-1]))
         for degree in range(DEGREE + 1):
-            some = degree == DEGREES
-            moments = self.moments[:, :, some] * (2.0 * MULTIPLICITY[some])
+            here = degree == DEGREES
+            moments = self.moments[some][:, :, here] * (2.0 * MULTIPLICITY[here])
             slopes = upstream[:, degree].transpose(0, 1, 3, 2) @ moments[:, None]
-            out[:, :, some] = slopes.transpose(0, 1, 3, 2)
+            out[:, :, here] = slopes.transpose(0, 1, 3, 2)
         return out
 
     def along_pairs(self, on_moments: FloatArray) -> FloatArray:
@@ -188,16 +189,16 @@ class _Surroundings:
             out[a:b] = rows.reshape(b - a, 3, k)
         return out
 
-    def forces(self, slopes: FloatArray) -> FloatArray:
-        """Forces (n, 3, k) from slopes (pairs, 3, k) of energies."""
-        out = np.zeros((self.n, *slopes.shape[1:]))
-        np.add.at(out, self.i, slopes)
-        np.subtract.at(out, self.j, slopes)
+    def forces(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Forces (n, 3, k) from slopes (pairs, 3, k) of energies along some of the pairs."""
+        atoms = np.arange(self.n)[:, None]
+        ends = (atoms == self.i[some]).astype(float) - (atoms == self.j[some])
+        out: FloatArray = np.tensordot(ends, slopes, 1)
         return out
 
-    def virials(self, slopes: FloatArray) -> FloatArray:
-        """Stresses times the volume (6, k), from slopes (pairs, 3, k)."""
-        return np.stack([self.vectors[:, a] @ slopes[:, b] for a, b in VOIGT])
+    def virials(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Stresses times the volume (6, k), from slopes (pairs, 3, k) along some of the pairs."""
+        return np.stack([self.vectors[some, a] @ slopes[:, b] for a, b in VOIGT])
 
 
 def _radial_functions(r: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -414,31 +415,39 @@ class _Basis:
         m, k, _ = self.references.shape
         near = _Surroundings(here, m)
         spectra, lengths = near.spectra()
-        energy = np.zeros(self.size)
-        slopes = np.zeros((len(near.i), 3, self.size))
-        np.add.at(energy, here.kinds, 1.0)
-        # Pair terms: a block of columns for each element of the atom and of the neighbour.
-        columns = m + here.kinds[near.i] * m * PAIR + here.kinds[near.j] * PAIR
-        columns = columns[:, None] + np.arange(PAIR)
-        np.add.at(energy, columns, near.radial)
-        towards = near.radial_slope[:, None, :] * near.unit[:, :, None]
-        np.put_along_axis(slopes, np.repeat(columns[:, None], 3, 1), towards, 2)
-        start = m + m * m * PAIR
-        upstream = np.zeros((near.n, spectra.shape[1], k))
+        out = np.zeros((1 + 3 * near.n + 6, self.size))
+        out[0, :m] = np.bincount(here.kinds, minlength=m)
+
+        def put(
+            first: int, energies: FloatArray, pairs: NDArray[np.bool_], slopes: FloatArray
+        ) -> None:
+            """Columns from `first` on, from slopes (pairs, 3, k) along some of the pairs."""
+            columns = slice(first, first + len(energies))
+            out[0, columns] = energies
+            out[1:-6, columns] = near.forces(slopes, pairs).reshape(3 * near.n, -1)
+            out[-6:, columns] = near.virials(slopes, pairs)
+
+        kinds = [(int(a), int(b)) for a in np.unique(here.kinds) for b in np.unique(here.kinds)]
+        for a, b in kinds:
+            some = (here.kinds[near.i] == a) & (here.kinds[near.j] == b)
+            slopes = near.radial_slope[some, None, :] * near.unit[some, :, None]
+            put(m + (a * m + b) * PAIR, near.radial[some].sum(0), some, slopes)
+        on_moments = np.zeros((*near.moments.shape, k))
+        energies = {}
         for kind in np.unique(here.kinds):
-            some = here.kinds == kind
-            likeness = spectra[some] @ self.references[kind].T
-            energy[start + kind * k : start + (kind + 1) * k] = (likeness**ZETA).sum(0)
-            slope = ZETA * likeness ** (ZETA - 1) / lengths[some, None]
-            along = likeness[:, None, :] * spectra[some][:, :, None]
-            upstream[some] = slope[:, None, :] * (self.references[kind].T[None] - along)
-        kernels = near.along_pairs(near.on_moments(upstream))
-        for kind in np.unique(here.kinds):
+            of_kind = here.kinds == kind
+            references, rows = self.references[kind], spectra[of_kind]
+            likeness = rows @ references.T
+            energies[int(kind)] = (likeness**ZETA).sum(0)
+            slope = ZETA * likeness ** (ZETA - 1) / lengths[of_kind, None]
+            towards = near.on_moments(references.T[None], of_kind)
+            along = near.on_moments(rows[:, :, None], of_kind) * likeness[:, None, None]
+            on_moments[of_kind] = (towards - along) * slope[:, None, None]
+        kernels = near.along_pairs(on_moments)
+        for kind, energy in energies.items():
             own = here.kinds[near.i] == kind
-            slopes[own, :, start + kind * k : start + (kind + 1) * k] = kernels[own]
-        forces = near.forces(slopes).reshape(3 * near.n, -1)
-        virials = near.virials(slopes)
-        return np.concatenate([energy[None], forces, virials])
+            put(m + m * m * PAIR + kind * k, energy, own, kernels[own])
+        return out
 
     def solve(self, problem: _Problem) -> FloatArray:
         """Coefficients, with those of the kernels as in a Gaussian process."""
