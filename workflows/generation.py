@@ -80,6 +80,39 @@ class _Judge:
         return energies, gain
 
 
+def _prerelaxed(
+    crystals: list[Structure],
+    gain: FloatArray,
+    known: SeenStructures,
+    novelty: Novelty,
+    potential: bytes,
+    settings: Campaign,
+) -> tuple[list[int], list[Structure]]:
+    """Indices of the most promising crystals, and what the learnt potential makes of them."""
+    loop, screening = settings.loop, settings.loop.screening
+    # What is chosen here counts as known for this choice only.
+    chosen = choose(
+        crystals,
+        gain,
+        deepcopy(known),
+        PRERELAXED * screening.per_formula,
+        PRERELAXED * loop.relaxations,
+        deepcopy(novelty),
+        shortlist=4,
+    )
+    relaxed = prerelaxed(
+        [crystals[i] for i in chosen],
+        potential,
+        settings.elements,
+        screening.prerelax,
+        settings.workers,
+    )
+    return chosen, [
+        new if is_valid(new, screening) else crystals[i]
+        for i, new in zip(chosen, relaxed, strict=True)
+    ]
+
+
 @dataclass
 class GenerateMaker(Maker):
     """Candidates drawn by a trained generator."""
@@ -145,26 +178,9 @@ class GenerateMaker(Maker):
                 novelty = Novelty.of(settings.elements, claims, documents)
         drawn = len(valid)
         if POTENTIAL in files and novelty is not None:
-            shortlist = choose(
-                crystals,
-                gain,
-                deepcopy(known),
-                PRERELAXED * screening.per_formula,
-                PRERELAXED * loop.relaxations,
-                deepcopy(novelty),
-                shortlist=4,
+            shortlist, crystals = _prerelaxed(
+                crystals, gain, known, novelty, files[POTENTIAL], settings
             )
-            relaxed = prerelaxed(
-                [crystals[i] for i in shortlist],
-                files[POTENTIAL],
-                settings.elements,
-                screening.prerelax,
-                settings.workers,
-            )
-            crystals = [
-                new if is_valid(new, screening) else crystals[i]
-                for i, new in zip(shortlist, relaxed, strict=True)
-            ]
             valid = [valid[i] for i in shortlist]
             energies, gain = judge(crystals)
         progress.report(stage, loop.samples, loop.samples)
