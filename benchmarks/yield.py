@@ -41,16 +41,17 @@ from ccdcgan.dft.relaxation import RelaxationSettings, relax_many
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.substitution import candidates, end_members, starting_volume
 from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.models.inference import Predictor, shipped_autoencoder
+from ccdcgan.models.inference import shipped_autoencoder
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import key_of
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
+from ccdcgan.workflows.generation import Judge
 from ccdcgan.workflows.inverse_design import RoundMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, crystals_of, preset_of
 from ccdcgan.workflows.phases import build_hull, training_set
-from ccdcgan.workflows.selection import Novelty, choose, expected_gain
+from ccdcgan.workflows.selection import Novelty, choose
 from ccdcgan.workflows.stores import RESULTS, Relaxations
 
 ELEMENTS = ("Bi", "Se")
@@ -274,16 +275,8 @@ def ranked(
             crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
         )
         structures = [Structure.from_dict(c.structure) for c in left]
-        members = Predictor(ELEMENTS, preset, files | trained, campaign.properties)(structures)
-        gain = expected_gain(
-            members,
-            {n: e["unrelaxed"] for n, e in figures["properties"].items()},
-            structures,
-            build_hull(list(documents.values()), campaign),
-            campaign.networks.goals,
-            campaign.thresholds.metastable,
-            crystals.targets,
-        )
+        errors = {n: e["unrelaxed"] for n, e in figures["properties"].items()}
+        _, gain = Judge(campaign, files | trained, errors, documents)(structures)
         screening = campaign.loop.screening
         picked = choose(
             structures,

@@ -42,8 +42,18 @@ def is_valid(structure: Structure, screening: Screening) -> bool:
 PRERELAXED = 6
 
 
-class _Judge:
-    """Predicted formation energies (eV/atom) and gains of structures in a campaign."""
+class Judge:
+    """Predicted formation energies (eV/atom) and gains of structures in a campaign.
+
+    Parameters
+    ----------
+    files
+        Of the trained constraint, and of the stages that it needs.
+    errors
+        Errors of the constraint for unrelaxed crystals, by property.
+    documents
+        What is known: it makes the hull.
+    """
 
     def __init__(
         self,
@@ -172,7 +182,7 @@ class GenerateMaker(Maker):
         gain: FloatArray = np.ones(len(valid))
         novelty = None
         if preset.gan.variant != "dcgan":
-            judge = _Judge(settings, files, errors, documents)
+            judge = Judge(settings, files, errors, documents)
             energies, gain = judge(crystals)
             if screening.choose == "gain":
                 novelty = Novelty.of(settings.elements, claims, documents)
