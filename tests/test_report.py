@@ -193,6 +193,16 @@ def test_four_elements_are_drawn_by_formula(tmp_path: Path) -> None:
     assert "more than three elements" in page
 
 
+def test_a_learnt_potential_has_its_errors_in_the_headline(tmp_path: Path) -> None:
+    words = "potential learnt on the way"
+    assert words not in page_of(tmp_path, a_summary(), [])[0]
+    errors = {"energy_mae": 0.05, "force_mae": 0.108, "mean_force": 0.219, "held_out": 145}
+    page, _ = page_of(tmp_path, {**a_summary(), "potential": errors}, [])
+    value = '0.11 <span class="unit">eV/Å</span></div><div class="what">'
+    assert f"{value}MAE of forces of the {words}" in page
+    assert "mean force 0.22, 145 geometries held out" in page
+
+
 def test_what_was_not_computed_is_a_dash(tmp_path: Path) -> None:
     nothing = {"system": ["Bi", "Se"], "constraint": {"mae_ev_per_atom": None, "r2": float("nan")}}
     page, _ = page_of(tmp_path, {**nothing, "autoencoder": None, "rounds": [{"sampled": None}]}, [])
