@@ -12,6 +12,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from crystals import FLUORITE, ROCKSALT, fcc
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -51,14 +52,7 @@ def campaign(finished, tmp_path_factory) -> Path:
     return folder
 
 
-def fcc(species: list[str], places: list[float], edge: float) -> Structure:
-    lattice = Lattice(edge / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
-    return Structure(lattice, species, [[x, x, x] for x in places])
-
-
-ROCKSALT = fcc(["Bi", "Se"], [0, 0.5], 6.0)
 STRAINED = fcc(["Bi", "Se"], [0, 0.5], 6.15)
-FLUORITE = fcc(["Bi", "Se", "Se"], [0, 0.25, 0.75], 6.6)
 #: What no campaign of at most four atoms has in its database.
 LARGE = Structure(
     Lattice.tetragonal(4.2, 9.2),

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from crystals import ANTIFLUORITE, CSCL, FLUORITE, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Composition, Lattice, Structure
 
 from ccdcgan.dft.engines import LevelOfTheory
@@ -31,16 +32,6 @@ def hull_energy(selenium: float) -> float:
     return DEEPEST * (selenium / 0.6 if selenium < 0.6 else (1 - selenium) / 0.4)
 
 
-def fcc(species: list[str], places: list[float], edge: float = 6.0) -> Structure:
-    lattice = Lattice(edge / 2 * np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]))
-    return Structure(lattice, species, [[x, x, x] for x in places])
-
-
-ROCKSALT = fcc(["Bi", "Se"], [0, 0.5])
-ZINCBLENDE = fcc(["Bi", "Se"], [0, 0.25], 6.4)
-CSCL = Structure(Lattice.cubic(3.6), ["Bi", "Se"], [[0, 0, 0], [0.5] * 3])
-FLUORITE = fcc(["Bi", "Se", "Se"], [0, 0.25, 0.75], 6.6)
-ANTIFLUORITE = fcc(["Se", "Bi", "Bi"], [0, 0.25, 0.75], 6.6)
 #: Body-centred bismuth with one atom of sixteen exchanged.
 DILUTE = Structure(Lattice.cubic(4.0), ["Bi", "Bi"], [[0, 0, 0], [0.5] * 3]) * (2, 2, 2)
 DILUTE.replace(0, "Se")
