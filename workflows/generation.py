@@ -67,9 +67,12 @@ class Judge:
         self.predict = Predictor(settings.elements, preset, files, settings.properties)
         self.gains = settings.loop.screening.choose == "gain"
         if self.gains:
-            samples = with_properties(training_set(documents, settings), settings.properties)
-            self.targets = crystals_of(samples, settings.properties).targets
             self.hull = build_hull(list(documents.values()), settings)
+            self.known: FloatArray = np.zeros((0, len(settings.properties)))
+        # What is usual is asked of properties other than the formation energy only.
+        if self.gains and len(settings.properties) > 1:
+            samples = with_properties(training_set(documents, settings), settings.properties)
+            self.known = crystals_of(samples, settings.properties).targets
 
     def __call__(self, crystals: list[Structure]) -> tuple[FloatArray, FloatArray]:
         settings = self.settings
@@ -84,7 +87,7 @@ class Judge:
                 self.hull,
                 settings.networks.goals,
                 settings.thresholds.metastable,
-                self.targets,
+                self.known,
             )
         gain[~(energies <= settings.loop.screening.max_formation_energy)] = 0.0
         return energies, gain
