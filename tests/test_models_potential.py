@@ -13,13 +13,8 @@ from ase.build import bulk, make_supercell
 from ase.calculators.emt import EMT
 from pymatgen.core import Structure
 
-from ccdcgan.models.potential import (
-    PAIR,
-    Geometry,
-    Labelled,
-    Potential,
-    fit_potential,
-)
+from ccdcgan.models.moments import PAIR, Geometry
+from ccdcgan.models.potential import Labelled, Potential, fit_potential
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelax, prerelaxed
 
 ELEMENTS = ["Cu", "Au"]

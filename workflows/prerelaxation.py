@@ -16,7 +16,8 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation import worker_pool
-from ccdcgan.models.potential import Geometry, Potential
+from ccdcgan.models.moments import Geometry
+from ccdcgan.models.potential import Potential
 
 #: Largest force that is left, eV/Å: the potential is not known better.
 FMAX = 0.1

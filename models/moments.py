@@ -1,0 +1,171 @@
+"""Moments of the neighbours' density around atoms, with their slopes along the vectors between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from math import factorial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.optimization.neighbors import find_points_in_spheres
+
+from ccdcgan.models.voxels import FloatArray
+
+#: Radius of an environment, Å.
+CUTOFF = 6.0
+#: Radial functions of an environment, and of the pair terms.
+RADIAL, PAIR = 7, 12
+#: Largest power of the cosine of an angle.
+DEGREE = 3
+#: Components of a symmetric tensor, in the order of ASE.
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+#: Exponents of x, y and z of all products of up to `DEGREE` components of a unit vector, their
+#: degrees, and how often each stands in that power of a scalar product.
+EXPONENTS = np.array(
+    [
+        np.bincount(np.array(axes, int), minlength=3)
+        for degree in range(DEGREE + 1)
+        for axes in combinations_with_replacement(range(3), degree)
+    ]
+)
+DEGREES = EXPONENTS.sum(1)
+MULTIPLICITY = np.array(
+    [factorial(int(e.sum())) / np.prod([factorial(int(k)) for k in e]) for e in EXPONENTS]
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A cell with its atoms.
+
+    Attributes
+    ----------
+    cell : array (3, 3)
+        Å.
+    kinds : array (n,)
+        Index of each atom's element.
+    positions : array (n, 3)
+        Å.
+    """
+
+    cell: FloatArray
+    kinds: NDArray[np.int_]
+    positions: FloatArray
+
+
+class Surroundings:
+    """Moments of the neighbours' density around each atom, and their slopes.
+
+    Moments are sums over the neighbours of one element of a radial function and a product of
+    components of the unit vector to the neighbour (moment tensors; Shapeev, Multiscale Model.
+    Simul. 14, 1153 (2016)).
+    """
+
+    def __init__(self, here: Geometry, elements: int) -> None:
+        self.n, self.elements = len(here.kinds), elements
+        cell = np.ascontiguousarray(here.cell, float)
+        self.volume = abs(float(np.linalg.det(cell)))
+        # The neighbour search asks for atoms in the cell.
+        inside = np.mod(here.positions @ np.linalg.inv(cell), 1.0) % 1.0
+        positions = np.ascontiguousarray(inside @ cell)
+        i, j, images, r = find_points_in_spheres(
+            positions, positions, CUTOFF, np.ones(3, np.int64), cell
+        )
+        block = i * elements + here.kinds[j]
+        # Without the atom itself; the neighbours of one element of an atom stand together.
+        order = np.argsort(block, kind="stable")
+        order = order[r[order] > 1e-6]
+        self.i, self.j, r = i[order], j[order], r[order]
+        self.block = block[order]
+        self.first = np.flatnonzero(np.diff(self.block, prepend=-1))
+        self.vectors = positions[self.j] - positions[self.i] + images[order] @ cell
+        self.unit = self.vectors / r[:, None]
+        self.radial, self.radial_slope = _radial_functions(r)
+        powers = self.unit[:, None, :] ** np.arange(DEGREE + 1)[:, None]
+        factors = [powers[:, EXPONENTS[:, a], a] for a in range(3)]
+        self.products = factors[0] * factors[1] * factors[2]
+        slopes = np.empty((len(r), len(EXPONENTS), 3))
+        for a in range(3):
+            lowered = EXPONENTS[:, a] * powers[:, np.maximum(EXPONENTS[:, a] - 1, 0), a]
+            slopes[:, :, a] = lowered * factors[(a + 1) % 3] * factors[(a + 2) % 3]
+        # Only what is across the vector turns it: a product of degree d has d of it along.
+        along = (self.products * DEGREES)[:, :, None] * self.unit[:, None, :]
+        self.product_slopes = (slopes - along) / r[:, None, None]
+        both = self.radial[:, :RADIAL, None] * self.products[:, None, :]
+        self.moments = self._summed(both).reshape(self.n, elements * RADIAL, -1)
+        self.pairs = self._summed(self.radial).reshape(self.n, elements * PAIR)
+
+    def _summed(self, values: FloatArray) -> FloatArray:
+        """Sums over the neighbours of one element of each atom."""
+        out = np.zeros((self.n * self.elements, *values.shape[1:]))
+        if len(self.first):
+            out[self.block[self.first]] = np.add.reduceat(values, self.first, axis=0)
+        return out
+
+    def spectra(self) -> tuple[FloatArray, FloatArray]:
+        """Rotation-free unit vectors (n, width) of the atoms, and their lengths before (n,)."""
+        parts = []
+        for degree in range(DEGREE + 1):
+            some = self.moments[:, :, degree == DEGREES]
+            weighted = some * MULTIPLICITY[degree == DEGREES]
+            parts.append(weighted @ some.transpose(0, 2, 1))
+        rows = np.stack(parts, 1).reshape(self.n, -1)
+        lengths = np.linalg.norm(rows, axis=1) + 1e-12
+        return rows / lengths[:, None], lengths
+
+    def on_moments(self, upstream: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Slopes with respect to the moments of some atoms (n, channels, products, k).
+
+        From those with respect to spectra before they were normalised, (n or 1, width, k).
+        """
+        channels = self.moments.shape[1]
+        upstream = upstream.reshape(len(upstream), DEGREE + 1, channels, channels, -1)
+        out = np.empty((*self.moments[some].shape, upstream.shape[-1]))
+        for degree in range(DEGREE + 1):
+            here = degree == DEGREES
+            moments = self.moments[some][:, :, here] * (2.0 * MULTIPLICITY[here])
+            slopes = upstream[:, degree].transpose(0, 1, 3, 2) @ moments[:, None]
+            out[:, :, here] = slopes.transpose(0, 1, 3, 2)
+        return out
+
+    def along_pairs(self, on_moments: FloatArray) -> FloatArray:
+        """Slopes (pairs, 3, k) along the vectors to neighbours, from those on moments."""
+        k = on_moments.shape[3]
+        on_moments = on_moments.reshape(self.n * self.elements, -1, k)
+        slopes = (
+            self.radial_slope[:, :RADIAL, None, None]
+            * self.products[:, None, :, None]
+            * self.unit[:, None, None, :]
+            + self.radial[:, :RADIAL, None, None] * self.product_slopes[:, None]
+        )
+        slopes = slopes.reshape(len(self.i), -1, 3).transpose(0, 2, 1)
+        out = np.empty((len(self.i), 3, k))
+        for a, b in zip(self.first, [*self.first[1:], len(self.block)], strict=True):
+            rows = slopes[a:b].reshape(3 * (b - a), -1) @ on_moments[self.block[a]]
+            out[a:b] = rows.reshape(b - a, 3, k)
+        return out
+
+    def forces(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Forces (n, 3, k) from slopes (pairs, 3, k) of energies along some of the pairs."""
+        atoms = np.arange(self.n)[:, None]
+        ends = (atoms == self.i[some]).astype(float) - (atoms == self.j[some])
+        out: FloatArray = np.tensordot(ends, slopes, 1)
+        return out
+
+    def virials(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Stresses times the volume (6, k), from slopes (pairs, 3, k) along some of the pairs."""
+        return np.stack([self.vectors[some, a] @ slopes[:, b] for a, b in VOIGT])
+
+
+def _radial_functions(r: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Chebyshev polynomials that fade at the cutoff, (pairs, `PAIR`), and their slopes."""
+    x = np.clip(1.0 - 2.0 * r / CUTOFF, -1.0 + 1e-9, 1.0 - 1e-9)
+    k, angle = np.arange(PAIR), np.arccos(x)[:, None]
+    value = np.cos(k * angle)
+    slope = k * np.sin(k * angle) / np.sin(angle) * (-2.0 / CUTOFF)
+    turn = (np.pi / CUTOFF * r)[:, None]
+    fade, falling = 0.5 * (1.0 + np.cos(turn)), -0.5 * np.pi / CUTOFF * np.sin(turn)
+    return value * fade, slope * fade + value * falling
