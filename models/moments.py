@@ -17,6 +17,9 @@ from ccdcgan.models.voxels import FloatArray
 CUTOFF = 6.0
 #: Radial functions of an environment, and of the pair terms.
 RADIAL, PAIR = 7, 12
+#: Distance (Å) from which neighbours count less and less, and the power of that: what is near
+#: decides (Willatt et al., Phys. Chem. Chem. Phys. 20, 29661 (2018)).
+NEAR, DECLINE = 3.0, 7
 #: Largest power of the cosine of an angle.
 DEGREE = 3
 #: Components of a symmetric tensor, in the order of ASE.
@@ -75,8 +78,9 @@ class Surroundings:
             positions, positions, CUTOFF, np.ones(3, np.int64), cell
         )
         block = i * elements + here.kinds[j]
-        # Without the atom itself; the neighbours of one element of an atom stand together.
-        order = np.argsort(block, kind="stable")
+        # Without the atom itself; an atom's neighbours of one element stand together, and of them
+        # the images of one atom.
+        order = np.lexsort((j, block))
         order = order[r[order] > 1e-6]
         self.i, self.j, r = i[order], j[order], r[order]
         self.block = block[order]
@@ -116,37 +120,69 @@ class Surroundings:
         lengths = np.linalg.norm(rows, axis=1) + 1e-12
         return rows / lengths[:, None], lengths
 
-    def on_moments(self, upstream: FloatArray, some: Any = slice(None)) -> FloatArray:
-        """Slopes with respect to the moments of some atoms (n, channels, products, k).
+    def on_moments(self, upstream: FloatArray) -> FloatArray:
+        """Slopes of an energy with respect to the moments, (n, channels, products).
 
-        From those with respect to spectra before they were normalised, (n or 1, width, k).
+        From those with respect to spectra before they were normalised, (n, width).
         """
         channels = self.moments.shape[1]
-        upstream = upstream.reshape(len(upstream), DEGREE + 1, channels, channels, -1)
-        out = np.empty((*self.moments[some].shape, upstream.shape[-1]))
+        upstream = upstream.reshape(self.n, DEGREE + 1, channels, channels)
+        weighted = 2.0 * MULTIPLICITY * self.moments
+        out = np.empty_like(self.moments)
         for degree in range(DEGREE + 1):
             here = degree == DEGREES
-            moments = self.moments[some][:, :, here] * (2.0 * MULTIPLICITY[here])
-            slopes = upstream[:, degree].transpose(0, 1, 3, 2) @ moments[:, None]
-            out[:, :, here] = slopes.transpose(0, 1, 3, 2)
+            out[:, :, here] = upstream[:, degree] @ weighted[:, :, here]
         return out
 
-    def along_pairs(self, on_moments: FloatArray) -> FloatArray:
-        """Slopes (pairs, 3, k) along the vectors to neighbours, from those on moments."""
-        k = on_moments.shape[3]
-        on_moments = on_moments.reshape(self.n * self.elements, -1, k)
+    def slopes_of_spectra(self) -> tuple[FloatArray, FloatArray]:
+        """Slopes of spectra before they were normalised, as far as one element's channels go.
+
+        Returns
+        -------
+        along : array (n, n, 3, width / elements)
+            Slopes of an atom's spectrum along the vectors to a neighbour, summed over its images.
+            Of a spectrum, those entries are meant that `by_element` gives for the neighbour.
+        strained : array (n, elements, 6, width / elements)
+            The same times the vectors, summed over the neighbours of an element.
+        """
         slopes = (
             self.radial_slope[:, :RADIAL, None, None]
             * self.products[:, None, :, None]
             * self.unit[:, None, None, :]
             + self.radial[:, :RADIAL, None, None] * self.product_slopes[:, None]
         )
-        slopes = slopes.reshape(len(self.i), -1, 3).transpose(0, 2, 1)
-        out = np.empty((len(self.i), 3, k))
+        slopes = np.ascontiguousarray(slopes.transpose(0, 3, 1, 2))
+        shape = slopes.shape[1:]
+        along = np.zeros((self.n * self.n, *shape))
+        pair = self.i * self.n + self.j
+        first = np.flatnonzero(np.diff(pair, prepend=-1))
+        if len(first):
+            along[pair[first]] = np.add.reduceat(slopes, first, axis=0)
+        strained = np.zeros((self.n * self.elements, len(VOIGT), *shape[1:]))
         for a, b in zip(self.first, [*self.first[1:], len(self.block)], strict=True):
-            rows = slopes[a:b].reshape(3 * (b - a), -1) @ on_moments[self.block[a]]
-            out[a:b] = rows.reshape(b - a, 3, k)
-        return out
+            virials = np.tensordot(self.vectors[a:b], slopes[a:b], (0, 0))
+            strained[self.block[a]] = [virials[v] for v in VOIGT]
+        return (
+            self._on_spectra(along.reshape(self.n, -1, 3, *shape[1:])),
+            self._on_spectra(strained.reshape(self.n, self.elements, -1, *shape[1:])),
+        )
+
+    def _on_spectra(self, moved: FloatArray) -> FloatArray:
+        """Slopes of the spectra of atoms from those of their moments, (n, …, RADIAL, products)."""
+        weighted = (2.0 * MULTIPLICITY * self.moments).swapaxes(1, 2)[:, None, None]
+        parts = [
+            moved[..., degree == DEGREES] @ weighted[..., degree == DEGREES, :]
+            for degree in range(DEGREE + 1)
+        ]
+        return np.stack(parts, -3).reshape(*moved.shape[:3], -1)
+
+    def by_element(self, spectra: FloatArray) -> FloatArray:
+        """Entries of spectra (k, width) by the element of their first channel.
+
+        An array (elements, k, width / elements).
+        """
+        parts = spectra.reshape(len(spectra), DEGREE + 1, self.elements, -1)
+        return parts.transpose(2, 0, 1, 3).reshape(self.elements, len(spectra), -1)
 
     def forces(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
         """Forces (n, 3, k) from slopes (pairs, 3, k) of energies along some of the pairs."""
@@ -166,6 +202,11 @@ def _radial_functions(r: FloatArray) -> tuple[FloatArray, FloatArray]:
     k, angle = np.arange(PAIR), np.arccos(x)[:, None]
     value = np.cos(k * angle)
     slope = k * np.sin(k * angle) / np.sin(angle) * (-2.0 / CUTOFF)
-    turn = (np.pi / CUTOFF * r)[:, None]
-    fade, falling = 0.5 * (1.0 + np.cos(turn)), -0.5 * np.pi / CUTOFF * np.sin(turn)
+    turn = np.pi / CUTOFF * r
+    end, end_slope = 0.5 * (1.0 + np.cos(turn)), -0.5 * np.pi / CUTOFF * np.sin(turn)
+    power = (r / NEAR) ** DECLINE
+    weight = 1.0 / (1.0 + power)
+    weight_slope = -DECLINE / r * power * weight**2
+    fade = (end * weight)[:, None]
+    falling = (end_slope * weight + end * weight_slope)[:, None]
     return value * fade, slope * fade + value * falling

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,16 @@ from ccdcgan.models.voxels import FloatArray
 #: Sharpness of the kernel.
 ZETA = 2
 #: Most reference environments of each element.
-REFERENCES = 300
+REFERENCES = 800
 #: Most frames that are learnt from; more are drawn at random.
 MOST_FRAMES = 3000
+#: Frames whose equations are added at once.
+BATCH = 32
 
 #: Errors that are allowed, of energies (eV/atom), forces (eV/Å) and virials (eV/atom), and how
 #: those of forces and virials grow with them.
-ALLOWED = (0.01, 0.1, 0.05)
-GROWTH = (0.0, 0.05, 0.1)
+ALLOWED = (0.006, 0.03, 0.05)
+GROWTH = (0.0, 0.2, 0.2)
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,7 @@ class Potential:
             energy += float(energies.sum())
         upstream /= lengths[:, None]
         # One energy: cheaper summed over radial functions before it meets the vectors.
-        moments = near.on_moments(upstream[:, :, None])[..., 0]
-        of_pair = moments.reshape(near.n * near.elements, RADIAL, -1)[near.block]
+        of_pair = near.on_moments(upstream).reshape(near.n * near.elements, RADIAL, -1)[near.block]
         falling = np.einsum("pr,prm->pm", near.radial_slope[:, :RADIAL], of_pair)
         steep = (falling * near.products).sum(1) + (
             near.radial_slope * pairs.reshape(near.n * near.elements, PAIR)[near.block]
@@ -163,32 +165,33 @@ def fit_potential(
         Frames of fewer than ten relaxations, or none with one of the elements.
     """
     rng = np.random.default_rng(seed)
+    if len(frames) > MOST_FRAMES:
+        frames = [frames[i] for i in sorted(rng.permutation(len(frames))[:MOST_FRAMES])]
     relaxations = np.unique([f.relaxation for f in frames])
     if len(relaxations) < 10:
         raise ValueError(f"{len(relaxations)} relaxations are too few to learn a potential from")
-    held_out = set(rng.permutation(relaxations)[: max(1, len(relaxations) // 10)].tolist())
-    if len(frames) > MOST_FRAMES:
-        frames = [frames[i] for i in sorted(rng.permutation(len(frames))[:MOST_FRAMES])]
+    held_out = set(rng.permutation(relaxations)[: len(relaxations) // 10].tolist())
     basis = _Basis.of(frames, elements, rng)
-    systems = {True: _Problem(basis.size), False: _Problem(basis.size)}
-    test: list[tuple[Labelled, FloatArray]] = []
-    for frame in frames:
-        rows = basis.rows(frame)
-        tested = frame.relaxation in held_out
-        systems[tested].add(rows, frame)
-        if tested:
-            test.append((frame, rows))
-    learnt = basis.solve(systems[False])
-    systems[False].join(systems[True])
-    missed = [rows @ learnt - _labels(f) for f, rows in test]
-    parts = [(m[0] / len(f.kinds), m[1:-6]) for m, (f, _) in zip(missed, test, strict=True)]
-    errors = PotentialErrors(
-        energy_mae=float(np.mean([abs(e) for e, _ in parts])),
-        force_mae=float(np.abs(np.concatenate([f for _, f in parts])).mean()),
-        mean_force=float(np.abs(np.concatenate([f.forces.ravel() for f, _ in test])).mean()),
-        held_out=len(test),
+    kept = [f for f in frames if f.relaxation not in held_out]
+    test = [f for f in frames if f.relaxation in held_out]
+    normal, right = basis.equations(kept)
+    errors = _errors(basis.potential(basis.solve(normal, right)), test)
+    more = basis.equations(test)
+    return basis.potential(basis.solve(normal + more[0], right + more[1])), errors
+
+
+def _errors(potential: Potential, frames: Sequence[Labelled]) -> PotentialErrors:
+    """Errors of a potential for frames."""
+    found = [potential(f)[:2] for f in frames]
+    energies = [(e - f.energy) / len(f.kinds) for (e, _), f in zip(found, frames, strict=True)]
+    forces = np.concatenate([f.forces for f in frames])
+    missed = np.concatenate([f for _, f in found]) - forces
+    return PotentialErrors(
+        energy_mae=float(np.abs(energies).mean()),
+        force_mae=float(np.abs(missed).mean()),
+        mean_force=float(np.abs(forces).mean()),
+        held_out=len(frames),
     )
-    return basis.potential(basis.solve(systems[False])), errors
 
 
 def _labels(frame: Labelled) -> FloatArray:
@@ -197,26 +200,52 @@ def _labels(frame: Labelled) -> FloatArray:
     return np.concatenate([[frame.energy], frame.forces.ravel(), frame.stress * volume])
 
 
-class _Problem:
-    """Normal equations of weighted least squares."""
+def _allowed(n: int, labels: FloatArray) -> FloatArray:
+    """Errors that are allowed of the labels of a frame of n atoms."""
+    sizes = [1, 3 * n, 6]
+    least = np.repeat([n * ALLOWED[0], ALLOWED[1], n * ALLOWED[2]], sizes)
+    allowed: FloatArray = least + np.repeat(GROWTH, sizes) * np.abs(labels)
+    return allowed
 
-    def __init__(self, size: int) -> None:
-        self.normal, self.right = np.zeros((size, size)), np.zeros(size)
 
-    def add(self, rows: FloatArray, frame: Labelled) -> None:
-        """Learn from a frame, with the energy, forces and virials of each coefficient."""
-        n, labels = len(frame.kinds), _labels(frame)
-        sizes = [1, 3 * n, 6]
-        least = np.repeat([n * ALLOWED[0], ALLOWED[1], n * ALLOWED[2]], sizes)
-        allowed = least + np.repeat(GROWTH, sizes) * np.abs(labels)
-        rows = rows / allowed[:, None]
-        self.normal += rows.T @ rows
-        self.right += rows.T @ (labels / allowed)
+@dataclass(frozen=True)
+class _Kernels:
+    """Kernels between some atoms of an element and its k reference environments.
 
-    def join(self, other: _Problem) -> None:
-        """Learn what another one has learnt from."""
-        self.normal += other.normal
-        self.right += other.right
+    Attributes
+    ----------
+    likeness, steepness : arrays (atoms, k)
+        Scalar products of unit spectra, and slopes of the kernels with respect to those products,
+        for spectra before they were normalised.
+    spectra, references : arrays (elements, atoms or k, width / elements)
+        Unit spectra by the element of their first channel.
+    """
+
+    likeness: FloatArray
+    steepness: FloatArray
+    spectra: FloatArray
+    references: FloatArray
+
+    @classmethod
+    def of(cls, near: Surroundings, some: NDArray[np.bool_], references: FloatArray) -> _Kernels:
+        """Of some atoms of a geometry."""
+        spectra, lengths = (values[some] for values in near.spectra())
+        likeness = spectra @ references.T
+        return cls(
+            likeness,
+            ZETA * likeness ** (ZETA - 1) / lengths[:, None],
+            near.by_element(spectra),
+            near.by_element(references),
+        )
+
+    def slopes(self, moved: FloatArray, element: int) -> FloatArray:
+        """Slopes (atoms, …, k) from those of an element's part of the spectra (atoms, …, width)."""
+        # A spectrum that grows without turning leaves the kernel as it is.
+        growing = np.einsum("ijaw,iw->ija", moved, self.spectra[element])
+        out: FloatArray = np.tensordot(moved, self.references[element], (-1, -1))
+        out -= growing[..., None] * self.likeness[:, None, None]
+        out *= self.steepness[:, None, None]
+        return out
 
 
 @dataclass(frozen=True)
@@ -254,42 +283,48 @@ class _Basis:
         """Energy, forces and virials of each basis function, (1 + 3n + 6, size)."""
         m, k, _ = self.references.shape
         near = Surroundings(here, m)
-        spectra, lengths = near.spectra()
-        out = np.zeros((1 + 3 * near.n + 6, self.size))
+        n = near.n
+        out = np.zeros((1 + 3 * n + 6, self.size))
         out[0, :m] = np.bincount(here.kinds, minlength=m)
-
-        def put(
-            first: int, energies: FloatArray, pairs: NDArray[np.bool_], slopes: FloatArray
-        ) -> None:
-            """Columns from `first` on, from slopes (pairs, 3, k) along some of the pairs."""
-            columns = slice(first, first + len(energies))
-            out[0, columns] = energies
-            out[1:-6, columns] = near.forces(slopes, pairs).reshape(3 * near.n, -1)
-            out[-6:, columns] = near.virials(slopes, pairs)
-
-        kinds = [(int(a), int(b)) for a in np.unique(here.kinds) for b in np.unique(here.kinds)]
-        for a, b in kinds:
+        there = np.unique(here.kinds)
+        for a, b in product(there, there):
             some = (here.kinds[near.i] == a) & (here.kinds[near.j] == b)
             slopes = near.radial_slope[some, None, :] * near.unit[some, :, None]
-            put(m + (a * m + b) * PAIR, near.radial[some].sum(0), some, slopes)
-        on_moments = np.zeros((*near.moments.shape, k))
-        energies = {}
-        for kind in np.unique(here.kinds):
-            of_kind = here.kinds == kind
-            references, rows = self.references[kind], spectra[of_kind]
-            likeness = rows @ references.T
-            energies[int(kind)] = (likeness**ZETA).sum(0)
-            slope = ZETA * likeness ** (ZETA - 1) / lengths[of_kind, None]
-            towards = near.on_moments(references.T[None], of_kind)
-            along = near.on_moments(rows[:, :, None], of_kind) * likeness[:, None, None]
-            on_moments[of_kind] = (towards - along) * slope[:, None, None]
-        kernels = near.along_pairs(on_moments)
-        for kind, energy in energies.items():
-            own = here.kinds[near.i] == kind
-            put(m + m * m * PAIR + kind * k, energy, own, kernels[own])
+            columns = slice(first := m + (a * m + b) * PAIR, first + PAIR)
+            out[0, columns] = near.radial[some].sum(0)
+            out[1:-6, columns] = near.forces(slopes, some).reshape(3 * n, -1)
+            out[-6:, columns] = near.virials(slopes, some)
+        along, strained = near.slopes_of_spectra()
+        for kind in there:
+            own = here.kinds == kind
+            kernels = _Kernels.of(near, own, self.references[kind])
+            columns = slice(first := m + m * m * PAIR + kind * k, first + k)
+            out[0, columns] = (kernels.likeness**ZETA).sum(0)
+            forces = np.zeros((n, 3, k))
+            for other in there:
+                theirs = here.kinds == other
+                pulls = kernels.slopes(along[own][:, theirs], other)
+                forces[own] += pulls.sum(1)
+                forces[theirs] -= pulls.sum(0)
+                out[-6:, columns] += kernels.slopes(strained[own][:, [other]], other).sum((0, 1))
+            out[1:-6, columns] = forces.reshape(3 * n, k)
         return out
 
-    def solve(self, problem: _Problem) -> FloatArray:
+    def equations(self, frames: Sequence[Labelled]) -> tuple[FloatArray, FloatArray]:
+        """Normal equations (size, size), (size,) of weighted least squares."""
+        normal, right = np.zeros((self.size, self.size)), np.zeros(self.size)
+        for first in range(0, len(frames), BATCH):
+            batch = frames[first : first + BATCH]
+            labels = [_labels(f) for f in batch]
+            allowed = np.concatenate(
+                [_allowed(len(f.kinds), known) for f, known in zip(batch, labels, strict=True)]
+            )
+            rows = np.concatenate([self.rows(f) for f in batch]) / allowed[:, None]
+            normal += rows.T @ rows
+            right += rows.T @ (np.concatenate(labels) / allowed)
+        return normal, right
+
+    def solve(self, normal: FloatArray, right: FloatArray) -> FloatArray:
         """Coefficients, with those of the kernels as in a Gaussian process."""
         m, pairs, _ = self._sizes
         prior = np.diag(np.repeat([1e-4, 1.0, 0.0], self._sizes))
@@ -297,7 +332,7 @@ class _Basis:
         for kind, rows in enumerate(self.references):
             at = m + pairs + kind * k
             prior[at : at + k, at : at + k] = (rows @ rows.T) ** ZETA + 1e-5 * np.eye(k)
-        out: FloatArray = solve(problem.normal + prior, problem.right, assume_a="pos")
+        out: FloatArray = solve(normal + prior, right, assume_a="pos")
         return out
 
     def potential(self, coefficients: FloatArray) -> Potential:
