@@ -212,7 +212,7 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
         "max_sites": MAX_SITES,
         "per_formula": max(1, 8 * ROUNDS // rounds),
         "choose": chosen.pop("choose", "gain"),
-        "prerelax": chosen.pop("prerelax", 100),
+        **{key: chosen.pop(key) for key in ("prerelax",) if key in chosen},
     }
     loop = {
         "rounds": rounds,

@@ -95,7 +95,7 @@ class Screening(_Section):
     )
     per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
     prerelax: int = Field(
-        100,
+        200,
         ge=0,
         description="Steps in a potential learnt from the campaign's relaxations, before the gain "
         "decides; 0 for none.",
