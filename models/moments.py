@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations_with_replacement
 from math import factorial
 from typing import Any
@@ -110,28 +111,41 @@ class Surroundings:
         return out
 
     def spectra(self) -> tuple[FloatArray, FloatArray]:
-        """Rotation-free unit vectors (n, width) of the atoms, and their lengths before (n,)."""
+        """Rotation-free unit vectors (n, width) of the atoms, and their lengths before (n,).
+
+        Scalar products of all moments of a degree are a symmetric matrix of channels: a row is the
+        upper triangles of those matrices.
+        """
         parts = []
         for degree in range(DEGREE + 1):
             some = self.moments[:, :, degree == DEGREES]
             weighted = some * MULTIPLICITY[degree == DEGREES]
             parts.append(weighted @ some.transpose(0, 2, 1))
-        rows = np.stack(parts, 1).reshape(self.n, -1)
+        upper, scale = _triangle(self.moments.shape[1])
+        rows = (np.stack(parts, 1)[:, :, *upper] / scale).reshape(self.n, -1)
         lengths = np.linalg.norm(rows, axis=1) + 1e-12
         return rows / lengths[:, None], lengths
+
+    def matrices(self, spectra: FloatArray) -> FloatArray:
+        """Symmetric matrices (k, degrees, channels, channels) of the triangles (k, width)."""
+        channels = self.elements * RADIAL
+        (above, beside), scale = _triangle(channels)
+        values = spectra.reshape(len(spectra), DEGREE + 1, -1) * scale
+        out = np.empty((len(spectra), DEGREE + 1, channels, channels))
+        out[:, :, above, beside] = out[:, :, beside, above] = values
+        return out
 
     def on_moments(self, upstream: FloatArray) -> FloatArray:
         """Slopes of an energy with respect to the moments, (n, channels, products).
 
         From those with respect to spectra before they were normalised, (n, width).
         """
-        channels = self.moments.shape[1]
-        upstream = upstream.reshape(self.n, DEGREE + 1, channels, channels)
+        slopes = self.matrices(upstream)
         weighted = 2.0 * MULTIPLICITY * self.moments
         out = np.empty_like(self.moments)
         for degree in range(DEGREE + 1):
             here = degree == DEGREES
-            out[:, :, here] = upstream[:, degree] @ weighted[:, :, here]
+            out[:, :, here] = slopes[:, degree] @ weighted[:, :, here]
         return out
 
     def slopes_of_spectra(self) -> tuple[FloatArray, FloatArray]:
@@ -139,10 +153,10 @@ class Surroundings:
 
         Returns
         -------
-        along : array (n, n, 3, width / elements)
+        along : array (n, n, 3, degrees · `RADIAL` · channels)
             Slopes of an atom's spectrum along the vectors to a neighbour, summed over its images.
             Of a spectrum, those entries are meant that `by_element` gives for the neighbour.
-        strained : array (n, elements, 6, width / elements)
+        strained : array (n, elements, 6, degrees · `RADIAL` · channels)
             The same times the vectors, summed over the neighbours of an element.
         """
         slopes = (
@@ -179,9 +193,10 @@ class Surroundings:
     def by_element(self, spectra: FloatArray) -> FloatArray:
         """Entries of spectra (k, width) by the element of their first channel.
 
-        An array (elements, k, width / elements).
+        An array (elements, k, degrees · `RADIAL` · channels): off the diagonal of their matrices,
+        they are there twice.
         """
-        parts = spectra.reshape(len(spectra), DEGREE + 1, self.elements, -1)
+        parts = self.matrices(spectra).reshape(len(spectra), DEGREE + 1, self.elements, -1)
         return parts.transpose(2, 0, 1, 3).reshape(self.elements, len(spectra), -1)
 
     def forces(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
@@ -194,6 +209,13 @@ class Surroundings:
     def virials(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
         """Stresses times the volume (6, k), from slopes (pairs, 3, k) along some of the pairs."""
         return np.stack([self.vectors[some, a] @ slopes[:, b] for a, b in VOIGT])
+
+
+@cache
+def _triangle(channels: int) -> tuple[tuple[NDArray[np.int_], NDArray[np.int_]], FloatArray]:
+    """Indices of an upper triangle, and by what its entries are divided to keep scalar products."""
+    rows, columns = np.triu_indices(channels)
+    return (rows, columns), np.where(rows == columns, 1.0, np.sqrt(0.5))
 
 
 def _radial_functions(r: FloatArray) -> tuple[FloatArray, FloatArray]:

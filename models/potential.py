@@ -18,8 +18,6 @@ from scipy.linalg import solve
 from ccdcgan.models.moments import PAIR, RADIAL, Geometry, Surroundings
 from ccdcgan.models.voxels import FloatArray
 
-#: Sharpness of the kernel.
-ZETA = 2
 #: Most reference environments of each element.
 REFERENCES = 800
 #: Most frames that are learnt from; more are drawn at random.
@@ -58,7 +56,9 @@ class Labelled(Geometry):
 class Potential:
     """Energy as a sum over atoms of pair terms and kernels around reference environments.
 
-    A Gaussian approximation potential (Bartók et al., Phys. Rev. Lett. 104, 136403 (2010)).
+    A Gaussian approximation potential (Bartók et al., Phys. Rev. Lett. 104, 136403 (2010)) with
+    the squared scalar product of unit spectra as its kernel: a sum of such kernels is one quadratic
+    form, however many references there were.
 
     Parameters
     ----------
@@ -66,17 +66,12 @@ class Potential:
         Energies of the elements' atoms, eV.
     pairs : array (m, m · PAIR)
         Coefficients of the pair terms of each element.
-    references : array (m, k, width)
-        Unit spectra of the reference environments of each element.
-    kernels : array (m, k)
-        Their coefficients.
+    kernels : array (m, width, width)
+        Symmetric matrix of the quadratic form of each element, eV.
     """
 
-    def __init__(
-        self, offsets: FloatArray, pairs: FloatArray, references: FloatArray, kernels: FloatArray
-    ) -> None:
-        self.offsets, self.pairs = offsets, pairs
-        self.references, self.kernels = references, kernels
+    def __init__(self, offsets: FloatArray, pairs: FloatArray, kernels: FloatArray) -> None:
+        self.offsets, self.pairs, self.kernels = offsets, pairs, kernels
 
     def __call__(self, here: Geometry) -> tuple[float, FloatArray, FloatArray]:
         """Energy (eV), forces (n, 3) in eV/Å, and stress (6,) in ASE's order and sign, eV/Å³."""
@@ -87,8 +82,12 @@ class Potential:
         upstream = np.zeros_like(spectra)
         for kind in np.unique(here.kinds):
             some = here.kinds == kind
-            energies, upstream[some] = self._kernel(int(kind), spectra[some])
+            rows = spectra[some]
+            slopes = rows @ self.kernels[kind]
+            energies = (slopes * rows).sum(1)
             energy += float(energies.sum())
+            # A spectrum that grows without turning changes nothing.
+            upstream[some] = 2.0 * (slopes - energies[:, None] * rows)
         upstream /= lengths[:, None]
         # One energy: cheaper summed over radial functions before it meets the vectors.
         of_pair = near.on_moments(upstream).reshape(near.n * near.elements, RADIAL, -1)[near.block]
@@ -99,13 +98,6 @@ class Potential:
         across = np.einsum("pr,prm->pm", near.radial[:, :RADIAL], of_pair)
         slopes = steep[:, None] * near.unit + np.einsum("pm,pma->pa", across, near.product_slopes)
         return energy, near.forces(slopes), near.virials(slopes[:, :, None])[:, 0] / near.volume
-
-    def _kernel(self, kind: int, spectra: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Kernel energies of atoms of an element, and slopes with respect to their spectra."""
-        likeness = spectra @ self.references[kind].T
-        slopes = ZETA * likeness ** (ZETA - 1) * self.kernels[kind]
-        along = (slopes * likeness).sum(1)[:, None] * spectra
-        return likeness**ZETA @ self.kernels[kind], slopes @ self.references[kind] - along
 
     def to_bytes(self) -> bytes:
         """The potential as a file, for `from_bytes`."""
@@ -217,7 +209,7 @@ class _Kernels:
     likeness, steepness : arrays (atoms, k)
         Scalar products of unit spectra, and slopes of the kernels with respect to those products,
         for spectra before they were normalised.
-    spectra, references : arrays (elements, atoms or k, width / elements)
+    spectra, references : arrays (elements, atoms or k, degrees · RADIAL · channels)
         Unit spectra by the element of their first channel.
     """
 
@@ -233,13 +225,13 @@ class _Kernels:
         likeness = spectra @ references.T
         return cls(
             likeness,
-            ZETA * likeness ** (ZETA - 1) / lengths[:, None],
+            2.0 * likeness / lengths[:, None],
             near.by_element(spectra),
             near.by_element(references),
         )
 
     def slopes(self, moved: FloatArray, element: int) -> FloatArray:
-        """Slopes (atoms, …, k) from those of an element's part of the spectra (atoms, …, width)."""
+        """Slopes (atoms, …, k), from those of an element's part of the spectra."""
         # A spectrum that grows without turning leaves the kernel as it is.
         growing = np.einsum("ijaw,iw->ija", moved, self.spectra[element])
         out: FloatArray = np.tensordot(moved, self.references[element], (-1, -1))
@@ -299,7 +291,7 @@ class _Basis:
             own = here.kinds == kind
             kernels = _Kernels.of(near, own, self.references[kind])
             columns = slice(first := m + m * m * PAIR + kind * k, first + k)
-            out[0, columns] = (kernels.likeness**ZETA).sum(0)
+            out[0, columns] = (kernels.likeness**2).sum(0)
             forces = np.zeros((n, 3, k))
             for other in there:
                 theirs = here.kinds == other
@@ -331,7 +323,7 @@ class _Basis:
         k = self.references.shape[1]
         for kind, rows in enumerate(self.references):
             at = m + pairs + kind * k
-            prior[at : at + k, at : at + k] = (rows @ rows.T) ** ZETA + 1e-5 * np.eye(k)
+            prior[at : at + k, at : at + k] = (rows @ rows.T) ** 2 + 1e-5 * np.eye(k)
         out: FloatArray = solve(normal + prior, right, assume_a="pos")
         return out
 
@@ -339,4 +331,6 @@ class _Basis:
         """The potential with these coefficients."""
         m, pairs, _ = self._sizes
         offsets, pair, kernels = np.split(coefficients, [m, m + pairs])
-        return Potential(offsets, pair.reshape(m, -1), self.references, kernels.reshape(m, -1))
+        weighted = kernels.reshape(m, -1, 1) * self.references
+        forms = self.references.swapaxes(1, 2) @ weighted
+        return Potential(offsets, pair.reshape(m, -1), forms)

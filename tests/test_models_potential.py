@@ -19,22 +19,17 @@ from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelax, prerelax
 
 ELEMENTS = ["Cu", "Au"]
 #: Width of a spectrum of two elements, and of three.
-WIDTH = {2: 4 * 14**2, 3: 4 * 21**2}
+WIDTH = {2: 4 * 14 * 15 // 2, 3: 4 * 21 * 22 // 2}
 
 
 def arbitrary(elements: int = 2, seed: int = 0) -> Potential:
     """A potential with random coefficients."""
     rng = np.random.default_rng(seed)
-    side = round((WIDTH[elements] / 4) ** 0.5)
-    matrices = rng.normal(size=(elements, 5, 4, side, side))
-    # Spectra are matrices of scalar products.
-    references = (matrices + matrices.swapaxes(-1, -2)).reshape(elements, 5, -1)
-    references /= np.linalg.norm(references, axis=2, keepdims=True)
+    forms = rng.normal(size=(elements, WIDTH[elements], WIDTH[elements])) / WIDTH[elements] ** 0.5
     return Potential(
         rng.normal(size=elements),
         rng.normal(size=(elements, elements * PAIR)),
-        references,
-        rng.normal(size=(elements, 5)),
+        forms + forms.swapaxes(1, 2),
     )
 
 
