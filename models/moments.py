@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from math import factorial
 from typing import Any
 
@@ -173,7 +173,7 @@ class Surroundings:
         if len(first):
             along[pair[first]] = np.add.reduceat(slopes, first, axis=0)
         strained = np.zeros((self.n * self.elements, len(VOIGT), *shape[1:]))
-        for a, b in zip(self.first, [*self.first[1:], len(self.block)], strict=True):
+        for a, b in pairwise([*self.first, len(self.block)]):
             virials = np.tensordot(self.vectors[a:b], slopes[a:b], (0, 0))
             strained[self.block[a]] = [virials[v] for v in VOIGT]
         return (

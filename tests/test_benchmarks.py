@@ -1,5 +1,6 @@
 """The benchmark scripts on small input."""
 
+import gzip
 import importlib
 import json
 import os
@@ -11,9 +12,13 @@ from types import ModuleType
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+import numpy as np
 import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.relaxation import Relaxation, content_key
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -158,6 +163,35 @@ def test_missing_structures_are_one_line(
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith(f"{name}: ") and "missing.json" in captured.err
+
+
+def test_learnt_potential_on_what_was_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = script("potential").main
+    rng = np.random.default_rng(0)
+    rows = []
+    for key in range(60):
+        atoms = bulk("Cu", "fcc", 3.9, cubic=True)
+        atoms.numbers = rng.permutation([29, 29, 79, 79])
+        frames = []
+        for _ in range(3):
+            atoms.positions += rng.normal(0.0, 0.1, (4, 3))
+            atoms.calc = EMT()
+            frames.append(Frame.of(atoms).model_dump())
+        rows.append(
+            {"key": str(key), "final": {"species": atoms.get_chemical_symbols()}, "frames": frames}
+        )
+    with gzip.open(tmp_path / "relaxations.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "runs.json").write_text(json.dumps({"a run": [str(k) for k in range(20, 60)]}))
+    assert main(["--folder", str(tmp_path), "--run", "a run"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["learnt_from"], result["unseen"]) == (150, 30)
+    assert result["force_mae"] < 0.2 * result["mean_force"]
+    assert result["fit_seconds"] > 0 and result["engine_over_potential"] > 0
+    assert main(["--folder", str(tmp_path)]) == 2
+    assert "there are a run" in capsys.readouterr().err
 
 
 def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

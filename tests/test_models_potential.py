@@ -147,6 +147,23 @@ def test_it_learns_energies_forces_and_stresses(frames: list[Labelled], learnt: 
         assert wrong < 0.15 * np.abs(truth).mean()
 
 
+def test_it_learns_from_atoms_that_are_alone(frames: list[Labelled]) -> None:
+    alone = [
+        Labelled(
+            30 * np.eye(3),
+            np.array([kind]),
+            np.zeros((1, 3)),
+            0.0,
+            np.zeros((1, 3)),
+            np.zeros(6),
+            1,
+        )
+        for kind in (0, 1)
+    ]
+    learnt, _ = fit_potential([*frames[:40], *alone], 2, 0)
+    assert abs(learnt(alone[0])[0]) < 0.1
+
+
 def test_the_same_seed_gives_the_same_potential(frames: list[Labelled]) -> None:
     here = frames[0]
     a, b, c = (fit_potential(frames[:40], 2, seed)[0](here)[0] for seed in (1, 1, 2))
