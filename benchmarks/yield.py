@@ -238,10 +238,8 @@ def generated(
     store = embedded_store(folder)
     store.connect()
     relaxations = Relaxations(store.additional_stores[RESULTS])
-    there = relaxations.done(archive.documents)
-    for key, document in archive.documents.items():
-        if key not in there:
-            relaxations.put(document)
+    for key in {e.key for e in first} - relaxations.done([e.key for e in first]):
+        relaxations.put(archive.documents[key])
     entries = [e.model_dump(mode="json") for e in first]
     plain = campaign.model_dump(mode="json")
     autoencoder = AutoencoderMaker().make(entries, plain)
@@ -275,8 +273,7 @@ def ranked(
             crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
         )
         structures = [Structure.from_dict(c.structure) for c in left]
-        errors = {n: e["unrelaxed"] for n, e in figures["properties"].items()}
-        _, gain = Judge(campaign, files | trained, errors, documents)(structures)
+        _, gain = Judge(campaign, files | trained, figures["properties"], documents)(structures)
         screening = campaign.loop.screening
         picked = choose(
             structures,

@@ -136,7 +136,7 @@ def _definitions(campaign: Campaign, level: LevelOfTheory, against: Against) -> 
         "E_hull": "new, of negative formation energy, and at most so far (eV/atom) above the hull "
         "of the campaign's phases; below it counts as 0",
         "displacement": "root mean square of the atoms' displacements on relaxation, Å, cells "
-        "scaled to one volume, of those that stay the same crystal",
+        "scaled to one volume, over all that stay the same crystal; and the mean of theirs",
         "interval": "Wilson, 95%",
     }
 
@@ -164,8 +164,9 @@ def table_of(evaluation: Evaluation) -> Table:
         if s.fraction is not None and s.low is not None and s.high is not None:
             row += [f"{s.fraction:.1%}", f"{s.low:.1%} – {s.high:.1%}"]
         table.add_row(*row)
-    if found.displacement is not None:
-        table.add_row("displacement", f"{found.displacement:.3f} Å")
+    if found.displacement is not None and found.mean_displacement is not None:
+        both = f"{found.displacement:.3f} Å, mean {found.mean_displacement:.3f} Å"
+        table.add_row("displacement", both)
     if found.mean_formation_energy is not None:
         table.add_row("mean formation energy", f"{found.mean_formation_energy:+.3f} eV/atom")
     return table

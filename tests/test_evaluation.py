@@ -187,3 +187,4 @@ def test_displacement_of_a_set_is_that_of_what_stayed_itself() -> None:
     found = yield_of(documents, [], HULL)
     assert (found.stayed.count, found.stayed.of) == (2, 3)
     assert found.displacement == pytest.approx(math.sqrt((0.1**2 + 0.2**2) / 2), abs=1e-6)
+    assert found.mean_displacement == pytest.approx(0.15, abs=1e-6)

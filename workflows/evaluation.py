@@ -57,6 +57,10 @@ class Yield(BaseModel):
         description="Root mean square over the converged of the atoms' displacements on "
         "relaxation, Å, where a crystal stays itself."
     )
+    mean_displacement: float | None = Field(
+        description="Mean over the same crystals of each one's root mean square, Å, as others "
+        "report it."
+    )
     stayed: Share = Field(description="Converged that match what they were relaxed from.")
     mean_formation_energy: float | None = Field(description="Of the converged, eV/atom.")
 
@@ -114,6 +118,7 @@ def yield_of(
         new=share(len(new), n),
         below=below,
         displacement=float(np.sqrt((stayed**2).mean())) if len(stayed) else None,
+        mean_displacement=float(stayed.mean()) if len(stayed) else None,
         stayed=share(len(stayed), len(converged)),
         mean_formation_energy=float(np.mean(energies)) if energies else None,
     )

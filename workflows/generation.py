@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from time import monotonic
@@ -16,6 +17,7 @@ from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.models.inference import POTENTIAL, Files, Predictor, draw_crystals
+from ccdcgan.models.potential import Potential
 from ccdcgan.models.voxels import FloatArray
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, Screening
@@ -23,7 +25,7 @@ from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.learning import crystals_of, load_files, preset_of, with_properties
 from ccdcgan.workflows.phases import build_hull, training_set
-from ccdcgan.workflows.prerelaxation import prerelaxed
+from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
 from ccdcgan.workflows.selection import Novelty, choose, expected_gain
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 
@@ -49,8 +51,8 @@ class Judge:
     ----------
     files
         Of the trained constraint, and of the stages that it needs.
-    errors
-        Errors of the constraint for unrelaxed crystals, by property.
+    found
+        Errors of the constraint by property, as its job returns them.
     documents
         What is known: it makes the hull.
     """
@@ -59,10 +61,10 @@ class Judge:
         self,
         settings: Campaign,
         files: Files,
-        errors: dict[str, float],
+        found: Mapping[str, Mapping[str, float]],
         documents: dict[str, RelaxationDocument],
     ) -> None:
-        self.settings, self.errors = settings, errors
+        self.settings, self.found = settings, found
         preset = preset_of(settings)
         self.predict = Predictor(settings.elements, preset, files, settings.properties)
         self.gains = settings.loop.screening.choose == "gain"
@@ -74,15 +76,35 @@ class Judge:
             samples = with_properties(training_set(documents, settings), settings.properties)
             self.known = crystals_of(samples, settings.properties).targets
 
-    def __call__(self, crystals: list[Structure]) -> tuple[FloatArray, FloatArray]:
+    def __call__(
+        self, crystals: list[Structure], potential: Potential | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Energies (n,) and gains (n,).
+
+        Parameters
+        ----------
+        potential
+            What has relaxed the crystals. Its energies then count as much as the constraint's, and
+            the constraint errs as for relaxed crystals.
+        """
         settings = self.settings
         members = self.predict(crystals)
-        energies = members.mean(1)[:, settings.properties.index(FORMATION_ENERGY)]
+        place = settings.properties.index(FORMATION_ENERGY)
+        if potential is not None:
+            calculator = LearntCalculator(potential, settings.elements)
+            said = [
+                self.hull.formation_energy(c.composition, calculator.energy_per_atom(c))
+                for c in crystals
+            ]
+            members[:, :, place] += (np.array(said) - members[:, :, place].mean(1))[:, None] / 2
+        energies = members.mean(1)[:, place]
         gain = np.ones(len(crystals))
         if self.gains:
+            kind = "unrelaxed" if potential is None else "mae"
             gain = expected_gain(
                 members,
-                self.errors,
+                # The paper's constraint has no errors of its own for what is not relaxed.
+                {p: self.found[p].get(kind, self.found[p]["mae"]) for p in settings.properties},
                 crystals,
                 self.hull,
                 settings.networks.goals,
@@ -149,9 +171,7 @@ class GenerateMaker(Maker):
 
         def generate() -> dict[str, Any]:
             files = load_files(autoencoder, constraint, gan)
-            # The paper's constraint has no errors of its own for what is not relaxed.
-            found = constraint["properties"]
-            errors = {p: found[p].get("unrelaxed", found[p]["mae"]) for p in settings.properties}
+            errors = constraint["properties"]
             return self._generate(entries, files, errors, gan["key"], settings, number)
 
         artifact = cached_artifact(key, generate)
@@ -161,7 +181,7 @@ class GenerateMaker(Maker):
     def _generate(
         entries: list[dict[str, Any]],
         files: Files,
-        errors: dict[str, float],
+        errors: dict[str, dict[str, float]],
         gan_key: str,
         settings: Campaign,
         number: int,
@@ -195,7 +215,7 @@ class GenerateMaker(Maker):
                 crystals, gain, known, novelty, files[POTENTIAL], settings
             )
             valid = [valid[i] for i in shortlist]
-            energies, gain = judge(crystals)
+            energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
         progress.report(stage, loop.samples, loop.samples)
         chosen = choose(crystals, gain, known, screening.per_formula, loop.relaxations, novelty)
         candidates = []

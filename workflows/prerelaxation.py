@@ -52,6 +52,11 @@ class LearntCalculator(Calculator):
         energy, forces, stress = self.potential(Geometry(here.cell.array, kinds, here.positions))
         self.results = {"energy": energy, "forces": forces, "stress": stress}
 
+    def energy_per_atom(self, structure: Structure) -> float:
+        """Energy of a structure, eV/atom."""
+        atoms = structure.to_ase_atoms()
+        return float(self.get_potential_energy(atoms)) / len(atoms)
+
 
 def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> Structure:
     """The structure after so many steps; as it was where the potential leads nowhere.

@@ -47,8 +47,8 @@ def expected_gain(
     members : array (n, members, properties)
         Predictions of the constraint's ensemble.
     errors
-        Root mean square error of the constraint for unrelaxed crystals, by property; its keys are
-        the names of the properties.
+        Error of the constraint for crystals like these, by property; its keys are the names of the
+        properties.
     hull
         Convex hull of what is known.
     goals

@@ -1,0 +1,110 @@
+"""How candidates are judged: by the constraint, and by a potential that has relaxed them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import numpy as np
+import pytest
+from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.models.goals import FORMATION_ENERGY
+from ccdcgan.models.inference import Files, shipped_autoencoder
+from ccdcgan.models.moments import PAIR
+from ccdcgan.models.pipeline import train_constraints
+from ccdcgan.models.potential import Potential
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.generation import Judge
+from ccdcgan.workflows.learning import crystals_of, preset_of
+from ccdcgan.workflows.phases import training_set
+
+LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
+CAMPAIGN = Campaign()
+ELEMENTS = CAMPAIGN.elements
+TYPES = [ROCKSALT, ZINCBLENDE, CSCL, NIAS, FLUORITE, ANTIFLUORITE]
+#: Energies of the elements, eV/atom.
+BI, SE = -4.0, -3.5
+
+
+def document(name: str, structure: Structure, formation: float) -> RelaxationDocument:
+    selenium = structure.composition.get_atomic_fraction("Se")
+    return RelaxationDocument(
+        key=name,
+        level_of_theory=LEVEL,
+        structure=structure.as_dict(),
+        energy_per_atom=(1 - selenium) * BI + selenium * SE + formation,
+        converged=True,
+        campaign="x",
+        origin=Origin(kind="prototype", id=name),
+        initial_structure=structure.as_dict(),
+    )
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, RelaxationDocument]:
+    """Elements, and each structure type with four volumes: distinct crystals for the matcher."""
+    found = [document(e, Structure(Lattice.cubic(3.2), [e], [[0] * 3]), 0.0) for e in ELEMENTS]
+    for kind, structure in enumerate(TYPES):
+        for strained in range(4):
+            cell = Structure(
+                structure.lattice.matrix @ np.diag([1, 1, 1 + 0.3 * strained]),
+                structure.species,
+                structure.frac_coords,
+            )
+            energy = -0.1 - 0.05 * kind + 0.08 * strained
+            found.append(document(f"{kind}-{strained}", cell, energy))
+    return {d.key: d for d in found}
+
+
+@pytest.fixture(scope="module")
+def files(documents) -> Files:
+    """Of a constraint that has learnt from the documents."""
+    crystals = crystals_of(training_set(documents, CAMPAIGN), CAMPAIGN.properties)
+    shipped = shipped_autoencoder()
+    preset = preset_of(CAMPAIGN)
+    trained, _ = train_constraints(crystals, ELEMENTS, preset, shipped, 0, guided=False)
+    return shipped | trained
+
+
+def judge(files: Files, documents, mae: float = 0.02, unrelaxed: float = 0.1) -> Judge:
+    errors = {FORMATION_ENERGY: {"mae": mae, "unrelaxed": unrelaxed}}
+    return Judge(CAMPAIGN, files, errors, documents)
+
+
+def offsets(bismuth: float, selenium: float) -> Potential:
+    """A potential that knows of elements only."""
+    return Potential(
+        np.array([bismuth, selenium]), np.zeros((2, 2 * PAIR)), np.zeros((2, 420, 420))
+    )
+
+
+def test_a_potential_that_has_relaxed_them_has_half_the_say(files, documents) -> None:
+    judged = judge(files, documents)
+    alone, _ = judged(TYPES)
+    both, _ = judged(TYPES, offsets(BI - 0.7, SE - 0.2))
+    for structure, one, mean in zip(TYPES, alone, both, strict=True):
+        selenium = structure.composition.get_atomic_fraction("Se")
+        said = -0.7 * (1 - selenium) - 0.2 * selenium
+        assert abs(said - one) > 0.05
+        assert mean == pytest.approx((one + said) / 2, abs=1e-6)
+
+
+def test_the_gain_of_what_is_relaxed_knows_the_error_for_relaxed_crystals(files, documents) -> None:
+    silent = offsets(BI, SE)
+    gains = {
+        (mae, unrelaxed, by is None): judge(files, documents, mae, unrelaxed)(TYPES, by)[1]
+        for mae in (0.02, 0.2)
+        for unrelaxed in (0.1, 0.3)
+        for by in (None, silent)
+    }
+    for one in (0.02, 0.2):
+        np.testing.assert_array_equal(gains[one, 0.1, False], gains[one, 0.3, False])
+    for one in (0.1, 0.3):
+        np.testing.assert_array_equal(gains[0.02, one, True], gains[0.2, one, True])
+    assert (gains[0.02, 0.1, False] < gains[0.2, 0.1, False]).any()
+    assert (gains[0.02, 0.1, True] < gains[0.02, 0.3, True]).any()
