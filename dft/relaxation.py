@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from ase import Atoms
+from ase.data import covalent_radii
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -56,9 +58,16 @@ class RelaxationSettings(BaseModel):
     )
     max_steps: int = Field(default=200, ge=1, description="Ionic steps before giving up.")
     min_distance: float = Field(
-        default=1.5, gt=0, description="Shortest distance between atoms, Å."
+        default=1.5,
+        gt=0,
+        description="Shortest distance between atoms, Å; between small atoms 0.625 of the sum of "
+        "their covalent radii.",
     )
-    volume_range: tuple[float, float] = Field(default=(8.0, 120.0), description="Å³ per atom.")
+    volume_range: tuple[float, float] = Field(
+        default=(8.0, 120.0),
+        description="Å³ per atom; of small atoms down to twice, of large ones up to eight times "
+        "the spheres of their covalent radii.",
+    )
     energy_range: tuple[float, float] = Field(default=(-15.0, 10.0), description="eV per atom.")
 
     def gate(
@@ -70,9 +79,14 @@ class RelaxationSettings(BaseModel):
         if not (np.isfinite(cell).all() and np.isfinite(atoms.positions).all()):
             return "geometry is not finite"
         volume = abs(np.linalg.det(cell)) / len(atoms)
-        if not self.volume_range[0] <= volume <= self.volume_range[1]:
+        radii = covalent_radii[atoms.numbers]
+        spheres = 4 / 3 * np.pi * (radii**3).mean()
+        low, high = self.volume_range
+        if not min(low, 2 * spheres) <= volume <= max(high, 8 * spheres):
             return "volume per atom out of range"
-        if shortest_distance(atoms) < self.min_distance:
+        first, second, distances = neighbours(atoms)
+        least = np.minimum(self.min_distance, 0.625 * (radii[first] + radii[second]))
+        if (distances < least).any():
             return "atoms too close"
         if energy_per_atom is None:
             return None
@@ -111,16 +125,24 @@ class Relaxation(BaseModel):
     )
 
 
-def shortest_distance(atoms: Atoms) -> float:
-    """Shortest distance in Å between atoms, periodic images included."""
+def neighbours(
+    atoms: Atoms,
+) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.float64]]:
+    """Pairs of atoms at most 3.5 Å apart, periodic images included, and their distances in Å."""
     # A fortieth of the time of ASE's neighbour list, at each step of a relaxation.
     positions = np.ascontiguousarray(atoms.get_positions(wrap=True), float)
     cell = np.ascontiguousarray(atoms.cell.array, float)
     first, second, images, distances = find_points_in_spheres(
         positions, positions, 3.5, np.ones(3, np.int64), cell
     )
-    others = distances[(first != second) | images.any(1)]
-    return float(others.min()) if len(others) else 3.5
+    others = (first != second) | images.any(1)
+    return first[others], second[others], distances[others]
+
+
+def shortest_distance(atoms: Atoms) -> float:
+    """Shortest distance in Å between atoms, periodic images included; at most 3.5 Å."""
+    distances = neighbours(atoms)[2]
+    return float(distances.min()) if len(distances) else 3.5
 
 
 def elements_of(structure: Structure) -> list[str]:

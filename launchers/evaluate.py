@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,11 +15,12 @@ from ccdcgan.dft.engines import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import TOLERANCES
 from ccdcgan.launchers.finished import open_finished, read_suitable
+from ccdcgan.models.separation import extremes
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Origin
 from ccdcgan.workflows.evaluation import DISTANCES, Share, Yield, share, yield_of
-from ccdcgan.workflows.generation import is_valid
 from ccdcgan.workflows.phases import build_hull
+from ccdcgan.workflows.screening import Limits
 
 Against = Literal["database", "all"]
 
@@ -76,7 +78,9 @@ def evaluate(
     """
     with open_finished(folder, "evaluate") as finished:
         campaign = finished.campaign
-        structures, left_out = read_suitable(path, partial(_problem, campaign=campaign))
+        limits = Limits.of(campaign.loop.screening, extremes(finished.crystals()))
+        problem = partial(_problem, elements=campaign.elements, limits=limits)
+        structures, left_out = read_suitable(path, problem)
         total = len(structures) + left_out.total()
         if sampled is not None and sampled < total:
             raise UserError(f"--sampled {sampled} is less than the {total} structures in {path}")
@@ -103,30 +107,32 @@ def evaluate(
         valid=share(len(structures), sampled),
         invalid=dict(left_out),
         found=yield_of(documents, known, hull),
-        definitions=_definitions(campaign, hull.level, against),
+        definitions=_definitions(campaign, limits, hull.level, against),
     )
 
 
-def _problem(structure: Structure, campaign: Campaign) -> str | None:
+def _problem(structure: Structure, elements: Sequence[str], limits: Limits) -> str | None:
     if not structure.is_ordered:
         return "disordered"
-    if {e.symbol for e in structure.composition.elements} != set(campaign.elements):
-        return f"other elements than {'-'.join(campaign.elements)}"
-    if not is_valid(structure, campaign.loop.screening):
+    if {e.symbol for e in structure.composition.elements} != set(elements):
+        return f"other elements than {'-'.join(elements)}"
+    if not limits.allow(structure):
         return "size, distances or volume out of range"
     return None
 
 
-def _definitions(campaign: Campaign, level: LevelOfTheory, against: Against) -> dict[str, str]:
+def _definitions(
+    campaign: Campaign, limits: Limits, level: LevelOfTheory, against: Against
+) -> dict[str, str]:
     """What the words of an evaluation mean."""
-    screening, tolerances = campaign.loop.screening, TOLERANCES
-    low, high = screening.volume_range
+    tolerances = TOLERANCES
+    low, high = limits.volume_range
     pool = "its starting database" if against == "database" else "all that it has relaxed"
     return {
         "decoded": "can be read as a crystal",
         "valid": f"holds all of {'-'.join(campaign.elements)} and nothing else, at most "
-        f"{screening.max_sites} atoms, distances of at least {screening.min_distance} Å, "
-        f"{low} to {high} Å³ per atom",
+        f"{limits.max_sites} atoms, distances of at least {limits.min_distance:.2f} Å, "
+        f"{low:.1f} to {high:.1f} Å³ per atom",
         "converged": f"forces and stress below {campaign.relaxation.fmax} eV/Å within "
         f"{campaign.relaxation.max_steps} steps",
         "level of theory": str(level),

@@ -44,6 +44,11 @@ class Finished:
     def documents(self) -> list[RelaxationDocument]:
         return [document for _, document in self.phases]
 
+    def crystals(self) -> list[Structure]:
+        """Its converged crystals that hold every element."""
+        found = (Structure.from_dict(d.structure) for d in self.documents if d.converged)
+        return [s for s in found if len(s.composition) == len(self.campaign.elements)]
+
     def relax(self, structures: Sequence[tuple[Origin, Structure]]) -> list[RelaxationDocument]:
         """Relaxations of structures in their order; what is in the store is not relaxed again.
 

@@ -247,6 +247,10 @@ def explained(folder: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                 raise UserError(
                     f"{folder / name} cannot be read as a network of this ccdcgan: train it anew"
                 ) from error
+        if isinstance(error, KeyError):
+            raise UserError(
+                f"{folder} holds networks of another ccdcgan: train them anew"
+            ) from error
         raise UserError(" ".join(str(error).split())[:300]) from error
 
 

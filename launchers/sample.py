@@ -22,10 +22,10 @@ from ccdcgan.launchers.networks import (
     ModelFolder,
     explained,
 )
-from ccdcgan.models.inference import Predictor, draw_crystals
+from ccdcgan.models.inference import SPACE, Predictor, draw_crystals, load_space
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Screening
-from ccdcgan.workflows.generation import is_valid
+from ccdcgan.workflows.screening import Limits
 
 
 def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndarray:
@@ -114,13 +114,15 @@ def sample(
     with explained(models, files):
         drawn = draw_crystals(count, seed, elements, preset, files, asked)
         predict = Predictor(elements, preset, files, folder.manifest.properties)
+        _, learnt = load_space(files[SPACE])
+        limits = Limits.of(Screening(), learnt["extremes"])
     funnel = {"sampled": count, "decoded": sum(s is not None for s in drawn)}
     kept = [(i, s) for i, s in enumerate(drawn) if s is not None]
     if asked is not None:
         wanted = {tuple(row) for row in asked.tolist()}
         kept = [(i, s) for i, s in kept if tuple(s.composition[e] for e in elements) in wanted]
         funnel["of the composition"] = len(kept)
-    passed = [(i, s) for i, s in kept if is_valid(s, Screening())]
+    passed = [(i, s) for i, s in kept if limits.allow(s)]
     funnel["valid"] = len(passed)
     kept = passed if valid else kept
     funnel["written"] = len(kept)

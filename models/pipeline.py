@@ -46,7 +46,7 @@ from ccdcgan.models.representation import (
     coordinates,
     problem,
 )
-from ccdcgan.models.separation import shortest_distances, usual_volumes
+from ccdcgan.models.separation import extremes, shortest_distances, usual_volumes
 from ccdcgan.models.training import (
     TrainingLog,
     make_deterministic,
@@ -198,6 +198,7 @@ def train_constraints(
         "rows": rows,
         "owner": owner,
         "e_above_hull": np.asarray(crystals.e_above_hull),
+        "extremes": extremes(crystals.structures),
     }
     if isinstance(graphs, CrystalGraphs):
         arrays["shortest"] = shortest_distances(crystals.structures, elements)

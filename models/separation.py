@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from ase.neighborlist import neighbor_list
@@ -39,6 +39,22 @@ def shortest_distances(
         i, j, d = neighbor_list("ijd", structure.to_ase_atoms(), 4.0)
         np.minimum.at(shortest, (kinds[i], kinds[j]), d)
     return np.where(np.isfinite(shortest), shortest, 0.0)
+
+
+def extremes(structures: Iterable[Structure]) -> NDArray[np.float64]:
+    """What is extreme in known crystals, at least one.
+
+    Returns
+    -------
+    array (3,)
+        Shortest distance between atoms, Å (4 if none is shorter); smallest and largest volume,
+        Å³ per atom.
+    """
+    shortest, volumes = [4.0], []
+    for structure in structures:
+        shortest.extend(neighbor_list("d", structure.to_ase_atoms(), 4.0))
+        volumes.append(structure.volume / len(structure))
+    return np.array([min(shortest), min(volumes), max(volumes)])
 
 
 def separated(structure: Structure, shortest: FloatArray, elements: Sequence[str]) -> Structure:

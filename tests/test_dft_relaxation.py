@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
+from crystals import fcc
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft import engines
@@ -217,6 +218,39 @@ def test_wild_starts_are_rejected(structure: Structure, reason: str, relaxer: Re
     assert reason in result.reason
     assert result.energy_per_atom is None
     assert not result.converged
+
+
+def single(element: str, length: float) -> Structure:
+    return Structure(Lattice.cubic(length), [element], [[0, 0, 0]])
+
+
+def dimer(elements: list[str], distance: float) -> Structure:
+    return Structure(
+        Lattice.cubic(4.0), elements, [[0, 0, 0], [0, 0, distance]], coords_are_cartesian=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("structure", "reason"),
+    [
+        (dimer(["O", "O"], 1.21), None),
+        (dimer(["O", "O"], 0.8), "atoms too close"),
+        (dimer(["H", "H"], 0.74), None),
+        (dimer(["S", "C"], 1.2), None),
+        (dimer(["S", "C"], 1.1), "atoms too close"),
+        # Large atoms: the limits are those of the settings.
+        (dimer(["Se", "Se"], 1.49), "atoms too close"),
+        (dimer(["Se", "Se"], 1.51), None),
+        # Diamond, with 5.7 cubic Å an atom; caesium, with 117 and more.
+        (fcc(["C", "C"], [0, 0.25], 3.567), None),
+        (fcc(["C", "C"], [0, 0.25], 3.0), "volume per atom out of range"),
+        (single("Cs", 5.4), None),
+        (single("Se", 5.0), "volume per atom out of range"),
+        (single("Se", 4.9), None),
+    ],
+)
+def test_gates_follow_the_size_of_the_atoms(structure: Structure, reason: str | None) -> None:
+    assert SETTINGS.gate(structure) == reason
 
 
 class Broken(Calculator):  # type: ignore[misc]

@@ -8,7 +8,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import numpy as np
 import pytest
-from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
+from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE, fcc
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines import LevelOfTheory
@@ -17,11 +17,12 @@ from ccdcgan.models.inference import Files, shipped_autoencoder
 from ccdcgan.models.moments import PAIR
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.potential import Potential
-from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.campaign import Campaign, Screening
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.generation import Judge
 from ccdcgan.workflows.learning import crystals_of, preset_of
 from ccdcgan.workflows.phases import training_set
+from ccdcgan.workflows.screening import Limits
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 CAMPAIGN = Campaign()
@@ -108,3 +109,19 @@ def test_the_gain_of_what_is_relaxed_knows_the_error_for_relaxed_crystals(files,
         np.testing.assert_array_equal(gains[0.02, one, True], gains[0.2, one, True])
     assert (gains[0.02, 0.1, False] < gains[0.2, 0.1, False]).any()
     assert (gains[0.02, 0.1, True] < gains[0.02, 0.3, True]).any()
+
+
+def test_limits_that_are_left_open_follow_what_is_known() -> None:
+    known = np.array([2.0, 10.0, 20.0])
+    mgo = fcc(["Mg", "O"], [0, 0.5], 4.21)
+    assert Limits.of(Screening(), known) == Limits(20, 1.6, (6.0, 24.0))
+    assert Limits.of(Screening(), known).allow(mgo)
+    for crystal in (
+        fcc(["Mg", "O"], [0, 0.5], 3.6),
+        fcc(["Mg", "O"], [0, 0.5], 5.8),
+        fcc(["Mg", "O"], [0, 0.2], 4.21),
+        mgo * (3, 2, 2),
+    ):
+        assert not Limits.of(Screening(), known).allow(crystal)
+    chosen = Screening(min_distance=2.2, volume_range=(5.0, 9.0))
+    assert Limits.of(chosen, known) == Limits(20, 2.2, (5.0, 9.0))

@@ -8,6 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.models.separation import (
     SHARE,
+    extremes,
     resized,
     separated,
     shortest_distances,
@@ -33,6 +34,12 @@ def test_shortest_distances_are_those_of_pymatgen() -> None:
                 expected[a, b] = min(expected[a, b], other.nn_distance)
     found = shortest_distances(structures, ELEMENTS)
     np.testing.assert_allclose(found, np.where(np.isfinite(expected), expected, 0.0), atol=1e-9)
+
+
+def test_extremes_are_those_of_pymatgen() -> None:
+    structures = [pair(2.1), pair(3.0, 5.0), Structure(Lattice.cubic(9.0), ["Bi"], [[0] * 3])]
+    np.testing.assert_allclose(extremes(structures), [2.1, 62.5, 729.0], atol=1e-9)
+    np.testing.assert_allclose(extremes(structures[2:]), [4.0, 729.0, 729.0], atol=1e-9)
 
 
 def test_near_atoms_move_apart_along_their_line() -> None:

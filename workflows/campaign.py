@@ -82,8 +82,16 @@ class NetworkSettings(_Section):
 class Screening(_Section):
     """What a decoded crystal must be before it is relaxed."""
 
-    min_distance: float = Field(1.8, gt=0, description="Shortest distance, Å.")
-    volume_range: tuple[float, float] = Field((15.0, 60.0), description="Å³ per atom.")
+    min_distance: float | None = Field(
+        None,
+        gt=0,
+        description="Shortest distance, Å; null for 0.8 of the shortest in known crystals.",
+    )
+    volume_range: tuple[float, float] | None = Field(
+        None,
+        description="Å³ per atom; null: from 0.6 of the smallest in known crystals to 1.2 of the "
+        "largest.",
+    )
     max_sites: int = Field(20, ge=2, description="Most atoms in the cell.")
     max_formation_energy: float = Field(
         0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."

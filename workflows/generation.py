@@ -13,32 +13,28 @@ from jobflow import Maker, job
 from pymatgen.core import Structure
 
 from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.relaxation import shortest_distance
 from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.models.goals import FORMATION_ENERGY
-from ccdcgan.models.inference import POTENTIAL, Files, Predictor, draw_crystals
+from ccdcgan.models.inference import (
+    POTENTIAL,
+    SPACE,
+    Files,
+    Predictor,
+    draw_crystals,
+    load_space,
+)
 from ccdcgan.models.potential import Potential
 from ccdcgan.models.voxels import FloatArray
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.campaign import Campaign, Screening
+from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.learning import crystals_of, load_files, preset_of, with_properties
 from ccdcgan.workflows.phases import build_hull, training_set
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
+from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.selection import Novelty, choose, expected_gain
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
-
-
-def is_valid(structure: Structure, screening: Screening) -> bool:
-    """Whether a decoded crystal has sensible distances, volume and size."""
-    volume = structure.volume / len(structure)
-    return (
-        len(structure) <= screening.max_sites
-        and screening.volume_range[0] <= volume <= screening.volume_range[1]
-        and shortest_distance(structure.to_ase_atoms()) >= screening.min_distance
-    )
-
 
 #: So many times the crystals that are wanted are relaxed by the learnt potential.
 PRERELAXED = 6
@@ -122,6 +118,7 @@ def _prerelaxed(
     novelty: Novelty,
     potential: bytes,
     settings: Campaign,
+    limits: Limits,
 ) -> tuple[list[int], list[Structure]]:
     """Indices of the most promising crystals, and what the learnt potential makes of them."""
     loop, screening = settings.loop, settings.loop.screening
@@ -143,8 +140,7 @@ def _prerelaxed(
         settings.workers,
     )
     return chosen, [
-        new if is_valid(new, screening) else crystals[i]
-        for i, new in zip(chosen, relaxed, strict=True)
+        new if limits.allow(new) else crystals[i] for i, new in zip(chosen, relaxed, strict=True)
     ]
 
 
@@ -189,10 +185,12 @@ class GenerateMaker(Maker):
         stage = f"sampling, round {number}"
         loop, screening = settings.loop, settings.loop.screening
         progress.report(stage, 0, loop.samples)
+        _, learnt = load_space(files[SPACE])
+        limits = Limits.of(screening, learnt["extremes"])
         preset = preset_of(settings)
         noise_seed = settings.seed * 1000 + number
         decoded = draw_crystals(loop.samples, noise_seed, settings.elements, preset, files)
-        valid = [i for i, s in enumerate(decoded) if s is not None and is_valid(s, screening)]
+        valid = [i for i, s in enumerate(decoded) if s is not None and limits.allow(s)]
         crystals = [s for i in valid if (s := decoded[i]) is not None]
         claims = [Entry.model_validate(e) for e in entries]
         documents = Relaxations().get([e.key for e in claims])
@@ -212,7 +210,7 @@ class GenerateMaker(Maker):
         drawn = len(valid)
         if POTENTIAL in files and novelty is not None:
             shortlist, crystals = _prerelaxed(
-                crystals, gain, known, novelty, files[POTENTIAL], settings
+                crystals, gain, known, novelty, files[POTENTIAL], settings, limits
             )
             valid = [valid[i] for i in shortlist]
             energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
