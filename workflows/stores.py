@@ -93,9 +93,13 @@ class Relaxations:
         return {d["key"]: RelaxationDocument.model_validate(d) for d in self._of(keys, {})}
 
 
+#: To be raised when artifacts hold something else than before: older ones are made anew.
+FORMAT = 2
+
+
 def artifact_key(kind: str, *parts: Any) -> str:
     """Key of an artifact: a hash of its kind and of everything that it was made from."""
-    text = json.dumps([kind, *parts], sort_keys=True, default=str)
+    text = json.dumps([FORMAT, kind, *parts], sort_keys=True, default=str)
     return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
