@@ -17,7 +17,7 @@ from ccdcgan.models.environments import Environments
 from ccdcgan.models.gan import sample
 from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs
 from ccdcgan.models.presets import Preset
-from ccdcgan.models.representation import OVERLAP, CrystalGraphs, anchored
+from ccdcgan.models.representation import CrystalGraphs, anchored
 from ccdcgan.models.separation import resized, separated
 from ccdcgan.models.training import model_from_bytes
 from ccdcgan.models.voxels import FloatArray, LatticeGrid
@@ -104,7 +104,8 @@ def decode(
 def can_be_judged(structure: Structure) -> bool:
     """Whether the constraint's descriptors exist: atoms apart, cell neither empty nor crushed."""
     volume = structure.volume / len(structure)
-    return 2.0 < volume < 400.0 and structure.is_valid(tol=OVERLAP)
+    # The shortest bond there is, that of H2, has 0.74 Å.
+    return 2.0 < volume < 400.0 and structure.is_valid(tol=0.7)
 
 
 @dataclass

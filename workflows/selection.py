@@ -149,7 +149,8 @@ class Novelty:
 
     def add(self, structure: Structure, vector: NDArray[np.float32]) -> None:
         """Know a structure from now on."""
-        self._known[structure.composition.reduced_formula].append(vector)
+        # A copy: a row of an array would keep all of it.
+        self._known[structure.composition.reduced_formula].append(np.array(vector))
 
 
 def choose(
@@ -196,23 +197,24 @@ def choose(
             pairs = zip(left, vectors, strict=True)
             distance = np.array([novelty.distance(structures[i], v) for i, v in pairs])
         here = np.array(left, int)
-        while len(here) and len(chosen) < count:
-            value = np.asarray(gain)[here]
+        is_open = np.ones(len(here), bool)
+        while is_open.any() and len(chosen) < count:
+            value = np.asarray(gain, float)[here]
             if novelty is not None:
                 value = value * novelty.probability(distance)
-            n = int(value.argmax())
+            n = int(np.where(is_open, value, -np.inf).argmax())
             best = int(here[n])
-            same = formula[here] == formula[best]
-            keep = np.arange(len(here)) != n
-            if known.add_if_new(structures[best]):
-                chosen.append(best)
-                counts[str(formula[best])] += 1
-                if counts[str(formula[best])] >= per_formula:
-                    keep &= ~same
-                if novelty is not None:
-                    novelty.add(structures[best], vectors[n])
-                    # What is left of its formula is less new now.
-                    apart = np.linalg.norm(vectors - vectors[n], axis=1)
-                    distance = np.where(same, np.minimum(distance, apart), distance)
-            here, distance, vectors = here[keep], distance[keep], vectors[keep]
+            is_open[n] = False
+            if not known.add_if_new(structures[best]):
+                continue
+            chosen.append(best)
+            counts[str(formula[best])] += 1
+            same = is_open & (formula[here] == formula[best])
+            if counts[str(formula[best])] >= per_formula:
+                is_open &= ~same
+            if novelty is not None:
+                novelty.add(structures[best], vectors[n])
+                # What is left of its formula is less new now.
+                apart = np.linalg.norm(vectors[same] - vectors[n], axis=1)
+                distance[same] = np.minimum(distance[same], apart)
     return chosen
