@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -341,6 +342,21 @@ def test_a_shortlist_of_one_formula_is_not_the_end() -> None:
     for novelty in (None, Novelty(ELEMENTS)):
         chosen = choose([*same, other], gain, SeenStructures(), 1, 2, novelty)
         assert len(chosen) == 2 and chosen[1] == len(same)
+
+
+def test_choosing_many_keeps_one_copy_of_their_vectors() -> None:
+    places = np.random.default_rng(0).random((200, 4, 3))
+    structures = [Structure(Lattice.cubic(5.5), ["Bi", "Bi", "Se", "Se"], c) for c in places]
+    novelty = Novelty(ELEMENTS)
+    size = 200 * novelty.vectors(structures[:1]).nbytes
+    tracemalloc.start()
+    try:
+        chosen = choose(structures, np.ones(200), SeenStructures(), 200, 200, novelty)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # They were a hundred copies, of 1,200 crystals 25 GB.
+    assert len(chosen) > 20 and kept < 4 * size
 
 
 def test_nothing_is_chosen_of_what_cannot_be_judged() -> None:
