@@ -31,10 +31,10 @@ TIMED = 20
 
 
 def frames_of(rows: Iterable[dict[str, Any]], elements: Sequence[str]) -> Iterator[Labelled]:
-    """The geometries of kept relaxations."""
+    """The geometries of kept relaxations; the oldest are kept without."""
     for number, row in enumerate(rows):
         kinds = np.array([elements.index(s) for s in row["final"]["species"]])
-        for frame in row["frames"]:
+        for frame in row.get("frames", ()):
             parts = {k: np.array(frame[k]) for k in ("cell", "positions", "forces", "stress")}
             yield Labelled(kinds=kinds, energy=frame["energy"], relaxation=number, **parts)
 
