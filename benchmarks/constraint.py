@@ -110,10 +110,10 @@ def measure(crystals: Crystals, elements: Sequence[str], seeds: Sequence[int]) -
             predicted = baseline(crystals, elements, test)
             found[name].append(figures(predicted, truth[test], near[test]))
     means = {
-        name: dict(zip(FIGURES, np.round(np.mean(rows, axis=0), 4).tolist(), strict=True))
+        name: dict(zip(FIGURES, np.mean(rows, axis=0).round(4).tolist(), strict=True))
         for name, rows in found.items()
     }
-    spread = np.round(np.std(found["constraint"], axis=0), 4).tolist()
+    spread = np.std(found["constraint"], axis=0).round(4).tolist()
     return {
         "crystals": len(truth),
         "near_hull": int(near.sum()),

@@ -80,8 +80,7 @@ def main() -> int:
             return 1
         energies[name] = result.energy_per_atom
     formation = energies["BiSe"] - (energies["Bi"] + energies["Se"]) / 2
-    level = relaxer.level.model_dump()
-    level["pseudopotentials"] = {e: level["pseudopotentials"].get(e) for e in ("Bi", "Se")}
+    level = engine.level_of_theory(["Bi", "Se"]).model_dump()
     print(json.dumps({"formation_energy_eV_per_atom": round(formation, 4), "level": level}))
     return 0
 

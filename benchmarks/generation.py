@@ -44,9 +44,10 @@ from ccdcgan.models.goals import FORMATION_ENERGY, Goal
 from ccdcgan.models.inference import Predictor, draw_crystals, shipped_autoencoder
 from ccdcgan.models.pipeline import train_constraints, train_generator
 from ccdcgan.models.presets import Preset
-from ccdcgan.workflows.campaign import Screening
-from ccdcgan.workflows.generation import is_valid
+from ccdcgan.workflows.screening import Limits
 
+#: What a valid crystal keeps to: the same for all that are compared.
+LIMITS = Limits(max_sites=20, min_distance=1.8, volume_range=(15.0, 60.0))
 #: Valid crystals whose formation energy the constraint predicts.
 PREDICTED = 500
 
@@ -77,7 +78,7 @@ def counted(
 ) -> dict[str, object]:
     """How many of the drawn crystals are decoded and valid, and the fractions of unique and new."""
     decoded = [s for s in drawn if s is not None]
-    valid = [s for s in decoded if is_valid(s, Screening())]
+    valid = [s for s in decoded if LIMITS.allow(s)]
     judged = min(judged, len(valid))
     picked = set(np.random.default_rng(seed).permutation(len(valid))[:judged])
     formulas: defaultdict[str, Formula] = defaultdict(Formula)
@@ -123,7 +124,7 @@ def measure(data: Data, preset: Preset, count: int, judged: int, seed: int) -> d
     middle = perf_counter()
     drawn = draw_crystals(count, seed, data.elements, preset, files)
     end = perf_counter()
-    valid = [s for s in drawn if s is not None and is_valid(s, Screening())][:PREDICTED]
+    valid = [s for s in drawn if s is not None and LIMITS.allow(s)][:PREDICTED]
     said = Predictor(data.elements, preset, files, crystals.names)(valid)[:, :, 0].mean(1)
     return {
         "seed": seed,

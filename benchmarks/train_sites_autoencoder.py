@@ -29,6 +29,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -69,7 +70,7 @@ class WarmUpCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, peak: float, steps: int, warm_up: int = WARM_UP) -> None:
         self.peak, self.steps, self.warm_up = peak, steps, warm_up
 
-    def __call__(self, step: object) -> object:
+    def __call__(self, step: Any) -> Any:
         step = keras.ops.cast(step, "float32")
         rise = keras.ops.minimum(1.0, (step + 1.0) / self.warm_up)
         done = keras.ops.minimum(1.0, step / self.steps)

@@ -238,7 +238,7 @@ def generated(
     archive: Archive, first: Sequence[Entry], campaign: Campaign, folder: Path
 ) -> list[str]:
     """Content keys of what a campaign's rounds relax, in their order."""
-    store = embedded_store(folder)
+    store: Any = embedded_store(folder)
     store.connect()
     relaxations = Relaxations(store.additional_stores[RESULTS])
     for key in {e.key for e in first} - relaxations.done([e.key for e in first]):
