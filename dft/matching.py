@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
-#: The paper's tolerances: fractional length, site and angle (degrees).
+#: By which structures count as the same (paper, Methods): fractional length, site, angle (°).
 TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
+
+#: Wider ones, for crystals that are about the same: those by which generative models are said to
+#: reconstruct crystals (Xie et al., CDVAE, ICLR 2022, arXiv:2110.06197).
+WIDER: dict[str, Any] = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
 
 #: Cells of one volume whose sorted reduced lengths differ by a larger factor (its logarithm) do
 #: not match: the matcher allows a fifth of each length and a few degrees.
 LENGTH_RATIO = float(np.log(1.45))
-
-
-def matcher() -> StructureMatcher:
-    """The matcher by which structures count as the same (paper, Methods)."""
-    return StructureMatcher(**TOLERANCES)
 
 
 class SeenStructures:
@@ -119,7 +118,9 @@ def distinct(structures: Sequence[Structure]) -> list[int]:
     return [i for i, structure in enumerate(structures) if seen.add_if_new(structure)]
 
 
-def displacement(a: Structure, b: Structure) -> float | None:
+def displacement(
+    a: Structure, b: Structure, tolerances: Mapping[str, Any] = TOLERANCES
+) -> float | None:
     """Root mean square of the displacements (Å) between a crystal and what became of it.
 
     None where the two do not match. The matcher aligns the cells and scales them to one volume.
@@ -127,7 +128,7 @@ def displacement(a: Structure, b: Structure) -> float | None:
     if is_degenerate(a) or is_degenerate(b):
         return None
     try:
-        found = StructureMatcher(**TOLERANCES, primitive_cell=False).get_rms_dist(a, b)
+        found = StructureMatcher(**tolerances, primitive_cell=False).get_rms_dist(a, b)
     except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched
         return None
     # The matcher counts in units of the edge of a cube of the volume of one atom.
@@ -135,17 +136,19 @@ def displacement(a: Structure, b: Structure) -> float | None:
     return None if found is None else float(found[0]) * float(edge)
 
 
-def is_same(a: Structure, b: Structure) -> bool:
-    """Whether two crystals match within the paper's tolerances; False if one cannot be matched.
+def is_same(a: Structure, b: Structure, tolerances: Mapping[str, Any] = TOLERANCES) -> bool:
+    """Whether two crystals match, by default within the paper's tolerances.
+
+    What cannot be matched is never the same.
 
     Cells of as many atoms are also compared as they are: where a crystal is almost one of a
     smaller cell, a small difference decides which of the two the reduction finds.
     """
     if is_degenerate(a) or is_degenerate(b):
         return False
-    as_they_are = StructureMatcher(**TOLERANCES, primitive_cell=False)
+    as_they_are = StructureMatcher(**tolerances, primitive_cell=False)
     try:
-        if matcher().fit(a, b):
+        if StructureMatcher(**tolerances).fit(a, b):
             return True
         return len(a) == len(b) and bool(as_they_are.fit(a, b))
     except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field
 from pymatgen.core import Structure
@@ -17,7 +18,7 @@ from ccdcgan.dft.engines import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.homologous import known_crystals
 from ccdcgan.dft.hull import Hull
-from ccdcgan.dft.matching import TOLERANCES, displacement, is_same
+from ccdcgan.dft.matching import TOLERANCES, WIDER, displacement, is_same
 from ccdcgan.dft.sources import Prototype, primitive_cell
 from ccdcgan.launchers.finished import open_finished, read_suitable
 from ccdcgan.workflows.campaign import Campaign
@@ -61,6 +62,9 @@ class Reference(BaseModel):
     database: Match | None = Field(None, description="First match in the starting database.")
     generated: Match | None = Field(None, description="First generated match.")
     samples: int = Field(0, description="Generated crystals that match.")
+    similar: Match | None = Field(
+        None, description="Where none does: lowest generated crystal within wider tolerances."
+    )
     best_energy_difference: float | None = Field(
         None,
         description="Energy of the lowest generated crystal of the composition, be it the same or "
@@ -136,8 +140,12 @@ def known(folder: Path, references: Path | None = None) -> Known:
             "E_hull": "distance from the hull of the campaign's phases; negative below it",
             "same": f"within the matcher's tolerances: ltol {TOLERANCES['ltol']}, stol "
             f"{TOLERANCES['stol']}, angle {TOLERANCES['angle_tol']}°; both crystals relaxed",
+            "similar": "marked with ≈: none is the same, but one, such as another stacking of the "
+            f"layers, is within ltol {WIDER['ltol']}, stol {WIDER['stol']}, angle "
+            f"{WIDER['angle_tol']}°",
             "database": "whether a crystal of the starting database is the same",
-            "found": "round and sample of the first generated crystal that is the same",
+            "found": "round and sample of the first generated crystal that is the same, or of the "
+            "lowest that is similar",
             "Å, meV": "of the generated match: root mean square of the atoms' distances from the "
             "reference's, and energy minus the reference's per atom",
             "best": "energy of the lowest generated crystal of the composition, the same or "
@@ -183,6 +191,15 @@ def _reference(
     reference.database = _first(database, document)
     reference.generated = _first(same, document)
     reference.samples = len(same)
+    if not same:
+        # The matcher takes lengths from the first: where cells differ much, the order counts.
+        similar = [
+            c
+            for c in generated
+            if is_same(structure, c[2], WIDER) or is_same(c[2], structure, WIDER)
+        ]
+        lowest = sorted(similar, key=lambda c: _difference(c[1], document))
+        reference.similar = _first(lowest, document, WIDER)
     if generated:
         reference.best_energy_difference = min(_difference(d, document) for _, d, _ in generated)
     return reference
@@ -194,7 +211,11 @@ def _difference(a: RelaxationDocument, b: RelaxationDocument) -> float:
     return 1e3 * (a.energy_per_atom - b.energy_per_atom)
 
 
-def _first(matches: Sequence[_Crystal], reference: RelaxationDocument) -> Match | None:
+def _first(
+    matches: Sequence[_Crystal],
+    reference: RelaxationDocument,
+    tolerances: Mapping[str, Any] = TOLERANCES,
+) -> Match | None:
     if not matches:
         return None
     origin, document, structure = matches[0]
@@ -202,7 +223,9 @@ def _first(matches: Sequence[_Crystal], reference: RelaxationDocument) -> Match 
         id=document.key,
         origin=origin,
         displacement=displacement(
-            primitive_cell(structure), primitive_cell(Structure.from_dict(reference.structure))
+            primitive_cell(structure),
+            primitive_cell(Structure.from_dict(reference.structure)),
+            tolerances,
         ),
         energy_difference=_difference(document, reference),
     )
@@ -211,9 +234,11 @@ def _first(matches: Sequence[_Crystal], reference: RelaxationDocument) -> Match 
 def table_of(found: Known) -> Table:
     """The references and their matches as a table."""
     count = sum(r.generated is not None for r in found.references)
+    similar = sum(r.similar is not None for r in found.references)
     failed = "; ".join(f"{r.id}: {r.reason}" for r in found.references if not r.converged)
     table = Table(
-        title=f"{count} of {len(found.references)} known crystals found again",
+        title=f"{count} of {len(found.references)} known crystals found again"
+        + (f", {similar} more similar (≈)" if similar else ""),
         caption=escape(failed) or None,
         # Eleven columns shall fit an ordinary terminal.
         box=box.SIMPLE_HEAD,
@@ -237,13 +262,14 @@ def table_of(found: Known) -> Table:
             _number(r.e_above_hull, "+.3f"),
             "yes" if r.database else "–",
         ]
-        if r.generated is None:
+        match = r.generated or r.similar
+        if match is None:
             row += ["–"] * 3
         else:
-            origin = r.generated.origin
-            row.append(f"{origin.round}: {origin.sample}")
-            row.append(_number(r.generated.displacement, ".2f"))
-            row.append(_number(r.generated.energy_difference, "+.1f"))
+            mark = "" if r.generated else "≈"
+            row.append(f"{mark}{match.origin.round}: {match.origin.sample}")
+            row.append(_number(match.displacement, ".2f"))
+            row.append(_number(match.energy_difference, "+.1f"))
         table.add_row(*row, _number(r.best_energy_difference, "+.1f"))
     return table
 

@@ -15,11 +15,12 @@ from test_campaign import command
 
 from ccdcgan.dft.engines import LevelOfTheory
 from ccdcgan.dft.homologous import REPORTED, known_crystals, stack
-from ccdcgan.dft.matching import is_same
+from ccdcgan.dft.matching import WIDER, is_same
 from ccdcgan.dft.substitution import starting_volume
-from ccdcgan.launchers.known import Known, Reference, known, table_of
+from ccdcgan.launchers.known import Known, Match, Reference, known, table_of
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.database import ProposeMaker
+from ccdcgan.workflows.documents import Origin
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,21 @@ def test_all_that_are_built_have_sensible_bonds():
             # Six neighbours of each atom: three above, three below.
             assert nearest[0] > 2.8 and len(nearest) >= 6 and nearest[5] < 3.6
         assert 28 < structure.volume / len(structure) < 36
+
+
+def test_layers_right_above_each_other_are_similar():
+    tetradymite = stack(0, 1)
+    above, beside, (_, _, height) = tetradymite.lattice.matrix
+    # Selenium above selenium keeps the layers apart.
+    other = Structure(
+        [above, beside, [0, 0, height + 1.2]],
+        tetradymite.species,
+        tetradymite.cart_coords,
+        coords_are_cartesian=True,
+    )
+    assert not is_same(tetradymite, other)
+    assert is_same(other, tetradymite, WIDER)
+    assert not is_same(stack(1, 2), stack(1, 3), WIDER)
 
 
 def test_multiples_are_the_same_stack():
@@ -203,10 +219,14 @@ def test_the_table_fits_a_terminal_and_names_what_did_not_converge(capsys):
         Reference(id="5-7", **plain, converged=True, reason=None, displacement=0.1),
         Reference(id="x", **plain, converged=False, reason="[oops]", displacement=None),
     ]
+    origin = Origin(kind="generated", id="g", round=20, sample=12345)
+    match = Match(id="i", origin=origin, displacement=0.123, energy_difference=-0.84)
+    crystals.append(crystals[0].model_copy(update={"similar": match, "converged": True}))
     level = LevelOfTheory(engine="e", package="p", checkpoint="c", scale="s")
     found = Known(
         campaign="c", level_of_theory=level, left_out={}, references=crystals, definitions={}
     )
     Console(width=80).print(table_of(found))
     said = capsys.readouterr().out
-    assert "0 of 2 known crystals" in said and "x: [oops]" in said and "…" not in said
+    assert "0 of 3 known crystals found again, 1 more similar" in said
+    assert "≈20: 12345 0.12 -0.8" in said and "x: [oops]" in said and "…" not in said
