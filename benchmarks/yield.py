@@ -200,6 +200,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "ccdcgan, not pre-relaxed": {"prerelax": 0},
     "ccdcgan, not screened": {"choose": "any"},
     "ccdcgan, one round": {"rounds": 1},
+    "ccdcgan, GAN not trained": {"gan_steps": 1},
 }
 SOURCES = ("random", "prototypes", "prototypes ranked", *NETWORKS)
 

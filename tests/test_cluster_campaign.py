@@ -19,9 +19,9 @@ stores:
   results: {{database: {name}}}
 heartbeat: 5
 workers:
-  dft: {{idle: 5, queue: {{queue: main, walltime: "01:00:00", cpus_per_task: 2}}}}
-  gpu: {{idle: 5, queue: {{queue: main, walltime: "01:00:00"}}}}
-  light: {{idle: 5, queue: {{queue: main, walltime: "01:00:00"}}}}
+  dft: {{idle: 30, queue: {{queue: main, walltime: "01:00:00", cpus_per_task: 2}}}}
+  gpu: {{idle: 30, queue: {{queue: main, walltime: "01:00:00"}}}}
+  light: {{idle: 30, queue: {{queue: main, walltime: "01:00:00"}}}}
 """
 
 MINUTES = 60
