@@ -17,7 +17,7 @@ from ccdcgan.models.inference import Files, shipped_autoencoder
 from ccdcgan.models.moments import PAIR
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.potential import Potential
-from ccdcgan.workflows.campaign import Campaign, Screening
+from ccdcgan.workflows.campaign import Campaign, Screening, parse_campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.generation import Judge
 from ccdcgan.workflows.learning import crystals_of, preset_of
@@ -72,9 +72,15 @@ def files(documents) -> Files:
     return shipped | trained
 
 
-def judge(files: Files, documents, mae: float = 0.02, unrelaxed: float = 0.1) -> Judge:
+def judge(
+    files: Files,
+    documents,
+    mae: float = 0.02,
+    unrelaxed: float = 0.1,
+    campaign: Campaign = CAMPAIGN,
+) -> Judge:
     errors = {FORMATION_ENERGY: {"mae": mae, "unrelaxed": unrelaxed}}
-    return Judge(CAMPAIGN, files, errors, documents)
+    return Judge(campaign, files, errors, documents)
 
 
 def offsets(bismuth: float, selenium: float) -> Potential:
@@ -109,6 +115,24 @@ def test_the_gain_of_what_is_relaxed_knows_the_error_for_relaxed_crystals(files,
         np.testing.assert_array_equal(gains[0.02, one, True], gains[0.2, one, True])
     assert (gains[0.02, 0.1, False] < gains[0.2, 0.1, False]).any()
     assert (gains[0.02, 0.1, True] < gains[0.02, 0.3, True]).any()
+
+
+def test_what_is_sought_is_stable(files, documents) -> None:
+    gains = {
+        (stable, metastable): judge(
+            files,
+            documents,
+            campaign=parse_campaign(
+                {"thresholds": {"stable": stable, "metastable": metastable}}, "x"
+            ),
+        )(TYPES)[1]
+        for stable in (0.05, 0.1)
+        for metastable in (0.15, 0.2)
+    }
+    for stable in (0.05, 0.1):
+        np.testing.assert_array_equal(gains[stable, 0.15], gains[stable, 0.2])
+    assert (gains[0.05, 0.15] <= gains[0.1, 0.15]).all()
+    assert (gains[0.05, 0.15] < gains[0.1, 0.15]).any()
 
 
 def test_limits_that_are_left_open_follow_what_is_known() -> None:

@@ -104,7 +104,7 @@ class Judge:
                 crystals,
                 self.hull,
                 settings.networks.goals,
-                settings.thresholds.metastable,
+                settings.thresholds.stable,
                 self.known,
             )
         gain[~(energies <= settings.loop.screening.max_formation_energy)] = 0.0
@@ -163,7 +163,8 @@ class GenerateMaker(Maker):
         """Return ``candidates`` for relaxation and the ``funnel`` that led to them."""
         start = monotonic()
         settings = Campaign.model_validate(campaign)
-        key = artifact_key("generated", gan["key"], settings.loop.model_dump(mode="json"))
+        choice = settings.model_dump(mode="json", include={"loop", "thresholds"})
+        key = artifact_key("generated", gan["key"], choice)
 
         def generate() -> dict[str, Any]:
             files = load_files(autoencoder, constraint, gan)
