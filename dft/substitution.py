@@ -115,6 +115,29 @@ def end_members(elements: Sequence[str], max_sites: int) -> list[Prototype]:
     return kept
 
 
+def subsystem_members(
+    elements: Sequence[str], filters: Filters, most: int | None
+) -> list[Prototype]:
+    """Candidate structures of each system of fewer elements, two at least, for the hull.
+
+    They are the AFLOW prototypes that have a Strukturbericht designation, as for `end_members`.
+
+    Parameters
+    ----------
+    filters
+        What the prototypes must pass.
+    most
+        Most candidates of one system, small cells first; None for all.
+    """
+    kept: list[Prototype] = []
+    for n in range(2, len(elements)):
+        prototypes, _, _ = collect([AflowSource(designated=True)], filters, n, 0)
+        for system in itertools.combinations(elements, n):
+            found, _ = candidates(prototypes, system)
+            kept.extend(found[:most])
+    return kept
+
+
 def parse_system(system: str | Sequence[str]) -> list[str]:
     """Element symbols of a system such as ``Bi-Se``, in the order given.
 

@@ -124,6 +124,26 @@ def test_compositions_are_left_out_of_the_prototypes(monkeypatch):
     assert formulas(less, "element") == formulas(everything, "element")
 
 
+def test_a_ternary_has_the_binaries_that_its_hull_needs(monkeypatch):
+    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: None)
+
+    def proposed(system: str) -> Counter:
+        settings = {"filters": {"max_sites": 5}, "max_candidates": 20, "element_sites": 3}
+        campaign = parse_campaign({"system": system, "database": settings}, "x")
+        made = ProposeMaker.make.original(ProposeMaker(), campaign.model_dump(mode="json"))
+        candidates = made["candidates"]
+        assert len({c["origin"]["id"] for c in candidates}) == len(candidates)
+        return Counter(
+            Structure.from_dict(c["structure"]).composition.chemical_system
+            for c in candidates
+            if c["origin"]["kind"] == "prototype"
+        )
+
+    assert proposed("Bi-Se") == {"Bi-Se": 20}
+    ternary = proposed("Bi-Se-Te")
+    assert ternary == {"Bi-Se": 20, "Bi-Te": 20, "Se-Te": 20, "Bi-Se-Te": 20}
+
+
 def test_what_is_left_out_is_part_of_the_campaign():
     base = Campaign()
     assert base.digest() == parse_campaign({"database": {"without": []}}, "x").digest()

@@ -33,7 +33,10 @@ class DatabaseSettings(_Section):
     sources: tuple[Source, ...] = Field((AflowSource(),), min_length=1)
     filters: Filters = Filters()
     max_candidates: int | None = Field(
-        None, ge=20, description="Small cells first, then cut here; null for all."
+        None,
+        ge=20,
+        description="Small cells first, then cut here, and so for each system of fewer elements, "
+        "which the hull needs; null for all.",
     )
     element_sites: int = Field(4, ge=3, description="Most atoms in an end member's cell.")
     without: tuple[str, ...] = Field(

@@ -27,7 +27,7 @@ from ccdcgan.dft.relaxation import (
     relax_many,
 )
 from ccdcgan.dft.sources import collect
-from ccdcgan.dft.substitution import candidates, end_members
+from ccdcgan.dft.substitution import candidates, end_members, subsystem_members
 from ccdcgan.dft.vasp import VaspEngine, seconds_left
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
@@ -90,7 +90,8 @@ class ProposeMaker(Maker):
             rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
             kept = kept[: chosen.max_candidates]
         elements = end_members(settings.elements, chosen.element_sites)
-        kinds = [("element", e) for e in elements] + [("prototype", p) for p in kept]
+        fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
+        kinds = [("element", e) for e in elements] + [("prototype", p) for p in fewer + kept]
         return {
             "candidates": [
                 Candidate(
