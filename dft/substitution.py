@@ -106,13 +106,7 @@ def end_members(elements: Sequence[str], max_sites: int) -> list[Prototype]:
     They are the elemental AFLOW prototypes that have a Strukturbericht designation: A7 (Bi), A8
     (trigonal Se) and the metals' types among them, which a lower limit than 3 does not cut off.
     """
-    filters = Filters(max_sites=max(max_sites, 3), max_length=1e3)
-    prototypes, _, _ = collect([AflowSource(designated=True)], filters, 1, 0)
-    kept: list[Prototype] = []
-    for element in elements:
-        found, _ = candidates(prototypes, [element])
-        kept.extend(found)
-    return kept
+    return _designated(elements, 1, Filters(max_sites=max(max_sites, 3), max_length=1e3))
 
 
 def subsystem_members(
@@ -129,13 +123,17 @@ def subsystem_members(
     most
         Most candidates of one system, small cells first; None for all.
     """
-    kept: list[Prototype] = []
-    for n in range(2, len(elements)):
-        prototypes, _, _ = collect([AflowSource(designated=True)], filters, n, 0)
-        for system in itertools.combinations(elements, n):
-            found, _ = candidates(prototypes, system)
-            kept.extend(found[:most])
-    return kept
+    sizes = range(2, len(elements))
+    return [p for n in sizes for p in _designated(elements, n, filters, most)]
+
+
+def _designated(
+    elements: Sequence[str], n: int, filters: Filters, most: int | None = None
+) -> list[Prototype]:
+    """Substituted AFLOW prototypes with a designation, for all systems of n of the elements."""
+    prototypes, _, _ = collect([AflowSource(designated=True)], filters, n, 0)
+    systems = itertools.combinations(elements, n)
+    return [p for system in systems for p in candidates(prototypes, system)[0][:most]]
 
 
 def parse_system(system: str | Sequence[str]) -> list[str]:

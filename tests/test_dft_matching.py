@@ -7,7 +7,7 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.matching import SeenStructures, distinct, is_degenerate, is_same
+from ccdcgan.dft.matching import TOLERANCES, SeenStructures, distinct, is_degenerate, is_same
 
 
 def prototypes() -> dict[str, Structure]:
@@ -156,6 +156,11 @@ def test_added_structures_are_not_changed() -> None:
     before = crystal.as_dict()
     SeenStructures([crystal]).add_if_new(crystal)
     assert crystal.as_dict() == before
+
+
+def test_matcher_has_the_tolerances_of_the_paper() -> None:
+    settings = StructureMatcher(**TOLERANCES).as_dict()
+    assert (settings["ltol"], settings["stol"], settings["angle_tol"]) == (0.2, 0.3, 5.0)
 
 
 @pytest.mark.parametrize(
