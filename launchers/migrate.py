@@ -226,8 +226,8 @@ def _names_of(campaign: Campaign, there: Shelves) -> dict[str, set[Name]]:
     asked = there["relaxations"].find({"campaign": {"$in": askers}}, ["key"])
     keys.update(document["key"] for document in asked)
     # What a generator has drawn is named by no output: see GenerateMaker.
-    loop = campaign.loop.model_dump(mode="json")
-    keys |= {artifact_key("generated", key, loop) for key in keys if key.startswith("gan-")}
+    generators = {key for key in keys if key.startswith("gan-")}
+    keys |= {artifact_key("generated", key, campaign.choice) for key in generators}
     for key in keys:
         names["artifacts" if "-" in key else "relaxations"].add((key,))
     return names

@@ -20,3 +20,13 @@ NIAS = Structure(
 )
 FLUORITE = fcc(["Bi", "Se", "Se"], [0, 0.25, 0.75], 6.6)
 ANTIFLUORITE = fcc(["Se", "Bi", "Bi"], [0, 0.25, 0.75], 6.6)
+# Cucka and Barrett, Acta Cryst. 15, 865 (1962).
+BISMUTH = Structure(
+    Lattice.hexagonal(4.546, 11.862),
+    ["Bi"] * 6,
+    [
+        [x, y, z + t]
+        for x, y, z in ((0, 0, 0), (2 / 3, 1 / 3, 1 / 3), (1 / 3, 2 / 3, 2 / 3))
+        for t in (0.234, -0.234)
+    ],
+)

@@ -12,7 +12,7 @@ seed: 3
 database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
 networks: {gan_steps: 750, guide_epochs: 5}
 relaxation: {fmax: 0.3}
-loop: {rounds: 2, samples: 200, relaxations: 2}
+loop: {rounds: 2, samples: 200, stackings: 30, relaxations: 2}
 """
 
 

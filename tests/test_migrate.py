@@ -102,8 +102,7 @@ def fill(monkeypatch):
         metadata = {"campaign": run} if run else {}
         kinds = ("autoencoder", "constraint", "gan")
         keys = {kind: artifact_key(kind, campaign.digest()) for kind in kinds}
-        loop = campaign.loop.model_dump(mode="json")
-        keys["generated"] = artifact_key("generated", keys["gan"], loop)
+        keys["generated"] = artifact_key("generated", keys["gan"], campaign.choice)
         for seed, key in enumerate(keys.values()):
             cached_artifact(key, lambda seed=seed: artifact(seed))
         documents = [relaxation(n, campaign) for n in numbers]

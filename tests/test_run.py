@@ -24,6 +24,7 @@ def test_summary_counts_what_the_phases_show(finished):
         new = [p for p in phases if p["origin"]["round"] == number]
         assert counts["sampled"] == 200
         assert counts["sampled"] >= counts["decoded"] >= counts["valid"] >= counts["screened"]
+        assert 0 < counts["stackings"] <= 30
         assert counts["relaxed"] == len(new) <= 2
         assert counts["distinct"] == sum(p["distinct"] for p in new)
         good = {"stable", "metastable"}

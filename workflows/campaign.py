@@ -118,6 +118,12 @@ class LoopSettings(_Section):
 
     rounds: int = Field(2, ge=1)
     samples: int = Field(4000, ge=1, description="Crystal graphs drawn a round.")
+    stackings: int = Field(
+        0,
+        ge=0,
+        description="Other stackings of the best known crystals, and of two of them on each other, "
+        "that are judged beside the samples of a round.",
+    )
     relaxations: int = Field(24, ge=1, description="Generated crystals relaxed a round.")
     screening: Screening = Screening()
 
@@ -191,6 +197,11 @@ class Campaign(_Section):
         judged = chosen.preset != "paper" and chosen.variant != "dcgan"
         return judged and screening.choose == "gain" and screening.prerelax > 0
 
+    @property
+    def choice(self) -> dict[str, Any]:
+        """What decides, beside the generator, which crystals are relaxed in a round."""
+        return self.model_dump(mode="json", include={"loop", "thresholds"})
+
     def digest(self) -> str:
         """Hash of all that decides the result; the number of workers does not."""
         data = self.model_dump(mode="json", exclude={"workers"})
@@ -199,6 +210,8 @@ class Campaign(_Section):
             del data["confirm"]
         if not self.database.without:
             del data["database"]["without"]
+        if not self.loop.stackings:
+            del data["loop"]["stackings"]
         text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -27,7 +27,10 @@ class Origin(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Literal["element", "prototype", "generated"]
-    id: str = Field(description="Prototype and assignment, or model and sample.")
+    id: str = Field(
+        description="Prototype and assignment, model and sample, or the beginnings of the content "
+        "keys of the crystals that a stacking is made of."
+    )
     round: int | None = Field(None, description="Round that generated it, from 1.")
     model: str | None = Field(None, description="Key of the generator.")
     sample: int | None = Field(None, description="Index of the noise vector.")
@@ -143,13 +146,15 @@ class Agreement(BaseModel):
 class RoundCounts(BaseModel):
     """The funnel of one round.
 
-    screened: passed every screen and chosen for relaxation; distinct: converged, and matches
-    nothing in the database and nothing generated before; the metastable include the stable.
+    valid: of the decoded samples; stackings: judged beside those; screened: passed every screen
+    and chosen for relaxation; distinct: converged, and matches nothing in the database and nothing
+    generated before; the metastable include the stable.
     """
 
     sampled: int = 0
     decoded: int = 0
     valid: int = 0
+    stackings: int = 0
     screened: int = 0
     relaxed: int = 0
     converged: int = 0

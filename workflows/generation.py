@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.dft.stacking import stackings
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.models.inference import (
     POTENTIAL,
@@ -25,7 +27,7 @@ from ccdcgan.models.inference import (
 )
 from ccdcgan.models.potential import Potential
 from ccdcgan.models.voxels import FloatArray
-from ccdcgan.workflows import progress
+from ccdcgan.workflows import phases, progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
@@ -36,7 +38,7 @@ from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.selection import Novelty, choose, expected_gain
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 
-#: So many times the crystals that are wanted are relaxed by the learnt potential.
+#: So many times the crystals that are wanted, of a formula and in all, are pre-relaxed.
 PRERELAXED = 6
 
 
@@ -144,6 +146,45 @@ def _prerelaxed(
     ]
 
 
+def new_stackings(
+    claims: list[Entry],
+    documents: dict[str, RelaxationDocument],
+    known: SeenStructures,
+    settings: Campaign,
+    limits: Limits,
+    number: int,
+) -> list[tuple[Origin, Structure]]:
+    """New stackings of known crystals within the stable threshold of their hull."""
+    screening = settings.loop.screening
+    parents = [
+        (p.id, primitive_cell(Structure.from_dict(p.structure)), p.e_above_hull)
+        for p in phases.judge(claims, documents, settings)
+        if p.distinct
+        and p.e_above_hull is not None
+        and p.e_above_hull <= settings.thresholds.stable
+    ]
+    if not parents:
+        return []
+    keys, crystals, distances = zip(*parents, strict=True)
+    seen, counts = deepcopy(known), Counter[str]()
+    found: list[tuple[Origin, Structure]] = []
+    for crystal, parts in stackings(crystals, distances, limits.max_sites):
+        if len(found) == settings.loop.stackings:
+            break
+        formula = crystal.composition.reduced_formula
+        if (
+            len(crystal.composition) == len(settings.elements)
+            and counts[formula] < PRERELAXED * screening.per_formula
+            and limits.allow(crystal)
+            and seen.add_if_new(crystal)
+        ):
+            counts[formula] += 1
+            name = "+".join(keys[i][:8] for i in parts)
+            origin = Origin(kind="generated", id=f"stacking:{name}", round=number)
+            found.append((origin, crystal))
+    return found
+
+
 @dataclass
 class GenerateMaker(Maker):
     """Candidates drawn by a trained generator."""
@@ -163,8 +204,7 @@ class GenerateMaker(Maker):
         """Return ``candidates`` for relaxation and the ``funnel`` that led to them."""
         start = monotonic()
         settings = Campaign.model_validate(campaign)
-        choice = settings.model_dump(mode="json", include={"loop", "thresholds"})
-        key = artifact_key("generated", gan["key"], choice)
+        key = artifact_key("generated", gan["key"], settings.choice)
 
         def generate() -> dict[str, Any]:
             files = load_files(autoencoder, constraint, gan)
@@ -191,8 +231,21 @@ class GenerateMaker(Maker):
         preset = preset_of(settings)
         noise_seed = settings.seed * 1000 + number
         decoded = draw_crystals(loop.samples, noise_seed, settings.elements, preset, files)
-        valid = [i for i, s in enumerate(decoded) if s is not None and limits.allow(s)]
-        crystals = [s for i in valid if (s := decoded[i]) is not None]
+        valid = [
+            (
+                Origin(
+                    kind="generated",
+                    id=f"{preset.gan.variant}:{number}-{i}",
+                    round=number,
+                    model=gan_key,
+                    sample=i,
+                    noise_seed=noise_seed,
+                ),
+                crystal,
+            )
+            for i, crystal in enumerate(decoded)
+            if crystal is not None and limits.allow(crystal)
+        ]
         claims = [Entry.model_validate(e) for e in entries]
         documents = Relaxations().get([e.key for e in claims])
         known = SeenStructures(
@@ -200,36 +253,36 @@ class GenerateMaker(Maker):
             for d in documents.values()
             for s in (d.structure, d.initial_structure)
         )
-        energies: FloatArray = np.full(len(valid), np.nan)
-        gain: FloatArray = np.ones(len(valid))
+        stacked = []
+        if loop.stackings:
+            stacked = new_stackings(claims, documents, known, settings, limits, number)
+        origins = [origin for origin, _ in valid + stacked]
+        crystals = [crystal for _, crystal in valid + stacked]
+        energies: FloatArray = np.full(len(crystals), np.nan)
+        gain: FloatArray = np.ones(len(crystals))
         novelty = None
         if preset.gan.variant != "dcgan":
             judge = Judge(settings, files, errors, documents)
             energies, gain = judge(crystals)
             if screening.choose == "gain":
                 novelty = Novelty.of(settings.elements, claims, documents)
-        drawn = len(valid)
+        prerelaxes = POTENTIAL in files and novelty is not None
         if POTENTIAL in files and novelty is not None:
             shortlist, crystals = _prerelaxed(
                 crystals, gain, known, novelty, files[POTENTIAL], settings, limits
             )
-            valid = [valid[i] for i in shortlist]
+            origins = [origins[i] for i in shortlist]
             energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
         progress.report(stage, loop.samples, loop.samples)
         chosen = choose(crystals, gain, known, screening.per_formula, loop.relaxations, novelty)
         candidates = []
         for n in chosen:
             energy = float(energies[n])
-            origin = Origin(
-                kind="generated",
-                id=f"{preset.gan.variant}:{number}-{valid[n]}",
-                round=number,
-                model=gan_key,
-                sample=valid[n],
-                noise_seed=noise_seed,
-                predicted_formation_energy=energy if np.isfinite(energy) else None,
-                prerelaxed=True if POTENTIAL in files and novelty is not None else None,
-            )
+            predicted = {
+                "predicted_formation_energy": energy if np.isfinite(energy) else None,
+                "prerelaxed": prerelaxes or None,
+            }
+            origin = origins[n].model_copy(update=predicted)
             cell = primitive_cell(crystals[n])
             candidates.append(Candidate(origin=origin, structure=cell.as_dict()))
         return {
@@ -237,7 +290,8 @@ class GenerateMaker(Maker):
             "funnel": {
                 "sampled": loop.samples,
                 "decoded": sum(s is not None for s in decoded),
-                "valid": drawn,
+                "valid": len(valid),
+                "stackings": len(stacked),
                 "screened": len(candidates),
             },
         }
