@@ -117,11 +117,13 @@ def funnel(rounds: list[dict[str, Any]]) -> str:
         + "</tr>"
         for name, counts in named
     )
+    stackings = sum(int(number(counts.get("stackings")) or 0) for counts in rounds)
+    beside = f" Beside the samples {stackings} stackings of known crystals were judged."
     return (
         '<div id="funnel" class="plot"></div><div class="gap"></div>'
         + table(heads, rows)
         + '<p class="caption">Metastable and stable count distinct structures. '
-        "A stage without a bar let nothing pass.</p>"
+        f"A stage without a bar let nothing pass.{beside if stackings else ''}</p>"
     )
 
 

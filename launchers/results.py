@@ -67,7 +67,9 @@ COLUMNS: dict[str, Column] = {
     "density": Column("density", "float", "g/cm^3", "Mass density."),
     "volume_per_atom": Column("volume_per_atom", "float", "angstrom^3", "Of the relaxed cell."),
     "origin": Column("origin.kind", "string", None, f"One of: {', '.join(ORIGINS)}."),
-    "origin_id": Column("origin.id", "string", None, "Prototype and assignment, or sample."),
+    "origin_id": Column(
+        "origin.id", "string", None, "Prototype and assignment, sample, or stacking."
+    ),
     "round": Column("origin.round", "integer", None, "Round that generated it, from 1."),
     "model": Column("origin.model", "string", None, "Key of the generator."),
     "sample": Column("origin.sample", "integer", None, "Index of the noise vector."),

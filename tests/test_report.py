@@ -211,6 +211,15 @@ def test_what_was_not_computed_is_a_dash(tmp_path: Path) -> None:
     assert "nan" not in page
 
 
+def test_stackings_are_counted_where_there_are_any(tmp_path: Path) -> None:
+    summary = a_summary()
+    assert "stackings" not in page_of(tmp_path, summary, [])[0]
+    for counts in summary["rounds"]:
+        counts["stackings"] = 60
+    page, _ = page_of(tmp_path, summary, [])
+    assert "120 stackings of known crystals" in page
+
+
 def test_a_large_run_embeds_only_the_structures_worth_seeing(tmp_path: Path) -> None:
     many = [phase(rocksalt("Bi", "Se"), 0.01 * i, 0.3 + 0.01 * i) for i in range(3)] * 220
     phases = [*many, *bismuth_selenide()]
