@@ -313,7 +313,9 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
     for number in range(1, len(summary["rounds"]) + 1):
         table.add_column(str(number), justify="right")
     for stage in summary["rounds"][0]:
-        table.add_row(stage.replace("_", ", "), *(str(r[stage]) for r in summary["rounds"]))
+        counts = [r[stage] for r in summary["rounds"]]
+        if None not in counts:
+            table.add_row(stage.replace("_", ", "), *map(str, counts))
     out.print(table)
     best = [p for p in outcome["phases"] if p["file"]]
     best.sort(key=lambda p: p["e_above_hull"])

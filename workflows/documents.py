@@ -146,15 +146,15 @@ class Agreement(BaseModel):
 class RoundCounts(BaseModel):
     """The funnel of one round.
 
-    valid: of the decoded samples; stackings: judged beside those; screened: passed every screen
-    and chosen for relaxation; distinct: converged, and matches nothing in the database and nothing
-    generated before; the metastable include the stable.
+    valid: of the decoded samples; stackings: judged beside those, null without any; screened:
+    passed every screen and chosen for relaxation; distinct: converged, and matches nothing in the
+    database and nothing generated before; the metastable include the stable.
     """
 
     sampled: int = 0
     decoded: int = 0
     valid: int = 0
-    stackings: int = 0
+    stackings: int | None = None
     screened: int = 0
     relaxed: int = 0
     converged: int = 0

@@ -291,7 +291,7 @@ class GenerateMaker(Maker):
                 "sampled": loop.samples,
                 "decoded": sum(s is not None for s in decoded),
                 "valid": len(valid),
-                "stackings": len(stacked),
+                "stackings": len(stacked) if loop.stackings else None,
                 "screened": len(candidates),
             },
         }
