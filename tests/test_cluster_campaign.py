@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -53,14 +54,21 @@ class Campaign:
         found = list(self.handle.progress.find({"doing": doing}))
         return max((d["done"] for d in found), default=-1)
 
-    def wait_for(self, doing: str, done: int = 0) -> None:
-        def reached() -> bool:
+    def wait_until(self, reached: Callable[[], bool], what: str) -> None:
+        def condition() -> bool:
             for launcher in self.launchers:
                 if launcher.poll() not in (None, 0):
                     pytest.fail(launcher.communicate()[0])
-            return self.progress(doing) >= done
+            return reached()
 
-        wait_until(reached, f"{done} of {doing}", seconds=5 * MINUTES)
+        wait_until(condition, what, seconds=5 * MINUTES)
+
+    def wait_for(self, doing: str, done: int = 0) -> None:
+        self.wait_until(lambda: self.progress(doing) >= done, f"{done} of {doing}")
+
+    def wait_for_relaxations(self, number: int) -> None:
+        relaxations = self.handle.relaxations
+        self.wait_until(lambda: relaxations.count_documents({}) >= number, f"{number} relaxations")
 
     def worker(self, name: str) -> psutil.Process:
         """The process that works for a class."""
@@ -105,12 +113,14 @@ def test_disturbed_campaign_ends_with_the_phases_of_the_local_run(
     campaign.launch()
 
     # A worker is killed in the middle of a relaxation batch: found by its silence.
-    campaign.wait_for("database", 8)
-    relaxed_before = campaign.handle.relaxations.count_documents({})
-    campaign.worker("dft").send_signal(signal.SIGKILL)
+    campaign.wait_for_relaxations(4)
+    worker = campaign.worker("dft")
+    worker.kill()
+    worker.wait()
 
     # The database stops while structures are relaxed: their results wait on disk.
-    campaign.wait_for("database", 20)
+    relaxed_before = campaign.handle.relaxations.count_documents({})
+    campaign.wait_for_relaxations(relaxed_before + 1)
     stoppable_server.stop()
     wait_until(lambda: len(campaign.spooled) >= 3, "results on disk", seconds=MINUTES)
     time.sleep(15)

@@ -85,8 +85,11 @@ def test_every_generated_phase_says_where_it_came_from(finished):
     generated = [p for p in phases if p["origin"]["kind"] == "generated"]
     for phase in generated:
         origin = phase["origin"]
-        assert origin["model"].startswith("gan-")
-        assert origin["sample"] < 200 and origin["noise_seed"] is not None
+        if origin["sample"] is None:
+            assert origin["id"].startswith("stacking:")
+        else:
+            assert origin["model"].startswith("gan-")
+            assert origin["sample"] < 200 and origin["noise_seed"] is not None
         assert np.isfinite(origin["predicted_formation_energy"])
         assert origin["prerelaxed"] is True
 
