@@ -267,9 +267,9 @@ def table_of(found: Known) -> Table:
             row += ["–"] * 3
         else:
             mark = "" if r.generated else "≈"
-            sample = match.origin.sample
-            # A stacking is no sample.
-            row.append(f"{mark}{match.origin.round}: {'stack' if sample is None else sample}")
+            origin = match.origin
+            where = "stack" if origin.is_stacking else origin.sample
+            row.append(f"{mark}{origin.round}: {where}")
             row.append(_number(match.displacement, ".2f"))
             row.append(_number(match.energy_difference, "+.1f"))
         table.add_row(*row, _number(r.best_energy_difference, "+.1f"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from copy import deepcopy
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -17,7 +18,7 @@ from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures, is_same
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.selection import SCALES, SHORTLIST, Novelty, choose, expected_gain
+from ccdcgan.workflows.selection import SCALES, SHORTLIST, STACKINGS, Novelty, choose, expected_gain
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 ELEMENTS = ("Bi", "Se")
@@ -136,7 +137,8 @@ def test_gain_without_doubt_is_the_difference() -> None:
 
 
 def probability(novelty: Novelty, structure: Structure) -> float:
-    return float(novelty.probability(novelty.distance(structure, novelty.vectors([structure])[0])))
+    distance = novelty.distance(structure, novelty.vectors([structure])[0])
+    return float(novelty.probability(np.array([distance]), np.array([False]))[0])
 
 
 @pytest.fixture
@@ -212,6 +214,40 @@ def test_starts_that_became_duplicates_make_the_scale_larger() -> None:
         assert probability(duplicates, start) < 0.2
         # What they became is known now, but not they.
         assert probability(crystals, start) > 0.8
+
+
+def test_stackings_have_a_scale_of_their_own() -> None:
+    stacking = Origin(kind="generated", id="stacking:a+b", round=1)
+    first = relaxed("first", ROCKSALT, ROCKSALT)
+    same = [relaxed(f"{i}", s, ROCKSALT) for i, s in enumerate(NEAR)]
+    # Each becomes another superstructure of CsCl.
+    new = []
+    for i in range(STACKINGS):
+        end = rattled(CSCL * (2, 2, 1), 1.0, i)
+        document = relaxed(f"n{i}", rattled(end, 0.1, i), end)
+        new.append(document.model_copy(update={"origin": stacking}))
+    few, found = learnt(first, *same, *new[:-1]), learnt(first, *same, *new)
+    assert few.stacking_scale == few.scale
+    assert found.stacking_scale < found.scale
+    distance = np.full(2, found.stacking_scale)
+    sample, stacked = found.probability(distance, np.array([False, True]))
+    assert sample < stacked == pytest.approx(1 - np.exp(-1))
+
+
+def test_a_stacking_near_to_what_is_known_goes_before_a_sample_as_near(novelty) -> None:
+    novelty.stacking_scale = novelty.scale / 10
+    near = [rattled(s * (2, 1, 1), 0.1, 1) for s in (ROCKSALT, CSCL)]
+    for stacked, expected in ((None, [0, 1]), ([False, True], [1, 0])):
+        chosen = choose(
+            near,
+            np.array([1.0, 0.5]),
+            SeenStructures(),
+            9,
+            2,
+            deepcopy(novelty),
+            stacked=stacked,
+        )
+        assert chosen == expected
 
 
 def test_the_scale_is_the_most_likely_one() -> None:

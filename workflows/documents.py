@@ -40,6 +40,11 @@ class Origin(BaseModel):
         None, description="Whether a potential learnt from the campaign has relaxed it before."
     )
 
+    @property
+    def is_stacking(self) -> bool:
+        """Whether it is a stacking of known crystals."""
+        return self.id.startswith("stacking:")
+
 
 class Candidate(BaseModel):
     """A structure that waits for its relaxation."""

@@ -114,6 +114,7 @@ class Judge:
 
 
 def _prerelaxed(
+    origins: list[Origin],
     crystals: list[Structure],
     gain: FloatArray,
     known: SeenStructures,
@@ -133,6 +134,7 @@ def _prerelaxed(
         PRERELAXED * loop.relaxations,
         deepcopy(novelty),
         shortlist=4,
+        stacked=[o.is_stacking for o in origins],
     )
     relaxed = prerelaxed(
         [crystals[i] for i in chosen],
@@ -269,12 +271,27 @@ class GenerateMaker(Maker):
         prerelaxes = POTENTIAL in files and novelty is not None
         if POTENTIAL in files and novelty is not None:
             shortlist, crystals = _prerelaxed(
-                crystals, gain, known, novelty, files[POTENTIAL], settings, limits
+                origins,
+                crystals,
+                gain,
+                known,
+                novelty,
+                files[POTENTIAL],
+                settings,
+                limits,
             )
             origins = [origins[i] for i in shortlist]
             energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
         progress.report(stage, loop.samples, loop.samples)
-        chosen = choose(crystals, gain, known, screening.per_formula, loop.relaxations, novelty)
+        chosen = choose(
+            crystals,
+            gain,
+            known,
+            screening.per_formula,
+            loop.relaxations,
+            novelty,
+            stacked=[o.is_stacking for o in origins],
+        )
         candidates = []
         for n in chosen:
             energy = float(energies[n])

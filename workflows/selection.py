@@ -25,6 +25,9 @@ SHORTLIST = 20
 #: Scales of `Novelty` that are tried.
 SCALES = np.geomspace(0.005, 0.5, 25)
 
+#: Fewest relaxed stackings to fit a scale to.
+STACKINGS = 20
+
 
 def expected_gain(
     members: FloatArray,
@@ -87,12 +90,19 @@ class Novelty:
     ----------
     elements
         The system.
+
+    Attributes
+    ----------
+    scale : float
+        Fitted to all relaxations.
+    stacking_scale : float
+        Fitted to those of stackings: these relax to themselves, however near to each other.
     """
 
     def __init__(self, elements: Sequence[str]) -> None:
         self._environments = Environments(elements)
         self._known: defaultdict[str, list[NDArray[np.float32]]] = defaultdict(list)
-        self.scale = float(np.median(SCALES))
+        self.scale = self.stacking_scale = float(np.median(SCALES))
 
     @classmethod
     def of(
@@ -103,7 +113,7 @@ class Novelty:
     ) -> Novelty:
         """What the relaxations of a campaign, in their order, tell of distances and novelty."""
         novelty, seen = cls(elements), SeenStructures()
-        distances, new = [], []
+        found: list[tuple[float, bool, bool]] = []
         for entry in entries:
             document = documents[entry.key]
             final = Structure.from_dict(document.structure)
@@ -112,21 +122,17 @@ class Novelty:
             start = Structure.from_dict(document.initial_structure)
             is_new = seen.add_if_new(final)
             if can_be_judged(start):
-                distances.append(novelty.distance(start, novelty.vectors([start])[0]))
-                new.append(is_new)
+                distance = novelty.distance(start, novelty.vectors([start])[0])
+                if np.isfinite(distance):
+                    found.append((distance, is_new, document.origin.is_stacking))
             if is_new:
                 novelty.add(final, novelty.vectors([final])[0])
-        novelty._fit(np.array(distances), np.array(new, bool))
+        if found:
+            distances, new, stacked = (np.array(column) for column in zip(*found, strict=True))
+            novelty.scale = novelty.stacking_scale = _fitted(distances, new)
+            if stacked.sum() >= STACKINGS:
+                novelty.stacking_scale = _fitted(distances[stacked], new[stacked])
         return novelty
-
-    def _fit(self, distances: FloatArray, new: NDArray[np.bool_]) -> None:
-        finite = np.isfinite(distances)
-        if not finite.any():
-            return
-        ratio = (distances[finite][:, None] / SCALES) ** 2
-        probability = np.clip(1.0 - np.exp(-ratio), 1e-3, 1.0 - 1e-3)
-        likelihood = np.where(new[finite][:, None], np.log(probability), np.log(1 - probability))
-        self.scale = float(SCALES[likelihood.sum(0).argmax()])
 
     def vectors(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
         """Mean environments (n, width) of structures whose atoms do not overlap."""
@@ -143,14 +149,29 @@ class Novelty:
         known = self._known.get(structure.composition.reduced_formula)
         return float(np.linalg.norm(np.array(known) - vector, axis=1).min()) if known else np.inf
 
-    def probability(self, distance: FloatArray) -> FloatArray:
-        """Probability that what is so far from all that is known leads to something new."""
-        return 1.0 - np.exp(-((np.asarray(distance) / self.scale) ** 2))
+    def probability(self, distance: FloatArray, stacked: NDArray[np.bool_]) -> FloatArray:
+        """Probability that what is so far from all that is known leads to something new, (n,).
+
+        Parameters
+        ----------
+        distance : array (n,)
+        stacked : array (n,)
+            Which are stackings.
+        """
+        scale = np.where(stacked, self.stacking_scale, self.scale)
+        return 1.0 - np.exp(-((distance / scale) ** 2))
 
     def add(self, structure: Structure, vector: NDArray[np.float32]) -> None:
         """Know a structure from now on."""
         # A copy: a row of an array would keep all of it.
         self._known[structure.composition.reduced_formula].append(np.array(vector))
+
+
+def _fitted(distances: FloatArray, new: NDArray[np.bool_]) -> float:
+    """The most likely scale."""
+    probability = np.clip(1.0 - np.exp(-((distances[:, None] / SCALES) ** 2)), 1e-3, 1.0 - 1e-3)
+    likelihood = np.where(new[:, None], np.log(probability), np.log(1 - probability))
+    return float(SCALES[likelihood.sum(0).argmax()])
 
 
 def choose(
@@ -161,6 +182,7 @@ def choose(
     count: int,
     novelty: Novelty | None = None,
     shortlist: int = SHORTLIST,
+    stacked: Sequence[bool] | None = None,
 ) -> list[int]:
     """Indices of the structures to relax, best first, few of each formula.
 
@@ -180,7 +202,10 @@ def choose(
     shortlist
         Novelty is looked at for so many times `count` structures, best first; for more where they
         do not suffice.
+    stacked
+        Which are stackings; by default none.
     """
+    is_stacked = np.zeros(len(structures), bool) if stacked is None else np.array(stacked, bool)
     formula = np.array([s.composition.reduced_formula for s in structures], str)
     order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
     counts: Counter[str] = Counter()
@@ -201,7 +226,7 @@ def choose(
         while is_open.any() and len(chosen) < count:
             value = np.asarray(gain, float)[here]
             if novelty is not None:
-                value = value * novelty.probability(distance)
+                value = value * novelty.probability(distance, is_stacked[here])
             n = int(np.where(is_open, value, -np.inf).argmax())
             best = int(here[n])
             is_open[n] = False
