@@ -201,6 +201,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "ccdcgan, not screened": {"choose": "any"},
     "ccdcgan, one round": {"rounds": 1},
     "ccdcgan, GAN not trained": {"gan_steps": 1},
+    "ccdcgan with stackings": {"stackings": 400},
 }
 SOURCES = ("random", "prototypes", "prototypes ranked", *NETWORKS)
 
@@ -218,9 +219,12 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
         "choose": chosen.pop("choose", "gain"),
         **{key: chosen.pop(key) for key in ("prerelax",) if key in chosen},
     }
+    stackings = chosen.pop("stackings", 0)
     loop = {
         "rounds": rounds,
-        "samples": samples * ROUNDS // rounds,
+        # As many are judged.
+        "samples": samples * ROUNDS // rounds - stackings,
+        "stackings": stackings,
         "relaxations": budget // rounds,
         "screening": screening,
     }

@@ -132,10 +132,11 @@ def restacked(a: Period) -> Iterator[Structure]:
 
 def stackings(
     crystals: Sequence[Structure], distances: Sequence[float], max_sites: int
-) -> Iterator[tuple[Structure, tuple[int, ...]]]:
-    """Stackings of one or two crystals, and the indices of those: the lowest crystals first.
+) -> Iterator[tuple[tuple[int, ...], Iterator[Structure]]]:
+    """Indices of one or two crystals and the stackings of these: the lowest crystals first.
 
-    What comes may be there more than once, or have atoms that are too near to each other.
+    What comes may be there more than once, or have atoms that are too near to each other. Stackings
+    are made as they are asked for.
 
     Parameters
     ----------
@@ -157,6 +158,10 @@ def stackings(
     for parts in sorted([*((i,) for i in usable), *pairs], key=mean_distance):
         if sum(sizes[i] for i in parts) > max_sites:
             continue
-        for chosen in itertools.product(*(cut[i] for i in parts)):
-            for crystal in restacked(*chosen) if len(chosen) == 1 else grown_together(*chosen):
-                yield crystal, parts
+        ways = restacked if len(parts) == 1 else grown_together
+        yield (
+            parts,
+            itertools.chain.from_iterable(
+                itertools.starmap(ways, itertools.product(*(cut[i] for i in parts)))
+            ),
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jobflow import Maker, job
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
 
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
@@ -170,20 +170,21 @@ def new_stackings(
     keys, crystals, distances = zip(*parents, strict=True)
     seen, counts = deepcopy(known), Counter[str]()
     found: list[tuple[Origin, Structure]] = []
-    for crystal, parts in stackings(crystals, distances, limits.max_sites):
-        if len(found) == settings.loop.stackings:
-            break
-        formula = crystal.composition.reduced_formula
-        if (
-            len(crystal.composition) == len(settings.elements)
-            and counts[formula] < PRERELAXED * screening.per_formula
-            and limits.allow(crystal)
-            and seen.add_if_new(crystal)
-        ):
-            counts[formula] += 1
-            name = "+".join(keys[i][:8] for i in parts)
-            origin = Origin(kind="generated", id=f"stacking:{name}", round=number)
-            found.append((origin, crystal))
+    for parts, made in stackings(crystals, distances, limits.max_sites):
+        composition = sum((crystals[i].composition for i in parts), Composition())
+        formula = composition.reduced_formula
+        if len(composition) < len(settings.elements):
+            continue
+        name = "+".join(keys[i][:8] for i in parts)
+        origin = Origin(kind="generated", id=f"stacking:{name}", round=number)
+        for crystal in made:
+            if len(found) == settings.loop.stackings:
+                return found
+            if counts[formula] == PRERELAXED * screening.per_formula:
+                break
+            if limits.allow(crystal) and seen.add_if_new(crystal):
+                counts[formula] += 1
+                found.append((origin, crystal))
     return found
 
 
