@@ -41,6 +41,9 @@ from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 #: So many times the crystals that are wanted, of a formula and in all, are pre-relaxed.
 PRERELAXED = 6
 
+#: Stackings of one formula that are judged, in units of those that may be relaxed of it.
+STACKED = 3
+
 
 class Judge:
     """Predicted formation energies (eV/atom) and gains of structures in a campaign.
@@ -180,7 +183,7 @@ def new_stackings(
         for crystal in made:
             if len(found) == settings.loop.stackings:
                 return found
-            if counts[formula] == PRERELAXED * screening.per_formula:
+            if counts[formula] == STACKED * screening.per_formula:
                 break
             if limits.allow(crystal) and seen.add_if_new(crystal):
                 counts[formula] += 1
