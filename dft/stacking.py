@@ -8,12 +8,10 @@ layers of such a cell can lie are low in energy.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import spglib
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
@@ -26,9 +24,6 @@ STRAIN = 0.15
 
 #: Crystals are cut between layers that are at least this part of the widest gap apart.
 WIDE = 0.9
-
-#: Distances to the hull (eV/atom) that differ by less are as low.
-AS_LOW = 0.01
 
 #: Sideways steps of a period, in units of its plane's basis: above the middles of what is below.
 STEPS = (
@@ -135,23 +130,13 @@ def restacked(a: Period) -> Iterator[Structure]:
         yield Structure(matrix, a.species, a.positions, coords_are_cartesian=True)
 
 
-def symmetry(structure: Structure) -> int:
-    """Number of symmetry operations of a cell, as far as 0.1 Å can tell."""
-    numbers = [site.specie.Z for site in structure]
-    cell = (structure.lattice.matrix, structure.frac_coords, numbers)
-    found = spglib.get_symmetry(cell, symprec=0.1)
-    return 1 if found is None else len(found["rotations"])
-
-
 def stackings(
     crystals: Sequence[Structure], distances: Sequence[float], max_sites: int
 ) -> Iterator[tuple[tuple[int, ...], Iterator[Structure]]]:
     """Indices of one or two crystals and the stackings of these: the lowest crystals first.
 
-    Of what is as low, and among the stackings of the same crystals, the most symmetric come first:
-    layers that hardly see each other can lie in many ways of one energy, and those of known phases
-    are symmetric. What comes may be there more than once, or have atoms that are too near to each
-    other. Stackings are made as they are asked for.
+    What comes may be there more than once, or have atoms that are too near to each other. Stackings
+    are made as they are asked for.
 
     Parameters
     ----------
@@ -166,19 +151,17 @@ def stackings(
     sizes = {i: len(crystals[i]) for i in usable}
     cut = {i: periods(crystals[i]) for i in usable}
 
-    order = {i: symmetry(crystals[i]) for i in usable}
-
-    def rank(parts: tuple[int, ...]) -> tuple[int, float]:
-        mean = sum(sizes[i] * distances[i] for i in parts) / sum(sizes[i] for i in parts)
-        return int(mean / AS_LOW), -(math.prod(order[i] for i in parts) ** (1 / len(parts)))
-
-    def made(parts: tuple[int, ...]) -> Iterator[Structure]:
-        ways = restacked if len(parts) == 1 else grown_together
-        chosen = itertools.product(*(cut[i] for i in parts))
-        found = itertools.chain.from_iterable(itertools.starmap(ways, chosen))
-        yield from sorted(found, key=symmetry, reverse=True)
+    def mean_distance(parts: tuple[int, ...]) -> float:
+        return sum(sizes[i] * distances[i] for i in parts) / sum(sizes[i] for i in parts)
 
     pairs = itertools.combinations_with_replacement(usable, 2)
-    for parts in sorted([*((i,) for i in usable), *pairs], key=rank):
-        if sum(sizes[i] for i in parts) <= max_sites:
-            yield parts, made(parts)
+    for parts in sorted([*((i,) for i in usable), *pairs], key=mean_distance):
+        if sum(sizes[i] for i in parts) > max_sites:
+            continue
+        ways = restacked if len(parts) == 1 else grown_together
+        yield (
+            parts,
+            itertools.chain.from_iterable(
+                itertools.starmap(ways, itertools.product(*(cut[i] for i in parts)))
+            ),
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -42,9 +41,8 @@ from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
 #: So many times the crystals that are wanted, of a formula and in all, are pre-relaxed.
 PRERELAXED = 6
 
-#: Stackings of one formula that are judged, in units of those that may be relaxed of it, and of the
-#: same crystals.
-STACKED, OF_THE_SAME = 3, 4
+#: Stackings of one formula that are judged, in units of those that may be relaxed of it.
+STACKED = 3
 
 
 class Judge:
@@ -182,15 +180,14 @@ def new_stackings(
             continue
         name = "+".join(keys[i][:8] for i in parts)
         origin = Origin(kind="generated", id=f"stacking:{name}", round=number)
-        most = min(OF_THE_SAME, STACKED * screening.per_formula - counts[formula])
-        if most == 0:
-            continue
-        new = (c for c in made if limits.allow(c) and seen.add_if_new(c))
-        some = [(origin, c) for c in itertools.islice(new, most)]
-        counts[formula] += len(some)
-        found += some
-        if len(found) >= settings.loop.stackings:
-            return found[: settings.loop.stackings]
+        for crystal in made:
+            if len(found) == settings.loop.stackings:
+                return found
+            if counts[formula] == STACKED * screening.per_formula:
+                break
+            if limits.allow(crystal) and seen.add_if_new(crystal):
+                counts[formula] += 1
+                found.append((origin, crystal))
     return found
 
 
