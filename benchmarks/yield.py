@@ -92,7 +92,10 @@ class Archive:
         there = self.documents.get(key)
         return there is None or (frames and there.converged and not there.frames)
 
-    def add(self, documents: Sequence[RelaxationDocument]) -> None:
+    def add(self, documents: Sequence[RelaxationDocument], frames: bool) -> None:
+        """Keep what is not there yet; frames, from which a potential is learnt, if asked for."""
+        if not frames:
+            documents = [d.model_copy(update={"frames": []}) for d in documents]
         new = [d for d in documents if self.lacks(d.key, bool(d.frames))]
         if new:
             # A member of its own at the end of the file: a broken run loses nothing.
@@ -142,14 +145,12 @@ class Archive:
         structures = [Structure.from_dict(entries[key].structure) for key in todo]
         done: list[RelaxationDocument] = []
         for number, result in relax_many(structures, RELAXATION, workers):
-            if not frames:
-                result.frames = []
             done.append(RelaxationDocument.of(result, entries[todo[number]], "yield"))
             if len(done) == 25:
-                self.add(done)
+                self.add(done, frames)
                 print(f"{len(self.documents)} relaxations", file=sys.stderr, flush=True)
                 done = []
-        self.add(done)
+        self.add(done, frames)
         return [Entry(key=key, origin=c.origin) for key, c in entries.items()]
 
 
@@ -257,11 +258,7 @@ def generated(
     run_locally(flow, store=store, log=False, root_dir=folder, raise_immediately=True)
     outcome = store.get_output(rounds.uuid, which="last", load=True)
     keys = [e["key"] for e in outcome["entries"][len(entries) :]]
-    documents = list(relaxations.get(keys).values())
-    if not frames:
-        for document in documents:
-            document.frames = []
-    archive.add(documents)
+    archive.add(list(relaxations.get(keys).values()), frames)
     return keys
 
 
