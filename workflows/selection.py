@@ -124,7 +124,7 @@ class Novelty:
             if can_be_judged(start):
                 distance = novelty.distance(start, novelty.vectors([start])[0])
                 if np.isfinite(distance):
-                    found.append((distance, is_new, document.origin.is_stacking))
+                    found.append((distance, is_new, entry.origin.is_stacking))
             if is_new:
                 novelty.add(final, novelty.vectors([final])[0])
         if found:
