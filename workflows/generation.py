@@ -272,7 +272,7 @@ class GenerateMaker(Maker):
             energies, gain = judge(crystals)
             if screening.choose == "gain":
                 novelty = Novelty.of(settings.elements, claims, documents)
-        prerelaxes = POTENTIAL in files and novelty is not None
+        was_prerelaxed = None
         if POTENTIAL in files and novelty is not None:
             shortlist, crystals = _prerelaxed(
                 origins,
@@ -286,6 +286,7 @@ class GenerateMaker(Maker):
             )
             origins = [origins[i] for i in shortlist]
             energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
+            was_prerelaxed = True
         progress.report(stage, loop.samples, loop.samples)
         chosen = choose(
             crystals,
@@ -301,7 +302,7 @@ class GenerateMaker(Maker):
             energy = float(energies[n])
             predicted = {
                 "predicted_formation_energy": energy if np.isfinite(energy) else None,
-                "prerelaxed": prerelaxes or None,
+                "prerelaxed": was_prerelaxed,
             }
             origin = origins[n].model_copy(update=predicted)
             cell = primitive_cell(crystals[n])
