@@ -34,7 +34,9 @@ from jobflow.managers.fireworks import flow_to_workflow
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import Relaxation, RelaxationSettings, content_key
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.key import content_key
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, database_of, open_pad, prepare
 from ccdcgan.launchers.status import counts_pipeline, status_of

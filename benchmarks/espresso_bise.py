@@ -22,7 +22,8 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import EspressoEngine
-from ccdcgan.dft.relaxation import RelaxationSettings, Relaxer
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
 # Experimental cells; for BiSe a guess near PBE's.
 BISMUTH = Structure(Lattice.rhombohedral(4.746, 57.23), ["Bi"] * 2, [[0.2339] * 3, [-0.2339] * 3])

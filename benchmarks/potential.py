@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from ccdcgan.dft.engines import PotentialEngine
+from ccdcgan.dft.engines.potentials import PotentialEngine
 from ccdcgan.models.potential import Labelled, fit_potential
 
 #: Geometries on which both are timed.

@@ -17,7 +17,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import OPTIMIZERS, RelaxationSettings, Relaxer
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 from ccdcgan.dft.sources import Prototype, read_structures
 
 

@@ -25,7 +25,7 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import RelaxationSettings
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows.campaign import Campaign

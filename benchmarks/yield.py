@@ -37,7 +37,8 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.relaxation import RelaxationSettings, relax_many
+from ccdcgan.dft.relaxation.processes import relax_many
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.substitution import candidates, end_members, starting_volume
 from ccdcgan.launchers.folder import embedded_store

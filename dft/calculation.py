@@ -22,14 +22,10 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.frames import KBAR, vasp_frames
-from ccdcgan.dft.relaxation import (
-    Relaxation,
-    RelaxationSettings,
-    Relaxer,
-    calculations_folder,
-    content_key,
-    elements_of,
-)
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.vasp import LADDER, Stage, VaspEngine, seconds_left, vasp_command
 from ccdcgan.dft.vasp_files import (
     Run,
@@ -303,7 +299,7 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
     tags: dict[str, Any] = {}
     if name == "relax":
         tags = {"ISIF": 3, "EDIFFG": -settings.fmax, "NSW": settings.max_steps}
-    tags |= {**engine.incar, **attempt.incar}
+    tags |= {**engine.tags, **attempt.incar}
     start = time()
     run: Run | None = None
     left: list[str] = []

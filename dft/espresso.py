@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.engines import dispersion
+from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.errors import UserError
 
 Namelist = Literal["control", "system", "electrons"]
@@ -46,6 +47,10 @@ DECISIVE = {
 }
 
 
+#: D3 with Becke-Johnson damping and two-body terms alone.
+D3BJ = {"vdw_corr": "dft-d3", "dftd3_version": 4, "dftd3_threebody": False}
+
+
 class PwxError(RuntimeError):
     """pw.x ended without energy, forces and stress; the text is its own complaint."""
 
@@ -58,6 +63,7 @@ class EspressoEngine(CalculatorEngine):
     """PBE with pw.x of Quantum ESPRESSO, on pseudopotentials of the user's choice."""
 
     absolute: ClassVar[bool] = True
+    added: ClassVar[frozenset[str]] = frozenset({"dispersion"})
     name: Literal["espresso"] = "espresso"
     command: str = Field(
         default="pw.x",
@@ -96,6 +102,9 @@ class EspressoEngine(CalculatorEngine):
         description="More input of pw.x, or other values, by namelist: "
         "{electrons: {mixing_beta: 0.3}}.",
     )
+    dispersion: Literal["d3bj"] | None = Field(
+        default=None, description="Dispersion correction: d3bj, or null."
+    )
 
     def calculator(self, structure: Structure) -> Calculator:
         """pw.x with the k-points of this structure, in a folder that goes with the calculator."""
@@ -129,6 +138,8 @@ class EspressoEngine(CalculatorEngine):
             },
             "electrons": {"conv_thr": self.conv_thr},
         }
+        if self.dispersion is not None:
+            given["system"] |= D3BJ
         for namelist, values in self.extra.items():
             given[namelist].update(values)
         return given
@@ -138,7 +149,7 @@ class EspressoEngine(CalculatorEngine):
 
         By default it is that of all elements with one file in the folder or a file by name.
         """
-        settings = self.model_dump(mode="json", include=DECISIVE)
+        settings = self.model_dump(mode="json", include={*DECISIVE, "dispersion"})
         text = json.dumps({"functional": "PBE", **settings}, sort_keys=True)
         changes = [f"{key}={value}" for key, value in sorted(self.extra.get("system", {}).items())]
         return LevelOfTheory(
@@ -150,6 +161,7 @@ class EspressoEngine(CalculatorEngine):
                 element: f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
                 for element, path in sorted(self._files(elements).items())
             },
+            dispersion=self.dispersion and dispersion.title(self.dispersion, "PBE"),
         )
 
     def check(self, elements: Sequence[str]) -> None:

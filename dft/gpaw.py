@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ase.calculators.calculator import Calculator
 from pydantic import Field
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.engines import dispersion
+from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import kpoints
 
@@ -22,6 +23,8 @@ DECISIVE = {"cutoff", "kpoints_length", "width", "spin"}
 class GpawEngine(CalculatorEngine):
     """PBE with GPAW, on its own PAW data sets."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"dispersion"})
+
     name: Literal["gpaw"] = "gpaw"
     cutoff: float = Field(default=500.0, gt=0, description="Plane-wave cutoff, eV.")
     kpoints_length: float = Field(
@@ -30,12 +33,16 @@ class GpawEngine(CalculatorEngine):
     width: float = Field(default=0.05, gt=0, description="Width of the Fermi smearing, eV.")
     spin: bool = Field(default=False, description="Spin-polarised, from a ferromagnetic start.")
 
+    dispersion: Dispersion | None = Field(
+        default=None, description="Dispersion correction on top: d3bj, d4, or null."
+    )
+
     def calculator(self, structure: Structure) -> Calculator:
         """GPAW with the k-points of this structure."""
         self._installed()
         from gpaw import GPAW
 
-        return GPAW(
+        calculator = GPAW(
             mode={"name": "pw", "ecut": self.cutoff},
             xc="PBE",
             kpts={"size": kpoints(structure, self.kpoints_length), "gamma": True},
@@ -44,6 +51,7 @@ class GpawEngine(CalculatorEngine):
             magmoms=[1.0] * len(structure) if self.spin else None,
             txt=None,
         )
+        return dispersion.with_dispersion(calculator, self.dispersion, "PBE")
 
     def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
         """The level of theory of these elements.
@@ -53,7 +61,7 @@ class GpawEngine(CalculatorEngine):
         self._installed()
         from gpaw.setup_data import search_for_file
 
-        settings = self.model_dump(mode="json", include=DECISIVE)
+        settings = self.model_dump(mode="json", include={*DECISIVE, "dispersion"})
         text = json.dumps({"functional": "PBE", **settings}, sort_keys=True)
         titles = {}
         for element in sorted(elements or ()):
@@ -71,10 +79,12 @@ class GpawEngine(CalculatorEngine):
             checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
             scale="PBE, uncorrected",
             pseudopotentials=titles,
+            dispersion=self.dispersion and dispersion.title(self.dispersion, "PBE"),
         )
 
     def check(self, elements: Sequence[str]) -> None:
         self.level_of_theory(elements)
+        dispersion.check(self.dispersion, "PBE", elements)
 
     def _installed(self) -> None:
         try:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Element
 
-from ccdcgan.dft.engines import LevelOfTheory, same_level
+from ccdcgan.dft.engines.base import LevelOfTheory, same_level
 from ccdcgan.dft.errors import UserError
 
 

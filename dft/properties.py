@@ -14,7 +14,7 @@ from ase.optimize import FIRE
 from ase.units import GPa
 from pymatgen.core import Structure
 
-from ccdcgan.dft.relaxation import Relaxer
+from ccdcgan.dft.relaxation.relaxer import Relaxer
 
 #: Volumes of the equation of state, relative to the relaxed crystal's.
 STRAINS = np.linspace(0.94, 1.06, 7)

@@ -11,12 +11,14 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines import EngineSettings, LevelOfTheory, PotentialEngine
+from ccdcgan.dft.engines import dispersion
+from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
+from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.vasp_files import DECISIVE, decisive, difference, geometry
 
@@ -58,8 +60,14 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 
 
+#: Parameters of D3(BJ) for r2SCAN (Ehlert et al., J. Chem. Phys. 154, 061101 (2021)).
+R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
+
+
 class VaspEngine(EngineSettings):
     """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"dispersion"})
 
     name: Literal["vasp"] = "vasp"
     incar: dict[str, Any] = Field(
@@ -80,7 +88,7 @@ class VaspEngine(EngineSettings):
     max_stress: float = Field(
         5.0, gt=0, description="Largest stress of a converged relaxation, kbar."
     )
-    pre_relax: PotentialEngine | None = Field(
+    pre_relax: Annotated[SevenNetEngine | ChgnetEngine, Field(discriminator="name")] | None = Field(
         None, description="Potential that relaxes first, e.g. {name: sevennet}."
     )
     attempts: int = Field(8, ge=1, description="Most runs of one structure, all stages together.")
@@ -94,6 +102,9 @@ class VaspEngine(EngineSettings):
         6.0, gt=0, description="Hours without output after which VASP counts as hung."
     )
     polling: float = Field(3.0, gt=0, description="Seconds between custodian's looks at a run.")
+    dispersion: Literal["d3bj"] | None = Field(
+        None, description="Dispersion correction: d3bj (IVDW = 12), or null."
+    )
 
     @field_validator("incar")
     @classmethod
@@ -104,6 +115,37 @@ class VaspEngine(EngineSettings):
                 raise ValueError(f"{tag} follows from relaxation.{instead}: set that instead")
         return incar
 
+    @model_validator(mode="after")
+    def _has_parameters(self) -> VaspEngine:
+        if self.dispersion is not None:
+            if "IVDW" in self.incar:
+                raise ValueError("engine.dispersion sets IVDW: leave one of the two out")
+            if self.functional_name is None:
+                raise ValueError(
+                    "dispersion d3bj has parameters for PBE, PBEsol and r2SCAN alone: leave "
+                    "engine.dispersion out, or set IVDW and its parameters in engine.incar"
+                )
+        return self
+
+    @property
+    def functional_name(self) -> str | None:
+        """PBE, PBEsol or r2SCAN; None for another functional."""
+        tags = {**INCAR, **self.incar}
+        if tags.get("LHFCALC"):
+            return None
+        if tags.get("METAGGA"):
+            return "r2SCAN" if str(tags["METAGGA"]).upper() == "R2SCAN" else None
+        return {"PE": "PBE", "PS": "PBEsol"}.get(str(tags["GGA"]).upper())
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """INCAR tags that the campaign asks for beside or in place of `INCAR`."""
+        if self.dispersion is None:
+            return self.incar
+        # VASP has parameters of its own for functionals of GGA, the same, and none for METAGGA.
+        parameters = R2SCAN_D3BJ if self.functional_name == "r2SCAN" else {}
+        return {"IVDW": 12, **parameters, **self.incar}
+
     def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
         return self.level({}, {})
 
@@ -111,8 +153,8 @@ class VaspEngine(EngineSettings):
         self, changed: Mapping[str, Sequence[Any]], pseudopotentials: Mapping[str, str]
     ) -> LevelOfTheory:
         """The level of runs that differ from what was asked by `changed` (see `Run`)."""
-        asked = decisive({**INCAR, **self.incar})
-        others = {t: v for t, v in self.incar.items() if t not in DECISIVE and t not in TECHNICAL}
+        asked = decisive({**INCAR, **self.tags})
+        others = {t: v for t, v in self.tags.items() if t not in DECISIVE and t not in TECHNICAL}
         parts = [asked, self.kpoints_length, self.functional, self.potcars, self.stages]
         if others:
             parts.append(others)
@@ -128,6 +170,8 @@ class VaspEngine(EngineSettings):
             checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
             scale="+".join([functional, *beyond]) + ", uncorrected" + note,
             pseudopotentials=dict(pseudopotentials),
+            dispersion=self.dispersion
+            and dispersion.title(self.dispersion, self.functional_name or ""),
         )
 
     def route(self) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import RelaxationSettings
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
 from ccdcgan.workflows.campaign import Campaign
@@ -110,7 +109,7 @@ def engine_findings(campaign: Campaign, elsewhere: bool = False) -> Iterator[Fin
     """
     for name, relaxation in campaign.relaxations.items():
         found = tried(partial(_engine, name, relaxation, campaign.elements))
-        local = isinstance(relaxation.engine, PotentialEngine)
+        local = relaxation.engine.is_potential
         if found.state == "missing" and elsewhere and not local:
             found = Finding("note", f"on this machine: {found.text}")
         yield found

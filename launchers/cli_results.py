@@ -238,7 +238,7 @@ def _cell(value: Any) -> Text:
 
 
 def _note_levels(phases: Sequence[Mapping[str, Any]]) -> None:
-    from ccdcgan.dft.engines import same_level
+    from ccdcgan.dft.engines.base import same_level
 
     try:
         same_level([phase["level_of_theory"] for phase in phases])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pymatgen.core import Structure
 from rich.table import Table
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import TOLERANCES
 from ccdcgan.launchers.finished import open_finished, read_suitable

@@ -14,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.homologous import known_crystals
 from ccdcgan.dft.hull import Hull

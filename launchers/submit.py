@@ -13,7 +13,6 @@ from typing import Any
 from jobflow.managers.fireworks import flow_to_workflow
 from pymongo.errors import DuplicateKeyError
 
-from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import open_workdir
@@ -52,7 +51,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         ping(store)
     for relaxation in campaign.relaxations.values():
         # What is not a matter of the machine: VASP need not be where jobs are submitted.
-        if isinstance(relaxation.engine, PotentialEngine):
+        if relaxation.engine.is_potential:
             relaxation.engine.check(campaign.elements)
     # Keras takes seconds to import, and only this needs it.
     from ccdcgan.workflows.inverse_design import InverseDesignMaker

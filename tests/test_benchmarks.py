@@ -19,7 +19,8 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.frames import Frame
-from ccdcgan.dft.relaxation import Relaxation, content_key
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.key import content_key
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -11,7 +11,7 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import displacement
 from ccdcgan.launchers.report import write_report

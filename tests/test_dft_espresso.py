@@ -31,7 +31,8 @@ from ccdcgan.dft.espresso import (
 )
 from ccdcgan.dft.gpaw import GpawEngine
 from ccdcgan.dft.gth_upf import MESH, main, projector, read_gth, write_upf
-from ccdcgan.dft.relaxation import RelaxationSettings, Relaxer
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
 # An invented element's entry in CP2K's format, and one of another functional.
 GTH = """\

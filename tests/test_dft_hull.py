@@ -7,7 +7,8 @@ from pymatgen.core import Composition
 from pymatgen.entries.computed_entries import ComputedEntry
 from scipy.optimize import linprog
 
-from ccdcgan.dft.engines import LevelOfTheory, PotentialEngine, same_level
+from ccdcgan.dft.engines.base import LevelOfTheory, same_level
+from ccdcgan.dft.engines.potentials import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Hull, Thresholds
 

@@ -11,7 +11,8 @@ from jobflow import Flow, run_locally
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.properties import PropertyError, bulk_modulus, compute
-from ccdcgan.dft.relaxation import RelaxationSettings, Relaxer
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import parse_campaign

@@ -18,16 +18,15 @@ from crystals import fcc
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft import engines
-from ccdcgan.dft.engines import CalculatorEngine, LevelOfTheory, PotentialEngine
+from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.engines.potentials import PotentialEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import (
-    Relaxation,
-    RelaxationSettings,
-    Relaxer,
-    content_key,
-    relax_many,
-    shortest_distance,
-)
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.key import content_key
+from ccdcgan.dft.relaxation.processes import relax_many
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.validity import shortest_distance
 
 SETTINGS = RelaxationSettings()
 LEVEL = LevelOfTheory(engine="E", package="p", checkpoint="0" * 16, scale="PBE")

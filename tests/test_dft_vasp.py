@@ -18,9 +18,11 @@ from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.calculation import Calculation, OutOfTimeError, relax_by_vasp
-from ccdcgan.dft.engines import PotentialEngine, same_level
+from ccdcgan.dft.engines.base import same_level
+from ccdcgan.dft.engines.potentials import PotentialEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import RelaxationSettings, content_key
+from ccdcgan.dft.relaxation.key import content_key
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.vasp import INCAR, LADDER, VaspEngine
 from ccdcgan.dft.vasp_files import DECISIVE, decisive, last_geometry
 

@@ -9,7 +9,7 @@ import pytest
 from crystals import ANTIFLUORITE, CSCL, FLUORITE, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Composition, Lattice, Structure
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures, displacement
 from ccdcgan.workflows.documents import Origin, RelaxationDocument

@@ -11,7 +11,7 @@ import pytest
 from crystals import ANTIFLUORITE, BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE, fcc
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.homologous import stack
 from ccdcgan.dft.matching import SeenStructures, is_same
 from ccdcgan.models.goals import FORMATION_ENERGY

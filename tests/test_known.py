@@ -13,7 +13,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from rich.console import Console
 from test_campaign import command
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.homologous import REPORTED, known_crystals, stack
 from ccdcgan.dft.matching import WIDER, is_same
 from ccdcgan.dft.substitution import starting_volume

@@ -13,7 +13,7 @@ import pytest
 from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Composition, Lattice, Structure
 
-from ccdcgan.dft.engines import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures, is_same
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal

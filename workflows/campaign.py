@@ -13,11 +13,11 @@ from pymatgen.core import Composition
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ccdcgan.dft.engines import CalculatorEngine
+from ccdcgan.dft.engines.base import CalculatorEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Thresholds
 from ccdcgan.dft.properties import PROPERTIES
-from ccdcgan.dft.relaxation import RelaxationSettings
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import AflowSource, Filters, Source
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal

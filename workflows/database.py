@@ -15,17 +15,12 @@ from jobflow import Flow, Job, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
 from ccdcgan.dft.calculation import OutOfTimeError, final_run, relax_by_vasp
-from ccdcgan.dft.engines import PotentialEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.properties import PROPERTIES, compute
-from ccdcgan.dft.relaxation import (
-    Relaxation,
-    RelaxationSettings,
-    content_key,
-    elements_of,
-    in_workers,
-    relax_many,
-)
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.processes import in_workers, relax_many
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import collect
 from ccdcgan.dft.substitution import candidates, end_members, subsystem_members
 from ccdcgan.dft.vasp import VaspEngine, seconds_left
@@ -156,7 +151,7 @@ class RelaxMaker(Maker):
         found = json.loads(proposed) if isinstance(proposed, str) else proposed
         for candidate in map(Candidate.model_validate, found):
             wanted.setdefault(key_of(candidate, settings.relaxation), candidate)
-        size = self.batch_size if isinstance(engine, PotentialEngine) else 1
+        size = self.batch_size if engine.is_potential else 1
         size = max(size, ceil(len(wanted) / MOST_JOBS))
         total = len(wanted) if total is None else total
         if len(wanted) > size and not isinstance(proposed, str):

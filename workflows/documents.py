@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines import LevelOfTheory
-from ccdcgan.dft.relaxation import Relaxation
+from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.models.potential import PotentialErrors
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,7 @@ from ase.optimize import FIRE
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.relaxation import worker_pool
+from ccdcgan.dft.relaxation.processes import worker_pool
 from ccdcgan.models.moments import Geometry
 from ccdcgan.models.potential import Potential
 

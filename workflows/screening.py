@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.relaxation import shortest_distance
+from ccdcgan.dft.structures.validity import shortest_distance
 from ccdcgan.models.voxels import FloatArray
 from ccdcgan.workflows.campaign import Screening
 

@@ -1,0 +1,130 @@
+"""Engines: what gives energy, forces and stress, and the level of theory that they carry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from ase.calculators.calculator import Calculator
+from pydantic import BaseModel, ConfigDict, Field
+from pymatgen.core import Structure
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.settings import Settings
+
+#: Dispersion corrections by name: D3 with Becke-Johnson damping, two-body terms (Grimme et al., J.
+#: Comput. Chem. 32, 1456 (2011)), and D4 (Caldeweyher et al., Phys. Chem. Chem. Phys. 22, 8499
+#: (2020)).
+Dispersion = Literal["d3bj", "d4"]
+
+
+class LevelOfTheory(BaseModel):
+    """What an energy was computed with. Energies of different levels never meet on one hull."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str = Field(description="Name of the engine, e.g. SevenNet-0.")
+    package: str = Field(description="Package that ran it.")
+    checkpoint: str = Field(
+        description="First 16 hex digits of the SHA-256 of a potential's weights, or of the "
+        "settings of a DFT code that decide its energies."
+    )
+    scale: str = Field(description="Energy scale of the engine, e.g. PBE without corrections.")
+    pseudopotentials: dict[str, str] = Field(
+        default_factory=dict, description="Of a DFT code: title and hash for each element."
+    )
+    head: str | None = Field(default=None, description="Head of a checkpoint that has several.")
+    dispersion: str | None = Field(
+        default=None, description="Dispersion correction and the functional of its parameters."
+    )
+    corrections: str | None = Field(
+        default=None, description="Scheme of corrections in the energies that make a hull."
+    )
+
+    def __str__(self) -> str:
+        parts = [self.package, self.checkpoint, self.head, self.scale, self.dispersion]
+        return f"{self.engine} ({', '.join(p for p in [*parts, self.corrections] if p)})"
+
+    @property
+    def name(self) -> str:
+        """The engine and what stands beside it, for people."""
+        extras = [self.head, self.dispersion, self.corrections]
+        return " + ".join([self.engine, *(e for e in extras if e)])
+
+
+class EngineSettings(Settings, ABC):
+    """What computes energies, and everything about it that a campaign chooses."""
+
+    #: Whether energies count from zero at free electrons and nuclei: any number may be right.
+    absolute: ClassVar[bool] = False
+
+    #: Whether it runs in our own process, in milliseconds a call: hundreds of structures a job.
+    is_potential: ClassVar[bool] = False
+
+    #: By which name a campaign file asks for it.
+    name: str
+
+    @abstractmethod
+    def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
+        """The level of theory that these settings ask for, for these elements or for all."""
+
+    def route(self) -> dict[str, Any]:
+        """What else decides to which minimum a structure relaxes; part of the content key."""
+        return {}
+
+    def check(self, elements: Sequence[str]) -> None:
+        """Raise a `UserError` that says what to set, if this machine or these elements lack it."""
+        self.level_of_theory(elements)
+
+    @property
+    def optimizer(self) -> Literal["FIRE", "BFGS"]:
+        """What relaxes structures unless the campaign names another."""
+        return "FIRE"
+
+    @property
+    def mixes_scales(self) -> bool:
+        """Whether energies are those of MPtrj: GGA+U for some oxides and fluorides, else GGA."""
+        return False
+
+    def second_opinion(self) -> CalculatorEngine | None:
+        """Another engine on the same energy scale, for single points; None where there is none."""
+        return None
+
+
+class CalculatorEngine(EngineSettings):
+    """An engine that ASE drives.
+
+    One of another package is a subclass in its entry-point group ``ccdcgan.engines``; see
+    `ccdcgan.dft.engines.registry`.
+    """
+
+    @abstractmethod
+    def calculator(self, structure: Structure) -> Calculator:
+        """A calculator for relaxing this structure."""
+
+
+def same_level(levels: Sequence[LevelOfTheory | dict[str, Any]]) -> LevelOfTheory:
+    """The one level of theory of all entries, with the pseudopotentials of all their elements.
+
+    Raises
+    ------
+    UserError
+        There is more than one, or an element has two pseudopotentials; the message names both.
+    """
+    parsed = [LevelOfTheory.model_validate(level) for level in levels]
+    kinds = {
+        level.model_dump_json(exclude={"pseudopotentials"}): level for level in reversed(parsed)
+    }
+    if len(kinds) != 1:
+        names = " and ".join(str(v) for v in list(kinds.values())[:2]) or "none"
+        raise UserError(f"a hull is built from one level of theory only, here are: {names}")
+    potentials: dict[str, str] = {}
+    for level in parsed:
+        for element, title in level.pseudopotentials.items():
+            if potentials.setdefault(element, title) != title:
+                raise UserError(
+                    f"a hull is built from one pseudopotential of {element} only, here are: "
+                    f"{potentials[element]} and {title}"
+                )
+    return next(iter(kinds.values())).model_copy(update={"pseudopotentials": potentials})

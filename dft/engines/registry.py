@@ -1,0 +1,86 @@
+"""Which engines there are: our own, and those of other packages by entry points.
+
+A package of its own adds an engine with a subclass of `CalculatorEngine`, whose ``name`` is a
+literal, and an entry point of that name:
+
+    [project.entry-points."ccdcgan.engines"]
+    my-potential = "my_package:MyEngine"
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo
+
+from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings
+from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
+from ccdcgan.dft.espresso import EspressoEngine
+from ccdcgan.dft.gpaw import GpawEngine
+from ccdcgan.dft.vasp import VaspEngine
+
+GROUP = "ccdcgan.engines"
+
+OWN: dict[str, type[EngineSettings]] = {
+    "sevennet": SevenNetEngine,
+    "chgnet": ChgnetEngine,
+    "vasp": VaspEngine,
+    "espresso": EspressoEngine,
+    "gpaw": GpawEngine,
+}
+
+
+def names() -> list[str]:
+    """Names of all engines that this environment has."""
+    return sorted({*OWN, *(point.name for point in entry_points(group=GROUP))})
+
+
+@cache
+def engine_class(name: str) -> type[EngineSettings]:
+    """The class of an engine; that of another package is imported now.
+
+    Raises
+    ------
+    ValueError
+        There is none of this name, or it cannot be used; the text says why.
+    """
+    if name in OWN:
+        return OWN[name]
+    points = list(entry_points(group=GROUP, name=name))
+    if not points:
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"there is no engine {name!r} here{hint} (there are {', '.join(names())}; others come "
+            f"with packages that declare an entry point in {GROUP})"
+        )
+    try:
+        found = points[0].load()
+    except Exception as error:  # noqa: BLE001  a package of somebody else's
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"engine {name!r} cannot be imported: {said}") from None
+    if not (isinstance(found, type) and issubclass(found, CalculatorEngine)):
+        raise ValueError(f"engine {name!r} is no subclass of {CalculatorEngine.__name__}")
+    return found
+
+
+def _parse(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, Mapping):
+        if isinstance(value, EngineSettings):
+            return value
+        raise ValueError("an engine is written as {name: sevennet}")
+    name = value.get("name")
+    if not isinstance(name, str):
+        raise ValueError(f"an engine needs a name: one of {', '.join(names())}")
+    return engine_class(name).model_validate(dict(value), context=info.context)
+
+
+#: An engine in a campaign file.
+Engine = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(_parse)]
+
+#: A potential in a campaign file.
+Potential = Annotated[SerializeAsAny[CalculatorEngine], BeforeValidator(_parse)]

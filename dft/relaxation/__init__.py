@@ -1,0 +1,1 @@
+"""Relaxation of cell and positions, one result for every structure."""

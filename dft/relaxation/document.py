@@ -1,0 +1,49 @@
+"""What is known of a relaxation when it has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.frames import Frame
+
+
+class SecondOpinion(BaseModel):
+    """The energy of a relaxed crystal by another engine, at the geometry of the first."""
+
+    level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
+    energy_per_atom: float = Field(description="eV/atom, on the energy scale of the first.")
+
+
+class Relaxation(BaseModel):
+    """The result of one relaxation.
+
+    A structure that was rejected or failed has its reason and no energy.
+    """
+
+    key: str = Field(description="Content key: input structure, level of theory and settings.")
+    level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
+    structure: dict[str, Any] = Field(description="Relaxed pymatgen structure.")
+    energy_per_atom: float | None = Field(
+        default=None, description="eV/atom at the level of theory."
+    )
+    max_force: float | None = Field(default=None, description="Largest force on an atom, eV/Å.")
+    max_stress: float | None = Field(default=None, description="Largest stress component, eV/Å³.")
+    steps: int = Field(default=0, description="Ionic steps.")
+    converged: bool = False
+    reason: str | None = Field(default=None, description="Why it did not converge.")
+    seconds: float = Field(
+        default=0.0, description="Processor time; of a DFT code, time on the clock."
+    )
+    attempts: int = Field(default=1, description="Runs that it took.")
+    corrections: list[str] = Field(
+        default_factory=list, description="Errors that custodian corrected on the way."
+    )
+    frames: list[Frame] = Field(
+        default_factory=list, description="Some geometries on the way, and the converged one."
+    )
+    second_opinion: SecondOpinion | None = Field(
+        default=None, description="What another checkpoint says of the relaxed crystal."
+    )

@@ -1,0 +1,162 @@
+"""Relaxation of one structure after another, guarded against collapse."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from time import perf_counter, process_time
+
+import numpy as np
+from ase import Atoms
+from ase.filters import FrechetCellFilter
+from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from ccdcgan.dft.engines.base import CalculatorEngine
+from ccdcgan.dft.frames import FRAME_STEPS, Frame
+from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
+from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
+
+
+def calculations_folder() -> Path:
+    """Where calculations live: CCDCGAN_CALCULATIONS, a folder that all workers of a class see."""
+    return Path(os.environ.get("CCDCGAN_CALCULATIONS", "calculations"))
+
+
+class Relaxer:
+    """Relaxes one structure after another with one calculator.
+
+    A DFT code's geometries are kept step by step, under the content key: a relaxation that was
+    killed goes on from its last one.
+    """
+
+    def __init__(self, settings: RelaxationSettings) -> None:
+        if not isinstance(settings.engine, CalculatorEngine):
+            raise TypeError(f"{settings.engine.name} relaxes by itself")
+        self.settings = settings
+        self.engine = settings.engine
+
+    def __call__(self, structure: Structure) -> Relaxation:
+        """Relax cell and positions to `fmax`; never raises for a bad structure."""
+        settings = self.settings
+        # A DFT code works in processes of its own.
+        clock = process_time if self.engine.is_potential else perf_counter
+        start = clock()
+        level = self.engine.level_of_theory(elements_of(structure))
+        result = Relaxation(
+            key=content_key(structure, level, settings),
+            level_of_theory=level,
+            structure=structure.as_dict(),
+        )
+        result.reason = settings.gate(structure)
+        if result.reason:
+            return result
+        atoms = self.atoms(structure)
+        kept = None
+        if not self.engine.is_potential:
+            kept = calculations_folder() / result.key / "last.json"
+            _go_on(atoms, kept, settings)
+        optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
+        reason: str | None = None
+        converged = False
+        most = settings.steps_of(structure)
+        try:
+            for done in optimizer.irun(fmax=settings.fmax, steps=most):
+                converged = bool(done)
+                reason = unsound(atoms)
+                reason = reason or settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
+                if reason:
+                    break
+                if converged or optimizer.nsteps in FRAME_STEPS:
+                    result.frames.append(Frame.of(atoms))
+                if kept is not None:
+                    _keep(atoms, kept)
+        except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
+            said = " ".join(str(error).split())[:200]
+            reason = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
+        result.steps = int(optimizer.nsteps)
+        result.seconds = clock() - start
+        if reason:
+            result.reason = reason
+            return result
+        relaxed = AseAtomsAdaptor.get_structure(atoms)
+        result.structure = Structure(
+            relaxed.lattice, relaxed.species, relaxed.frac_coords, to_unit_cell=True
+        ).as_dict()
+        result.energy_per_atom = float(atoms.get_potential_energy() / len(atoms))
+        result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+        result.max_stress = float(np.abs(atoms.get_stress()).max())
+        result.converged = converged
+        result.reason = None if converged else f"not converged in {most} steps"
+        result.second_opinion = self.second_opinion(atoms)
+        return result
+
+    def second_opinion(self, structure: Structure | Atoms) -> SecondOpinion | None:
+        """The energy of a relaxed crystal by another engine; None where that has none."""
+        other = self.settings.engine.second_opinion() if self.settings.second_opinion else None
+        if other is None:
+            return None
+        found = structure if isinstance(structure, Structure) else None
+        atoms = self.atoms(structure) if found is not None else structure.copy()
+        elements = sorted(set(atoms.get_chemical_symbols()))
+        try:
+            atoms.calc = other.calculator(AseAtomsAdaptor.get_structure(atoms))
+            energy = float(atoms.get_potential_energy() / len(atoms))
+            level = other.level_of_theory(elements)
+        except Exception:  # noqa: BLE001  an engine may fail in any way on a wild cell
+            return None
+        if not np.isfinite(energy):
+            return None
+        return SecondOpinion(level_of_theory=level, energy_per_atom=energy)
+
+    def atoms(self, structure: Structure) -> Atoms:
+        """A structure with the engine's calculator."""
+        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+        # Leftover site properties would become arrays that not every calculator accepts.
+        atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
+        atoms.calc = self.engine.calculator(structure)
+        return atoms
+
+
+def unsound(atoms: Atoms) -> str | None:
+    """What is wrong with what a calculator gives for atoms, or None."""
+    expected = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
+    given = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(),
+        "stress": atoms.get_stress(),
+    }
+    for name, shape in expected.items():
+        value = np.asarray(given[name], float)
+        if value.shape != shape:
+            return f"the engine gave {name} of shape {value.shape} instead of {shape}"
+        if not np.isfinite(value).all():
+            return f"the engine gave {name} that are not finite"
+    return None
+
+
+def _keep(atoms: Atoms, path: Path) -> None:
+    """Write a geometry whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([atoms.cell.tolist(), atoms.positions.tolist()]))
+    os.replace(temporary, path)
+
+
+def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> None:
+    """Put atoms where an earlier relaxation of the same structure has left them, if there is one.
+
+    The calculator keeps the k-points of the structure that it was made for.
+    """
+    try:
+        cell, positions = json.loads(path.read_text())
+    except FileNotFoundError:
+        return
+    there = atoms.copy()
+    there.set_cell(cell)
+    there.set_positions(positions)
+    if settings.gate(there) is None:
+        atoms.set_cell(cell)
+        atoms.set_positions(positions)

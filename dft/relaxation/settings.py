@@ -1,0 +1,102 @@
+"""How structures are relaxed, and the gates that they pass."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.optimize import BFGS, FIRE, LBFGS
+from pydantic import Field
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines.potentials import SevenNetEngine
+from ccdcgan.dft.engines.registry import Engine
+from ccdcgan.dft.settings import Settings
+from ccdcgan.dft.structures.validity import overlap
+
+OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
+
+#: What relaxes where a campaign names no engine; docs/engines.md says why.
+DEFAULT_ENGINE = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")
+
+#: Sum of covalent radii (Å) that `min_distance` is said for.
+RADII = 2.4
+
+
+OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
+
+
+class RelaxationSettings(Settings):
+    """How a structure is relaxed.
+
+    The gates reject what no crystal can be: potentials extrapolate without limit, and a wild
+    start can fall to -1000 eV/atom.
+    """
+
+    added: ClassVar[frozenset[str]] = frozenset({"second_opinion", "corrections"})
+
+    engine: Engine = DEFAULT_ENGINE
+    optimizer: Literal["FIRE", "BFGS", "LBFGS"] = Field(
+        default_factory=lambda given: given["engine"].optimizer,
+        description="By default BFGS for potentials; FIRE for DFT, and for 7net-0 alone.",
+    )
+    fmax: float = Field(
+        default=0.03, gt=0, description="Largest force (and stress times volume), eV/Å."
+    )
+    max_steps: int = Field(
+        default=200,
+        ge=1,
+        description="Ionic steps before giving up; five times as many for a pure element, whose "
+        "lowest structure all formation energies count from.",
+    )
+    min_distance: float = Field(
+        default=1.5,
+        gt=0,
+        description="Shortest distance, Å, of atoms whose covalent radii sum to 2.4 Å; of other "
+        "pairs in proportion to theirs.",
+    )
+    volume_range: tuple[float, float] = Field(
+        default=(8.0, 120.0),
+        description="Å³ per atom; of small atoms down to twice, of large ones up to eight times "
+        "the spheres of their covalent radii.",
+    )
+    energy_range: tuple[float, float] = Field(default=(-15.0, 10.0), description="eV per atom.")
+    second_opinion: bool = Field(
+        default=True,
+        description="Ask another checkpoint, where there is one on the same energy scale, for the "
+        "energy of each relaxed crystal: where the two disagree wildly, it is set aside.",
+    )
+    corrections: Literal["auto", "mp2020", "none"] = Field(
+        default="auto",
+        description="Corrections of the energies that make the hull. auto: MP2020's where the "
+        "engine's energies are GGA+U for some of the system's compounds and GGA for others.",
+    )
+
+    def steps_of(self, structure: Structure) -> int:
+        """Most ionic steps of a structure."""
+        return self.max_steps * (5 if structure.composition.is_element else 1)
+
+    def gate(
+        self, structure: Structure | Atoms, energy_per_atom: float | None = None
+    ) -> str | None:
+        """Why a geometry or its energy cannot be trusted, or None."""
+        atoms = structure if isinstance(structure, Atoms) else structure.to_ase_atoms()
+        cell = np.asarray(atoms.cell)
+        if not (np.isfinite(cell).all() and np.isfinite(atoms.positions).all()):
+            return "geometry is not finite"
+        volume = abs(np.linalg.det(cell)) / len(atoms)
+        radii = covalent_radii[atoms.numbers]
+        spheres = 4 / 3 * np.pi * (radii**3).mean()
+        low, high = self.volume_range
+        if not min(low, 2 * spheres) <= volume <= max(high, 8 * spheres):
+            return "volume per atom out of range"
+        if overlap(atoms, self.min_distance / RADII):
+            return "atoms too close"
+        if energy_per_atom is None:
+            return None
+        low, high = (-np.inf, np.inf) if self.engine.absolute else self.energy_range
+        if not (np.isfinite(energy_per_atom) and low <= energy_per_atom <= high):
+            return "energy out of range"
+        return None

@@ -1,0 +1,1 @@
+"""Crystals: what one is, and where they come from."""
