@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from ase.calculators.calculator import Calculator
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import Settings
@@ -99,9 +100,24 @@ class CalculatorEngine(EngineSettings):
     `ccdcgan.dft.engines.registry`.
     """
 
+    @property
+    def learnt(self) -> frozenset[int] | None:
+        """Atomic numbers that it knows; None where that is not limited."""
+        return None
+
     @abstractmethod
     def calculator(self, structure: Structure) -> Calculator:
         """A calculator for relaxing this structure."""
+
+    def check(self, elements: Sequence[str]) -> None:
+        """See `EngineSettings.check`."""
+        super().check(elements)
+        learnt = self.learnt
+        beyond = [] if learnt is None else [e for e in elements if Element(e).Z not in learnt]
+        if beyond:
+            raise UserError(
+                f"{self.name} has not learnt {' and '.join(beyond)}: choose another engine"
+            )
 
 
 def same_level(levels: Sequence[LevelOfTheory | dict[str, Any]]) -> LevelOfTheory:
@@ -128,3 +144,24 @@ def same_level(levels: Sequence[LevelOfTheory | dict[str, Any]]) -> LevelOfTheor
                     f"{potentials[element]} and {title}"
                 )
     return next(iter(kinds.values())).model_copy(update={"pseudopotentials": potentials})
+
+
+def wrong(given: Mapping[str, Any], count: int) -> str | None:
+    """What is wrong with energy, forces or stress of so many atoms, or None."""
+    expected: dict[str, tuple[int, ...]] = {"energy": (), "forces": (count, 3), "stress": (6,)}
+    for name, shape in expected.items():
+        if given.get(name) is None:
+            continue
+        try:
+            value = np.asarray(given[name], float)
+        except (TypeError, ValueError):
+            return f"the engine gave {name} that {_be(name)} no numbers"
+        if value.shape not in {shape, (3, 3) if name == "stress" else shape}:
+            return f"the engine gave {name} of shape {value.shape} instead of {shape}"
+        if not np.isfinite(value).all():
+            return f"the engine gave {name} that {_be(name)} not finite"
+    return None
+
+
+def _be(name: str) -> str:
+    return "are" if name == "forces" else "is"

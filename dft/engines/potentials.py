@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from ase.calculators.calculator import Calculator
 from pydantic import Field, ValidationInfo, field_validator, model_validator
-from pymatgen.core import Element
 
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory
@@ -65,11 +64,6 @@ class PotentialEngine(CalculatorEngine):
     def check(self, elements: Sequence[str]) -> None:
         """See `EngineSettings.check`."""
         super().check(elements)
-        beyond = [e for e in elements if Element(e).Z not in self.learnt]
-        if beyond:
-            raise UserError(
-                f"{self.name} has not learnt {' and '.join(beyond)}: choose another engine"
-            )
         dispersion.check(self.dispersion, self.functional, elements)
 
 

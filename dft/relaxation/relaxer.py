@@ -13,7 +13,7 @@ from ase.filters import FrechetCellFilter
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from ccdcgan.dft.engines.base import CalculatorEngine
+from ccdcgan.dft.engines.base import CalculatorEngine, wrong
 from ccdcgan.dft.frames import FRAME_STEPS, Frame
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.key import content_key, elements_of
@@ -75,7 +75,9 @@ class Relaxer:
                     _keep(atoms, kept)
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
             said = " ".join(str(error).split())[:200]
-            reason = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
+            failed = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
+            # What makes an optimizer fail may be what the calculator gave, and still has.
+            reason = wrong(getattr(atoms.calc, "results", {}), len(atoms)) or failed
         result.steps = int(optimizer.nsteps)
         result.seconds = clock() - start
         if reason:
@@ -98,8 +100,7 @@ class Relaxer:
         other = self.settings.engine.second_opinion() if self.settings.second_opinion else None
         if other is None:
             return None
-        found = structure if isinstance(structure, Structure) else None
-        atoms = self.atoms(structure) if found is not None else structure.copy()
+        atoms = structure.copy() if isinstance(structure, Atoms) else _plain(structure)
         elements = sorted(set(atoms.get_chemical_symbols()))
         try:
             atoms.calc = other.calculator(AseAtomsAdaptor.get_structure(atoms))
@@ -113,28 +114,25 @@ class Relaxer:
 
     def atoms(self, structure: Structure) -> Atoms:
         """A structure with the engine's calculator."""
-        atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-        # Leftover site properties would become arrays that not every calculator accepts.
-        atoms = Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
+        atoms = _plain(structure)
         atoms.calc = self.engine.calculator(structure)
         return atoms
 
 
+def _plain(structure: Structure) -> Atoms:
+    """Atoms without site properties, which would become arrays that not every calculator takes."""
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    return Atoms(atoms.numbers, cell=atoms.cell, positions=atoms.positions, pbc=True)
+
+
 def unsound(atoms: Atoms) -> str | None:
     """What is wrong with what a calculator gives for atoms, or None."""
-    expected = {"energy": (), "forces": (len(atoms), 3), "stress": (6,)}
     given = {
         "energy": atoms.get_potential_energy(),
         "forces": atoms.get_forces(),
         "stress": atoms.get_stress(),
     }
-    for name, shape in expected.items():
-        value = np.asarray(given[name], float)
-        if value.shape != shape:
-            return f"the engine gave {name} of shape {value.shape} instead of {shape}"
-        if not np.isfinite(value).all():
-            return f"the engine gave {name} that are not finite"
-    return None
+    return wrong(given, len(atoms))
 
 
 def _keep(atoms: Atoms, path: Path) -> None:
