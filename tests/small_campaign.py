@@ -11,7 +11,7 @@ system: Bi-Se
 seed: 3
 database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
 networks: {gan_steps: 750, guide_epochs: 5}
-relaxation: {fmax: 0.3}
+relaxation: {engine: {name: sevennet}, fmax: 0.3}
 loop: {rounds: 2, samples: 200, stackings: 30, relaxations: 2}
 """
 

@@ -8,7 +8,7 @@ from pymatgen.entries.computed_entries import ComputedEntry
 from scipy.optimize import linprog
 
 from ccdcgan.dft.engines.base import LevelOfTheory, same_level
-from ccdcgan.dft.engines.potentials import PotentialEngine
+from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Hull, Thresholds
 
@@ -185,9 +185,9 @@ def test_labels(formation: float, distance: float, label: str) -> None:
 
 def test_levels_of_the_engines() -> None:
     """The two engines have levels that never meet, each with the hash of its weights."""
-    sevennet = PotentialEngine(name="sevennet").level_of_theory()
+    sevennet = SevenNetEngine().level_of_theory()
     assert len(sevennet.checkpoint) == 16
     pytest.importorskip("chgnet")
-    chgnet = PotentialEngine(name="chgnet").level_of_theory()
+    chgnet = ChgnetEngine().level_of_theory()
     with pytest.raises(UserError):
         same_level([sevennet, chgnet])

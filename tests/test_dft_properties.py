@@ -10,6 +10,7 @@ from ase.units import GPa
 from jobflow import Flow, run_locally
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.properties import PropertyError, bulk_modulus, compute
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
@@ -22,7 +23,7 @@ from ccdcgan.workflows.documents import Candidate, Origin
 
 @pytest.fixture(scope="module")
 def relaxer() -> Relaxer:
-    return Relaxer(RelaxationSettings(fmax=0.005))
+    return Relaxer(RelaxationSettings(engine=SevenNetEngine(), fmax=0.005))
 
 
 def rocksalt(relaxer: Relaxer) -> Structure:
@@ -58,8 +59,9 @@ def test_a_goal_has_its_property_computed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goals = [{"property": "bulk_modulus", "direction": "maximise"}]
+    relaxation = {"engine": {"name": "sevennet"}, "fmax": 0.2}
     campaign = parse_campaign(
-        {"networks": {"goals": goals}, "relaxation": {"fmax": 0.2}, "workers": 1}, "x"
+        {"networks": {"goals": goals}, "relaxation": relaxation, "workers": 1}, "x"
     )
     salt = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.9), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]

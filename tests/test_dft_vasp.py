@@ -19,7 +19,7 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.calculation import Calculation, OutOfTimeError, relax_by_vasp
 from ccdcgan.dft.engines.base import same_level
-from ccdcgan.dft.engines.potentials import PotentialEngine
+from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
@@ -258,7 +258,7 @@ def test_frames_fit_together(log):
 
 
 def test_pre_relaxation(log):
-    pre = PotentialEngine(name="sevennet")
+    pre = SevenNetEngine()
     result, folder = relax(pre_relax=pre, fmax=0.3, max_stress=50)
     stored = Structure.from_dict(json.loads((folder.parent / "pre_relaxed.json").read_text()))
     assert log()[0]["volume"] == pytest.approx(stored.volume) != pytest.approx(BISE.volume)

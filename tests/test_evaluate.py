@@ -177,7 +177,7 @@ def test_nothing_is_relaxed_twice(monkeypatch, capsys, campaign, structures) -> 
         assert not structures, "relaxed again"
         return iter(())
 
-    monkeypatch.setattr("ccdcgan.dft.relaxation.in_workers", never)
+    monkeypatch.setattr("ccdcgan.workflows.database.in_workers", never)
     again = evaluated(monkeypatch, capsys, structures, campaign)
     assert again == first
     # Without --sampled the samples are what is in the file.
