@@ -13,12 +13,22 @@ import difflib
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    SerializeAsAny,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import EspressoEngine
 from ccdcgan.dft.gpaw import GpawEngine
 from ccdcgan.dft.vasp import VaspEngine
@@ -84,3 +94,21 @@ Engine = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(_parse)]
 
 #: A potential in a campaign file.
 Potential = Annotated[SerializeAsAny[CalculatorEngine], BeforeValidator(_parse)]
+
+
+def engine_of(text: str) -> EngineSettings:
+    """The engine that a text names as a campaign file would; files beside the working folder.
+
+    Raises
+    ------
+    UserError
+        It names none, or its settings are wrong.
+    """
+    try:
+        value = YAML(typ="safe").load(text)
+        return TypeAdapter(Engine).validate_python(value, context={"folder": Path.cwd()})
+    except YAMLError as error:
+        raise UserError(f"cannot read {text!r}: {' '.join(str(error).split())[:200]}") from None
+    except ValidationError as error:
+        said = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
+        raise UserError("; ".join(said).replace("Value error, ", "")) from None
