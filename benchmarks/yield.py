@@ -40,7 +40,7 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation.processes import relax_many
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
-from ccdcgan.dft.substitution import candidates, end_members, starting_volume
+from ccdcgan.dft.substitution import candidates, starting_volume
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.models.inference import shipped_autoencoder
 from ccdcgan.models.pipeline import train_constraints
@@ -179,7 +179,11 @@ def prototypes(start: int) -> tuple[list[Candidate], list[Candidate]]:
     pool, _ = candidates(found, ELEMENTS)
     order = np.random.default_rng(0).permutation(len(pool))
     shuffled = [pool[i] for i in order]
-    members = end_members(ELEMENTS, 8)
+    # Not `end_members`: those of the table that is written down, whose relaxations are kept.
+    elemental, _, _ = collect(
+        [AflowSource(designated=True)], Filters(max_sites=8, max_length=1e3), 1, 0
+    )
+    members = [p for symbol in ELEMENTS for p in candidates(elemental, [symbol])[0]]
     first = proposed("element", members) + proposed("prototype", shuffled[:start])
     return first, proposed("prototype", shuffled[start:])
 

@@ -100,21 +100,12 @@ def candidates(
     return kept, duplicates
 
 
-def end_members(elements: Sequence[str], max_sites: int) -> list[Prototype]:
-    """Candidate structures of each pure element.
-
-    They are the elemental AFLOW prototypes that have a Strukturbericht designation: A7 (Bi), A8
-    (trigonal Se) and the metals' types among them, which a lower limit than 3 does not cut off.
-    """
-    return _designated(elements, 1, Filters(max_sites=max(max_sites, 3), max_length=1e3))
-
-
 def subsystem_members(
     elements: Sequence[str], filters: Filters, most: int | None
 ) -> list[Prototype]:
     """Candidate structures of each system of fewer elements, two at least, for the hull.
 
-    They are the AFLOW prototypes that have a Strukturbericht designation, as for `end_members`.
+    They are the AFLOW prototypes that have a Strukturbericht designation.
 
     Parameters
     ----------

@@ -1,10 +1,9 @@
-"""Substitution: every assignment once, sensible volumes, the right end members."""
+"""Substitution: every assignment once, sensible volumes."""
 
 import itertools
 from collections.abc import Callable
 
 import pytest
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
@@ -12,7 +11,6 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import Prototype
 from ccdcgan.dft.substitution import (
     candidates,
-    end_members,
     parse_system,
     starting_volume,
     substitute,
@@ -154,30 +152,6 @@ def test_starting_volume_properties(make: Callable[[], Structure]) -> None:
             assert again.volume == pytest.approx(structure.volume, rel=1e-6)
             assert again.lattice.angles == pytest.approx(structure.lattice.angles)
             assert scaled.volume == pytest.approx(structure.volume * factor), "input was changed"
-
-
-def test_end_members() -> None:
-    """A7 for Bi and A8 for Se, written down from the handbook, are among the candidates."""
-    a7 = Structure.from_spacegroup(
-        "R-3m", Lattice.hexagonal(4.546, 11.862), ["Bi"], [[0, 0, 0.2339]]
-    )
-    a8 = Structure.from_spacegroup(
-        "P3_121", Lattice.hexagonal(4.366, 4.954), ["Se"], [[0.2254, 0, 1 / 3]]
-    )
-    found = end_members(["Bi", "Se"], 20)
-    tight = StructureMatcher(ltol=0.15, stol=0.15, angle_tol=5)
-    for element, crystal in (("Bi", a7), ("Se", a8)):
-        own = [p.structure for p in found if p.structure.composition.chemical_system == element]
-        assert any(tight.fit(crystal, s) for s in own), element
-        assert [len(s) for s in own] == sorted(len(s) for s in own)
-    assert {p.structure.composition.chemical_system for p in found} == {"Bi", "Se"}
-    assert len({p.id for p in found}) == len(found)
-
-
-def test_end_members_fit_small_limits() -> None:
-    """A limit below three atoms keeps A7 and A8 all the same."""
-    sizes = [len(p.structure) for p in end_members(["Se"], 1)]
-    assert max(sizes) == 3
 
 
 @pytest.mark.parametrize(
