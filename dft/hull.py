@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
-from pymatgen.core import Composition, Element
+from pymatgen.core import Composition, Element, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory, same_level
+from ccdcgan.dft.engines.corrections import MP2020, Corrections
 from ccdcgan.dft.errors import UserError
 
 
@@ -36,6 +37,22 @@ class Thresholds(BaseModel):
         return "unstable"
 
 
+class Place(NamedTuple):
+    """Where a crystal lies, eV/atom.
+
+    Attributes
+    ----------
+    energy
+        At the hull's level of theory, its corrections included.
+    formation_energy, e_above_hull
+        Against the elements, and from the hull; that is negative below it.
+    """
+
+    energy: float
+    formation_energy: float
+    e_above_hull: float
+
+
 class Hull:
     """Convex hull of the entries of one level of theory.
 
@@ -48,6 +65,8 @@ class Hull:
         Level of theory of each entry.
     elements
         Elements of the system.
+    corrections
+        Of energies as engines give them; those of the entries have them already.
 
     Raises
     ------
@@ -61,8 +80,12 @@ class Hull:
         energies_per_atom: Sequence[float],
         levels: Sequence[LevelOfTheory],
         elements: Sequence[str],
+        corrections: Corrections | None = None,
     ) -> None:
         self.level = same_level(list(levels))
+        self._corrections = corrections
+        if corrections is not None:
+            self.level = self.level.model_copy(update={"corrections": MP2020})
         entries = [
             PDEntry(c, e * c.num_atoms)
             for c, e in zip(compositions, energies_per_atom, strict=True)
@@ -85,6 +108,17 @@ class Hull:
         entry = PDEntry(composition, energy_per_atom * composition.num_atoms)
         value = self._diagram.get_e_above_hull(entry, allow_negative=True)
         return float(value if value is not None else 0.0)
+
+    def place(self, structure: Structure, energy_per_atom: float) -> Place:
+        """The place of a crystal whose energy (eV/atom) is as the engine gives it."""
+        composition = structure.composition
+        if self._corrections is not None:
+            energy_per_atom += self._corrections.per_atom(structure)
+        return Place(
+            energy_per_atom,
+            self.formation_energy(composition, energy_per_atom),
+            self.e_above_hull(composition, energy_per_atom),
+        )
 
     def hull_energy(self, composition: Composition) -> float:
         """Formation energy of the hull at a composition, eV/atom."""

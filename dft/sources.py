@@ -126,35 +126,45 @@ class MaterialsProjectSource(_Source):
     source: Literal["materials_project"] = "materials_project"
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
-        key = os.environ.get("MP_API_KEY")
-        if not key:
-            raise UserError(
-                "the Materials Project source needs an API key: set the environment variable "
-                "MP_API_KEY (from https://materialsproject.org/api)"
+        yield from materials_project(num_elements=n_elements, num_sites=(1, max_sites))
+
+
+def materials_project(**query: Any) -> Iterator[Prototype | Skipped]:
+    """Crystals of the Materials Project that meet a query of its summaries.
+
+    Raises
+    ------
+    UserError
+        There is no key or no client, or the server gives no answer.
+    """
+    key = os.environ.get("MP_API_KEY")
+    if not key:
+        raise UserError(
+            "the Materials Project source needs an API key: set the environment variable "
+            "MP_API_KEY (from https://materialsproject.org/api)"
+        )
+    try:
+        from mp_api.client import MPRester
+    except ImportError:
+        raise UserError(
+            "the Materials Project source needs mp-api: pip install 'ccdcgan[mp]'"
+        ) from None
+    try:
+        with MPRester(key) as mpr:
+            documents = mpr.materials.summary.search(
+                **query,
+                deprecated=False,
+                include_gnome=False,
+                fields=["material_id", "structure"],
             )
-        try:
-            from mp_api.client import MPRester
-        except ImportError:
-            raise UserError(
-                "the Materials Project source needs mp-api: pip install 'ccdcgan[mp]'"
-            ) from None
-        try:
-            with MPRester(key) as mpr:
-                documents = mpr.materials.summary.search(
-                    num_elements=n_elements,
-                    num_sites=(1, max_sites),
-                    deprecated=False,
-                    include_gnome=False,
-                    fields=["material_id", "structure"],
-                )
-        except Exception as error:  # noqa: BLE001  network, server and key, each with its own kind
-            text = _one_line(error, secret=key)
-            raise UserError(f"the Materials Project gave no answer: {text}") from None
-        for document in documents:
-            structure = document.structure
-            if isinstance(structure, dict):
-                structure = Structure.from_dict(structure)
-            yield Prototype(f"mp:{document.material_id}", structure)
+    except Exception as error:  # noqa: BLE001  network, server and key, each with its own kind
+        text = _one_line(error, secret=key)
+        raise UserError(f"the Materials Project gave no answer: {text}") from None
+    for document in documents:
+        structure = document.structure
+        if isinstance(structure, dict):
+            structure = Structure.from_dict(structure)
+        yield Prototype(f"mp:{document.material_id}", structure)
 
 
 Source = Annotated[

@@ -13,8 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from ccdcgan.dft.engines.corrections import warnings_of
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
 from ccdcgan.workflows.campaign import Campaign
@@ -113,11 +115,42 @@ def engine_findings(campaign: Campaign, elsewhere: bool = False) -> Iterator[Fin
         if found.state == "missing" and elsewhere and not local:
             found = Finding("note", f"on this machine: {found.text}")
         yield found
+        if found.state == "ok":
+            yield from _energies(name, relaxation, campaign)
+    if campaign.references:
+        yield tried(partial(_references, campaign))
 
 
 def _engine(name: str, relaxation: RelaxationSettings, elements: list[str]) -> Finding:
-    relaxation.engine.check(elements)
-    return Finding("ok", f"{name} by {relaxation.engine.name} of {', '.join(elements)}")
+    engine = relaxation.engine
+    engine.check(elements)
+    level = engine.level_of_theory(elements).name
+    return Finding("ok", f"{name} by {engine.name} of {', '.join(elements)}: {level}")
+
+
+def _energies(name: str, relaxation: RelaxationSettings, campaign: Campaign) -> Iterator[Finding]:
+    """What stands beside the engine's energies, and what to know of them."""
+    engine = relaxation.engine
+    corrected = campaign.model_copy(update={"relaxation": relaxation}).corrections is not None
+    if corrected:
+        yield Finding(
+            "ok", f"{name}: GGA and GGA+U on one scale by MP2020's corrections of pymatgen"
+        )
+    for line in warnings_of(engine, corrected, campaign.elements):
+        yield Finding("note", f"{name}: {line}")
+    other = engine.second_opinion() if relaxation.second_opinion else None
+    if other is not None:
+        level = other.level_of_theory(campaign.elements).name
+        yield Finding("ok", f"{name}: second opinion by {level}")
+    elif engine.is_potential:
+        yield Finding("note", f"{name}: nothing gives a second opinion on false minima")
+
+
+def _references(campaign: Campaign) -> Finding:
+    found, skipped = load_references(campaign.references, campaign.elements)
+    unread = f"; {len(skipped)} cannot be used, the first is {skipped[0].id}: {skipped[0].reason}"
+    text = f"references: {len(found)} crystals{unread if skipped else ''}"
+    return Finding("note" if skipped else "ok", text)
 
 
 def installed_version(package: str) -> str | None:

@@ -63,11 +63,13 @@ def run(
 
     settings = load_campaign(campaign) if campaign else default_campaign()
     if seed is not None:
-        data = {**settings.model_dump(mode="json"), "seed": seed}
+        data = {**settings.model_dump(mode="json", exclude_unset=True), "seed": seed}
         settings = parse_campaign(data, "--seed")
     if without is not None:
-        data = settings.model_dump(mode="json")
-        data["database"]["without"] = [part for part in without.split(",") if part.strip()]
+        data = settings.model_dump(mode="json", exclude_unset=True)
+        data.setdefault("database", {})["without"] = [
+            part for part in without.split(",") if part.strip()
+        ]
         settings = parse_campaign(data, "--without")
     assert isinstance(settings, Campaign)
     system = "–".join(settings.elements)
@@ -317,6 +319,8 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
         if None not in counts:
             table.add_row(stage.replace("_", ", "), *map(str, counts))
     out.print(table)
+    for line in summary["warnings"]:
+        out.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
     best = [p for p in outcome["phases"] if p["file"]]
     best.sort(key=lambda p: p["e_above_hull"])
     for phase in best[:10]:

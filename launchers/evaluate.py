@@ -21,6 +21,7 @@ from ccdcgan.workflows.documents import Origin
 from ccdcgan.workflows.evaluation import DISTANCES, Share, Yield, share, yield_of
 from ccdcgan.workflows.phases import build_hull
 from ccdcgan.workflows.screening import Limits
+from ccdcgan.workflows.trust import untrusted
 
 Against = Literal["database", "all"]
 
@@ -96,6 +97,7 @@ def evaluate(
         if d.converged and (against == "all" or origin.kind != "generated")
     ]
     hull = build_hull(finished.documents, campaign)
+    aside = untrusted([*finished.documents, *documents])
     sampled = sampled or total
     return Evaluation(
         structures=path.name,
@@ -106,7 +108,7 @@ def evaluate(
         decoded=share(total - left_out["unreadable"], sampled),
         valid=share(len(structures), sampled),
         invalid=dict(left_out),
-        found=yield_of(documents, known, hull),
+        found=yield_of(documents, known, hull, untrusted=aside),
         definitions=_definitions(campaign, limits, hull.level, against),
     )
 
@@ -170,6 +172,8 @@ def table_of(evaluation: Evaluation) -> Table:
         if s.fraction is not None and s.low is not None and s.high is not None:
             row += [f"{s.fraction:.1%}", f"{s.low:.1%} – {s.high:.1%}"]
         table.add_row(*row)
+    if found.untrusted:
+        table.add_row("set aside as untrusted", str(found.untrusted))
     if found.displacement is not None and found.mean_displacement is not None:
         both = f"{found.displacement:.3f} Å, mean {found.mean_displacement:.3f} Å"
         table.add_row("displacement", both)

@@ -38,8 +38,13 @@ def embedded_store(folder: Path) -> JobStore:
 
 
 @contextlib.contextmanager
-def open_workdir(folder: Path, campaign: Campaign) -> Iterator[None]:
+def open_workdir(folder: Path, campaign: Campaign) -> Iterator[Campaign]:
     """Make or enter the folder of a campaign and hold it for this process.
+
+    Yields
+    ------
+    The campaign: where it leaves the choice of the engine to us, with the one that the folder began
+    with.
 
     Raises
     ------
@@ -48,7 +53,11 @@ def open_workdir(folder: Path, campaign: Campaign) -> Iterator[None]:
     """
     stored = folder / CAMPAIGN_FILE
     if stored.exists():
-        if load_campaign(stored).digest() != campaign.digest():
+        before = campaign.as_begun_before()
+        begun = load_campaign(stored).digest()
+        if before is not None and before.digest() == begun:
+            campaign = before
+        if begun != campaign.digest():
             raise UserError(
                 f"{folder} holds another campaign (see {stored}): choose another --workdir"
             )
@@ -65,7 +74,7 @@ def open_workdir(folder: Path, campaign: Campaign) -> Iterator[None]:
             with temporary.open("w", encoding="utf-8") as stream:
                 YAML().dump(campaign.model_dump(mode="json"), stream)
             os.replace(temporary, stored)
-        yield
+        yield campaign
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ from jobflow import run_locally
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
+from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.folder import embedded_store, open_workdir, write_atomically
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign
@@ -26,10 +27,11 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
     -------
     ``summary``, ``phases`` and ``curves`` as they were written.
     """
+    folder = folder.resolve()
     for relaxation in campaign.relaxations.values():
         relaxation.engine.check(campaign.elements)
-    folder = folder.resolve()
-    with open_workdir(folder, campaign):
+    load_references(campaign.references, campaign.elements)
+    with open_workdir(folder, campaign) as campaign:
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / "calculations")
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
         os.environ["CCDCGAN_LOGS"] = str(folder / "logs")

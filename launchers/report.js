@@ -48,6 +48,7 @@ function describe(structure) {
     ["atoms in cell", String(structure.species.length)],
     ["formation energy", structure.formation],
     ["above hull", structure.hull],
+    ["second opinion", structure.second],
     ["origin", structure.origin],
     ["file", structure.file],
   ];

@@ -104,6 +104,8 @@ def _page(
         style=_asset("report.css"),
         heading=heading,
         lead=headline(system, phases, best, limits),
+        notes=sections.notes(summary.get("warnings") or []),
+        untrusted=sections.untrusted(p for p in phases if p.get("label") == "untrusted"),
         cards=cards(summary, best),
         phases=len(phases),
         hull_caption=sections.text(caption),
@@ -125,6 +127,7 @@ def _ranked(phases: list[Phase]) -> list[tuple[int, Phase]]:
         for i, phase in enumerate(phases)
         if is_generated(phase)
         and phase.get("distinct")
+        and phase.get("label") != "untrusted"
         and (distance := number(phase.get("e_above_hull"))) is not None
     ]
     return [(i, phase) for _, i, phase in sorted(chosen, key=lambda item: item[:2])]

@@ -20,7 +20,9 @@ Group = tuple[str, dict[str, Any], list[tuple[int, Phase]]]
 
 
 def formation(phase: Phase) -> float | None:
-    """Return the formation energy in eV/atom, or None where there is no finite one."""
+    """Return the formation energy in eV/atom, or None where there is none to be believed."""
+    if phase.get("label") == "untrusted":
+        return None
     return number(phase.get("formation_energy_per_atom"))
 
 

@@ -16,7 +16,7 @@ from ccdcgan.launchers.report_figures import (
     stage_totals,
 )
 
-LABELS = ("stable", "metastable", "unstable", "not converged")
+LABELS = ("stable", "metastable", "unstable", "not converged", "untrusted")
 
 
 def text(value: Any) -> str:
@@ -99,6 +99,42 @@ def _best_row(rank: int, index: int, phase: Phase) -> str:
         _cell(text(phase.get("file")), "code nowrap"),
     ]
     return f'<tr data-phase="{index}" tabindex="0">{"".join(cells)}</tr>'
+
+
+def notes(lines: Iterable[str]) -> str:
+    """Return what to know before believing the hull, or nothing."""
+    listed = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f'<ul class="notes">{listed}</ul>' if listed else ""
+
+
+def untrusted(phases: Iterable[Phase]) -> str:
+    """Return the crystals that are set aside, with the energies of both engines, or nothing."""
+    rows = []
+    for phase in phases:
+        second = phase.get("second_opinion") or {}
+        cells = [
+            _cell(formula_html(phase.get("formula", "–")), "nowrap"),
+            _cell(spacegroup_html(phase.get("spacegroup")), "nowrap"),
+            _cell(energy(phase.get("energy_per_atom")), "num"),
+            _cell(energy(second.get("energy_per_atom")), "num"),
+            _cell(text(origin_text(phase)), "wrap"),
+            _cell(text(phase.get("reason")), "wrap"),
+        ]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    if not rows:
+        return ""
+    heads = [
+        '<th>formula</th><th>space group</th><th class="num">energy<br><small>eV/atom</small></th>',
+        '<th class="num">second opinion<br><small>eV/atom</small></th><th>origin</th>',
+        "<th>why</th>",
+    ]
+    return (
+        '<section aria-labelledby="h-untrusted"><h2 id="h-untrusted">Set aside</h2>'
+        + table(heads, rows)
+        + '<p class="caption">The engine puts these where another checkpoint does not: false '
+        "minima of a potential. They are not on the hull, and nothing was learnt from them.</p>"
+        "</section>"
+    )
 
 
 def funnel(rounds: list[dict[str, Any]]) -> str:
@@ -199,6 +235,13 @@ def _value(value: Any) -> str:
     return text(value)
 
 
+def _second(phase: Phase) -> str:
+    second = phase.get("second_opinion")
+    if not second:
+        return "–"
+    return f"{energy(second.get('e_above_hull'))} eV/atom by {second.get('engine')}"
+
+
 def phase_facts(phase: Phase) -> dict[str, str]:
     """Return the texts of the viewer (not escaped: the page sets them as text nodes)."""
     return {
@@ -207,6 +250,7 @@ def phase_facts(phase: Phase) -> dict[str, str]:
         "label": str(phase.get("label") or "–"),
         "formation": f"{energy(phase.get('formation_energy_per_atom'))} eV/atom",
         "hull": f"{energy(phase.get('e_above_hull'))} eV/atom",
+        "second": _second(phase),
         "origin": origin_text(phase),
         "file": str(phase.get("file") or "–"),
     }

@@ -60,9 +60,19 @@ COLUMNS: dict[str, Column] = {
         "formation_energy_per_atom", "float", "eV/atom", "Against the elements."
     ),
     "e_above_hull": Column("e_above_hull", "float", "eV/atom", "Distance to the campaign's hull."),
+    "correction_per_atom": Column(
+        "correction_per_atom", "float", "eV/atom", "Of the level of theory, in the energy."
+    ),
+    "second_energy_per_atom": Column(
+        "second_opinion.energy_per_atom", "float", "eV/atom", "By another engine, at its geometry."
+    ),
+    "second_e_above_hull": Column(
+        "second_opinion.e_above_hull", "float", "eV/atom", "Distance to the hull by that engine."
+    ),
+    "second_engine": Column("second_opinion.engine", "string", None, "Which engine that is."),
     "label": Column("label", "string", None, f"One of: {', '.join(LABELS)}."),
     "converged": Column("converged", "boolean", None, "Whether its relaxation converged."),
-    "reason": Column("reason", "string", None, "Why it did not converge."),
+    "reason": Column("reason", "string", None, "Why it did not converge, or is untrusted."),
     "distinct": Column("distinct", "boolean", None, "Matches no earlier phase of the campaign."),
     "density": Column("density", "float", "g/cm^3", "Mass density."),
     "volume_per_atom": Column("volume_per_atom", "float", "angstrom^3", "Of the relaxed cell."),

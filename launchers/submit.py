@@ -14,6 +14,7 @@ from jobflow.managers.fireworks import flow_to_workflow
 from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
@@ -47,6 +48,8 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         It is there already, its engine cannot treat an element, or the database is not ours.
     """
     pad = connect(cluster)
+    load_references(campaign.references, campaign.elements)
+    campaign = _as_begun(pad, campaign)
     for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
         ping(store)
     for relaxation in campaign.relaxations.values():
@@ -66,6 +69,14 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     pad.add_wf(workflow)
     pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"submitted": True}})
     return Submitted(run, len(workflow.id_fw))
+
+
+def _as_begun(pad: Pad, campaign: Campaign) -> Campaign:
+    """The campaign as it was submitted before, if it leaves the choice of the engine to us."""
+    before = campaign.as_begun_before()
+    if before is None or not pad.db[CAMPAIGNS].find_one({"digest": before.digest()}, {"_id": 1}):
+        return campaign
+    return before
 
 
 def _claim(pad: Pad, campaign: Campaign, name: str, again: bool) -> str:
@@ -129,7 +140,7 @@ def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
     campaigns = pad.db[CAMPAIGNS]
     path = Path(text)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        found = list(campaigns.find({"digest": load_campaign(path).digest()}))
+        found = list(campaigns.find({"digest": _as_begun(pad, load_campaign(path)).digest()}))
         # The latest run of the same campaign.
         found = sorted(found, key=lambda d: str(d["submitted_at"]))[-1:]
     else:

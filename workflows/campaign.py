@@ -6,29 +6,32 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pymatgen.core import Composition
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ccdcgan.dft.engines.base import CalculatorEngine
+from ccdcgan.dft.engines import corrections
+from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings
+from ccdcgan.dft.engines.potentials import SevenNetEngine
+from ccdcgan.dft.engines.registry import OWN
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Thresholds
 from ccdcgan.dft.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.settings import Settings
 from ccdcgan.dft.sources import AflowSource, Filters, Source
+from ccdcgan.dft.structures.references import ReferenceSource
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatabaseSettings(_Section):
+class DatabaseSettings(Settings):
     """Stage 1: which prototypes are substituted and relaxed."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"without", "own_element_sites"})
 
     sources: tuple[Source, ...] = Field((AflowSource(),), min_length=1)
     filters: Filters = Filters()
@@ -38,7 +41,15 @@ class DatabaseSettings(_Section):
         description="Small cells first, then cut here, and so for each system of fewer elements, "
         "which the hull needs; null for all.",
     )
-    element_sites: int = Field(4, ge=3, description="Most atoms in an end member's cell.")
+    element_sites: int = Field(
+        4, ge=3, description="Most atoms in the cell of a prototype of a pure element."
+    )
+    own_element_sites: int = Field(
+        32,
+        ge=1,
+        description="Most atoms in the cell of an element's own ground state, such as 32 of S8, "
+        "29 of alpha-Mn, 12 of alpha-B12.",
+    )
     without: tuple[str, ...] = Field(
         (), description="Compositions to leave out of the prototypes, as in [Bi2Se3, BiSe]."
     )
@@ -56,7 +67,7 @@ class DatabaseSettings(_Section):
         return tuple(sorted(reduced))
 
 
-class NetworkSettings(_Section):
+class NetworkSettings(Settings):
     """Stage 2: representation and networks."""
 
     preset: Literal["quickstart", "default", "paper"] = "quickstart"
@@ -82,7 +93,7 @@ class NetworkSettings(_Section):
         return self
 
 
-class Screening(_Section):
+class Screening(Settings):
     """What a decoded crystal must be before it is relaxed."""
 
     min_distance: float | None = Field(
@@ -113,8 +124,10 @@ class Screening(_Section):
     )
 
 
-class LoopSettings(_Section):
+class LoopSettings(Settings):
     """Stage 3: rounds of generate, decode, screen, relax."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"stackings"})
 
     rounds: int = Field(2, ge=1)
     samples: int = Field(4000, ge=1, description="Crystal graphs drawn a round.")
@@ -128,20 +141,27 @@ class LoopSettings(_Section):
     screening: Screening = Screening()
 
 
-class Confirmation(_Section):
+class Confirmation(Settings):
     """Last stage: the best crystals relaxed again, by DFT as a rule."""
 
     relaxation: RelaxationSettings
     count: int = Field(10, ge=1, description="New crystals, nearest to the hull first.")
 
 
-class Campaign(_Section):
+class Campaign(Settings):
     """One search for new crystals of one chemical system."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"confirm", "references"})
 
     system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
     seed: int = Field(0, ge=0, lt=2**24)
     database: DatabaseSettings = DatabaseSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
+    references: tuple[ReferenceSource, ...] = Field(
+        (),
+        description="Known crystals of the system or of some of its elements: relaxed once, they "
+        "are on the hull from the start, and what matches one is not new.",
+    )
     thresholds: Thresholds = Thresholds()
     networks: NetworkSettings = NetworkSettings()
     loop: LoopSettings = LoopSettings()
@@ -162,6 +182,17 @@ class Campaign(_Section):
                 raise ValueError(
                     f"database.without: {formula!r} is no compound of {'-'.join(self.system)}, of "
                     "all its elements and no other"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_corrected(self) -> Campaign:
+        for name, relaxation in self.relaxations.items():
+            engine = relaxation.engine
+            if relaxation.corrections == "mp2020" and not engine.mixes_scales:
+                raise ValueError(
+                    f"{name}.corrections: the energies of {engine.name} as set here are not the "
+                    "mixture of GGA and GGA+U that mp2020 corrects: set it to none"
                 )
         return self
 
@@ -191,6 +222,28 @@ class Campaign(_Section):
         return list(dict.fromkeys([FORMATION_ENERGY, *(g.property for g in self.networks.goals)]))
 
     @property
+    def corrections(self) -> corrections.Corrections | None:
+        """What corrects energies before they meet on the hull; None where nothing does."""
+        chosen = self.relaxation.corrections
+        mixed = self.relaxation.engine.mixes_scales and corrections.mixes_scales(self.system)
+        corrected = chosen == "mp2020" or (chosen == "auto" and mixed)
+        return corrections.mp2020() if corrected else None
+
+    def as_begun_before(self) -> Campaign | None:
+        """The campaign as version 0.1 took it, if it leaves the choice of the engine to us.
+
+        That is 7net-0 alone: what began with it goes on with it.
+        """
+        chosen = self.relaxation.model_fields_set if "relaxation" in self.model_fields_set else ()
+        if "engine" in chosen:
+            return None
+        old = SevenNetEngine()
+        update: dict[str, Any] = {"engine": old}
+        if "optimizer" not in chosen:
+            update["optimizer"] = old.optimizer
+        return self.model_copy(update={"relaxation": self.relaxation.model_copy(update=update)})
+
+    @property
     def prerelaxes(self) -> bool:
         """Whether what is generated is relaxed by a learnt potential before it is chosen."""
         chosen, screening = self.networks, self.loop.screening
@@ -204,15 +257,7 @@ class Campaign(_Section):
 
     def digest(self) -> str:
         """Hash of all that decides the result; the number of workers does not."""
-        data = self.model_dump(mode="json", exclude={"workers"})
-        # A campaign that does not use these keeps the hash that it had before there were any.
-        if self.confirm is None:
-            del data["confirm"]
-        if not self.database.without:
-            del data["database"]["without"]
-        if not self.loop.stackings:
-            del data["loop"]["stackings"]
-        text = json.dumps(data, sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -225,7 +270,7 @@ def load_campaign(path: Path) -> Campaign:
         The file cannot be read, is no YAML, or has a key or value that does not fit; an unknown
         key is named together with the nearest valid one.
     """
-    return parse_campaign(read_yaml(path), str(path))
+    return parse_campaign(read_yaml(path), str(path), path.resolve().parent)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -251,10 +296,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_campaign(data: dict[str, Any], name: str) -> Campaign:
-    """A campaign from plain data; `name` is where they come from, for messages."""
+def parse_campaign(data: dict[str, Any], name: str, folder: Path | None = None) -> Campaign:
+    """A campaign from plain data.
+
+    Parameters
+    ----------
+    name
+        Where they come from, for messages.
+    folder
+        What relative paths are relative to; by default the working directory.
+    """
     try:
-        return Campaign.model_validate(data)
+        return Campaign.model_validate(data, context={"folder": folder})
     except ValidationError as error:
         raise UserError(f"{name}: {explain_validation(error, Campaign)}") from None
 
@@ -275,6 +328,9 @@ def _all_keys(annotation: Any, found: set[str] | None = None) -> list[str]:
     found = set() if found is None else found
     for part in get_args(annotation):
         _all_keys(part, found)
+    if annotation is EngineSettings:
+        for engine in OWN.values():
+            _all_keys(engine, found)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         for name, info in annotation.model_fields.items():
             found.add(name)

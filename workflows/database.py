@@ -17,12 +17,15 @@ from pymatgen.core import Structure
 from ccdcgan.dft.calculation import OutOfTimeError, final_run, relax_by_vasp
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.properties import PROPERTIES, compute
-from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
+from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import collect
-from ccdcgan.dft.substitution import candidates, end_members, subsystem_members
+from ccdcgan.dft.structures.elements import end_members
+from ccdcgan.dft.structures.references import load_references
+from ccdcgan.dft.substitution import candidates, subsystem_members
 from ccdcgan.dft.vasp import VaspEngine, seconds_left
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
@@ -84,9 +87,12 @@ class ProposeMaker(Maker):
         if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
             rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
             kept = kept[: chosen.max_candidates]
-        elements = end_members(settings.elements, chosen.element_sites)
+        elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
+        references, unread = load_references(settings.references, settings.elements)
         fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
-        kinds = [("element", e) for e in elements] + [("prototype", p) for p in fewer + kept]
+        # Known crystals first: what matches one of them later is not new.
+        kinds = [("reference", r) for r in references]
+        kinds += [("element", e) for e in elements] + [("prototype", p) for p in fewer + kept]
         return {
             "candidates": [
                 Candidate(
@@ -96,7 +102,7 @@ class ProposeMaker(Maker):
                 for kind, p in kinds
             ],
             "rejected": dict(rejected),
-            "skipped": [{"id": s.id, "reason": s.reason} for s in skipped],
+            "skipped": [{"id": s.id, "reason": s.reason} for s in skipped + unread],
             "seconds": monotonic() - start,
         }
 
@@ -174,6 +180,7 @@ class RelaxMaker(Maker):
             sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
             return Response(replace=self.make(proposed, campaign, stage, before, total))
         self._add_properties(store, list(wanted), settings)
+        add_second_opinions(store, list(wanted), settings)
         entries = [
             Entry(key=key, origin=candidate.origin).model_dump(mode="json")
             for key, candidate in wanted.items()
@@ -208,6 +215,25 @@ class RelaxMaker(Maker):
             store.put(document)
             progress.report(stage, done, len(documents))
         store.settle()
+
+
+def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign) -> None:
+    """Ask for those that documents of earlier versions lack."""
+    relaxation = settings.relaxation
+    if not relaxation.second_opinion or relaxation.engine.second_opinion() is None:
+        return
+    documents = list(store.get(store.without_opinion(keys)).values())
+    structures = [Structure.from_dict(d.structure) for d in documents]
+    for number, opinion in in_workers(ask_second, structures, relaxation, settings.workers):
+        if opinion is not None:
+            documents[number].second_opinion = opinion
+            store.put(documents[number])
+    store.settle()
+
+
+def ask_second(relaxer: Relaxer, structure: Structure) -> SecondOpinion | None:
+    """A task of `in_workers`."""
+    return relaxer.second_opinion(structure)
 
 
 def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:

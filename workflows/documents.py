@@ -26,7 +26,7 @@ class Origin(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["element", "prototype", "generated"]
+    kind: Literal["element", "reference", "prototype", "generated"]
     id: str = Field(
         description="Prototype and assignment, model and sample, or the beginnings of the content "
         "keys of the crystals that a stacking is made of."
@@ -87,6 +87,14 @@ class Entry(BaseModel):
     origin: Origin
 
 
+class SecondPlace(BaseModel):
+    """Where another engine puts a phase, by a single point on the hull of such energies."""
+
+    engine: str
+    energy_per_atom: float = Field(description="eV/atom, corrected as the phase's own.")
+    e_above_hull: float | None = Field(description="Distance to that hull, eV/atom.")
+
+
 class Phase(BaseModel):
     """A relaxed structure with its place on the hull."""
 
@@ -94,12 +102,21 @@ class Phase(BaseModel):
     structure: StructureDict = Field(description="Relaxed pymatgen structure.")
     formula: str
     spacegroup: str
-    energy_per_atom: float | None = Field(description="eV/atom at the level of theory.")
+    energy_per_atom: float | None = Field(
+        description="eV/atom at the level of theory, its corrections included."
+    )
+    correction_per_atom: float | None = Field(
+        None, description="What of the energy is the level's correction, eV/atom; null without."
+    )
     formation_energy_per_atom: float | None = Field(description="eV/atom, against the elements.")
-    e_above_hull: float | None = Field(description="Distance to the hull, eV/atom.")
-    label: Literal["stable", "metastable", "unstable", "not converged"]
+    e_above_hull: float | None = Field(
+        description="Distance to the hull, eV/atom; negative for what lies below it and is not "
+        "part of it."
+    )
+    label: Literal["stable", "metastable", "unstable", "not converged", "untrusted"]
     converged: bool
-    reason: str | None = Field(None, description="Why it did not converge.")
+    reason: str | None = Field(None, description="Why it did not converge, or cannot be believed.")
+    second_opinion: SecondPlace | None = None
     distinct: bool = Field(description="Matches no earlier phase of the campaign.")
     origin: Origin
     level_of_theory: LevelOfTheory
@@ -175,6 +192,8 @@ class DatabaseCounts(BaseModel):
     relaxed: int = 0
     converged: int = 0
     rejected: dict[str, int] = Field(default_factory=dict)
+    references: int = 0
+    untrusted: int = 0
     stable: int = 0
     metastable: int = 0
 
@@ -210,6 +229,9 @@ class Summary(BaseModel):
     )
     rounds: list[RoundCounts]
     wall_seconds: dict[str, float]
+    warnings: list[str] = Field(
+        default_factory=list, description="What to know before believing the hull."
+    )
 
 
 class Curve(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -52,6 +52,7 @@ class Yield(BaseModel):
     converged: Share
     unique: Share
     new: Share
+    untrusted: int = Field(0, description="Converged, but set aside as false minima.")
     below: dict[str, Share] = Field(description="By distance to the hull, of the relaxed.")
     displacement: float | None = Field(
         description="Root mean square over the converged of the atoms' displacements on "
@@ -82,6 +83,7 @@ def yield_of(
     known: Sequence[Structure],
     hull: Hull,
     distances: Sequence[float] = DISTANCES,
+    untrusted: Container[str] = (),
 ) -> Yield:
     """Count relaxations.
 
@@ -95,13 +97,15 @@ def yield_of(
         What distances are measured from; at the documents' level of theory.
     distances
         Distances to the hull, eV/atom.
+    untrusted
+        Keys of documents that cannot be believed: they are never near the hull.
     """
     converged = [d for d in documents if d.converged]
     unique = new_crystals(converged, SeenStructures())
     new = new_crystals(unique, SeenStructures(known))
     n = len(documents)
     below = {}
-    places = [place(d, hull) for d in new]
+    places = [place(d, hull) for d in new if d.key not in untrusted]
     for distance in distances:
         count = sum(e < 0 and above <= distance + 1e-9 for e, above in places)
         below[f"{distance:.2f}"] = share(count, n)
@@ -116,6 +120,7 @@ def yield_of(
         converged=share(len(converged), n),
         unique=share(len(unique), n),
         new=share(len(new), n),
+        untrusted=sum(d.key in untrusted for d in converged),
         below=below,
         displacement=float(np.sqrt((stayed**2).mean())) if len(stayed) else None,
         mean_displacement=float(stayed.mean()) if len(stayed) else None,
@@ -126,7 +131,7 @@ def yield_of(
 
 def place(document: RelaxationDocument, hull: Hull) -> tuple[float, float]:
     """Formation energy and distance to the hull of a document with an energy, eV/atom."""
-    composition = Structure.from_dict(document.structure).composition
     energy = document.energy_per_atom
     assert energy is not None
-    return hull.formation_energy(composition, energy), hull.e_above_hull(composition, energy)
+    found = hull.place(Structure.from_dict(document.structure), energy)
+    return found.formation_energy, found.e_above_hull

@@ -94,8 +94,7 @@ class Judge:
         if potential is not None:
             calculator = LearntCalculator(potential, settings.elements)
             said = [
-                self.hull.formation_energy(c.composition, calculator.energy_per_atom(c))
-                for c in crystals
+                self.hull.place(c, calculator.energy_per_atom(c)).formation_energy for c in crystals
             ]
             members[:, :, place] += (np.array(said) - members[:, :, place].mean(1))[:, None] / 2
         energies = members.mean(1)[:, place]

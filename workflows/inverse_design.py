@@ -30,7 +30,14 @@ from ccdcgan.workflows.documents import (
 )
 from ccdcgan.workflows.generation import GenerateMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
-from ccdcgan.workflows.phases import build_hull, database_counts, judge, ranked, round_counts
+from ccdcgan.workflows.phases import (
+    build_hull,
+    database_counts,
+    judge,
+    ranked,
+    round_counts,
+    warnings_of,
+)
 from ccdcgan.workflows.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
@@ -151,6 +158,7 @@ def conclude(
         counts.rejected[reason] = counts.rejected.get(reason, 0) + 1
     errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
     summary = Summary(
+        warnings=warnings_of(phases, documents, settings),
         system=settings.elements,
         level_of_theory=build_hull(list(documents.values()), settings).level,
         seed=settings.seed,

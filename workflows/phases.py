@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from ccdcgan.dft.engines.corrections import warnings_of as engine_warnings
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.dft.structures.elements import off_the_table
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
@@ -20,7 +23,15 @@ from ccdcgan.workflows.documents import (
     Phase,
     RelaxationDocument,
     RoundCounts,
+    SecondPlace,
 )
+from ccdcgan.workflows.trust import composition_of, untrusted
+
+#: By so much (eV/atom) an end member may miss the table of elements.
+OFF_THE_TABLE = 0.005
+
+#: Distances to the hull below this, eV/atom, are noise of the arithmetic.
+NOISE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -38,15 +49,52 @@ class Sample:
 
 
 def build_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> Hull:
-    """The convex hull of all converged documents."""
-    used = [d for d in documents if d.converged and d.energy_per_atom is not None]
-    structures = [Structure.from_dict(d.structure) for d in used]
-    return Hull(
-        [s.composition for s in structures],
-        [d.energy_per_atom or 0.0 for d in used],
-        [d.level_of_theory for d in used],
-        campaign.elements,
-    )
+    """The convex hull of all converged documents that can be believed.
+
+    A pure element whose lowest structure ran out of steps has that as its end member all the same:
+    a higher one would be wrong by more.
+    """
+    return _hull_of(_hull_documents(documents, untrusted(documents)), campaign)
+
+
+def _hull_documents(
+    documents: Sequence[RelaxationDocument], aside: Mapping[str, str]
+) -> list[RelaxationDocument]:
+    """What makes the hull: converged, or the lowest of an element, and not set aside."""
+    placed = [d for d in documents if d.energy_per_atom is not None and d.key not in aside]
+    lowest = {d.key for d in lowest_elements(placed).values()}
+    return [d for d in placed if d.converged or d.key in lowest]
+
+
+def lowest_elements(documents: Sequence[RelaxationDocument]) -> dict[str, RelaxationDocument]:
+    """The lowest of each pure element by its symbol, converged or not."""
+    found: dict[str, RelaxationDocument] = {}
+    for document in documents:
+        symbols = {s["element"] for site in document.structure["sites"] for s in site["species"]}
+        if document.energy_per_atom is None or len(symbols) > 1:
+            continue
+        symbol = symbols.pop()
+        other = found.get(symbol)
+        if other is None or document.energy_per_atom < (other.energy_per_atom or 0.0):
+            found[symbol] = document
+    return found
+
+
+def _hull_of(
+    documents: Sequence[RelaxationDocument], campaign: Campaign, second: bool = False
+) -> Hull:
+    """The hull of documents, or of their second opinions."""
+    structures = [Structure.from_dict(d.structure) for d in documents]
+    corrections = campaign.corrections
+    energies, levels = [], []
+    for document, structure in zip(documents, structures, strict=True):
+        given = document.second_opinion if second else document
+        assert given is not None and given.energy_per_atom is not None
+        correction = corrections.per_atom(structure) if corrections else 0.0
+        energies.append(given.energy_per_atom + correction)
+        levels.append(given.level_of_theory)
+    compositions = [s.composition for s in structures]
+    return Hull(compositions, energies, levels, campaign.elements, corrections)
 
 
 def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Sample]:
@@ -54,14 +102,16 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
 
     Were a crystal there twice, a model would be tested on what it has learnt.
     """
-    hull = build_hull([documents[k] for k in sorted(documents)], campaign)
+    aside = untrusted(documents.values())
+    used = _hull_documents([documents[k] for k in sorted(documents)], aside)
+    hull = _hull_of(used, campaign)
     samples: list[Sample] = []
     seen = SeenStructures()
     for key in sorted(documents):
         document = documents[key]
         structure = Structure.from_dict(document.structure)
         energy = document.energy_per_atom
-        if not document.converged or energy is None:
+        if not document.converged or energy is None or key in aside:
             continue
         composition = structure.composition
         if len(composition) < len(campaign.elements):
@@ -71,10 +121,11 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
         if number < len(samples):
             samples[number].starts.update(start)
             continue
+        place = hull.place(structure, energy)
         properties = {
             **document.properties,
-            FORMATION_ENERGY: hull.formation_energy(composition, energy),
-            "e_above_hull": hull.e_above_hull(composition, energy),
+            FORMATION_ENERGY: place.formation_energy,
+            "e_above_hull": place.e_above_hull,
             "volume_per_atom": structure.volume / len(structure),
             "density": float(structure.density),
         }
@@ -88,9 +139,14 @@ def judge(
     """Phases of a campaign in the order of its entries: database first, then round by round.
 
     Converged entries make the hull. One that ran out of steps is placed on it all the same, as
-    ``not converged``; one that was rejected has no energy and no place.
+    ``not converged``; one that was rejected has no energy and no place. One that cannot be believed
+    is ``untrusted``, with its distance to a hull that it is not part of.
     """
-    hull = build_hull([documents[e.key] for e in entries], campaign)
+    own = [documents[e.key] for e in entries]
+    aside = untrusted(own)
+    used = _hull_documents(own, aside)
+    hull = _hull_of(used, campaign)
+    second = _second_hull(used, campaign)
     seen = SeenStructures()
     phases = []
     for entry in entries:
@@ -109,19 +165,93 @@ def judge(
             reason=document.reason,
             distinct=False,
             origin=entry.origin,
-            level_of_theory=document.level_of_theory,
+            level_of_theory=document.level_of_theory.model_copy(
+                update={"corrections": hull.level.corrections}
+            ),
         )
         if document.energy_per_atom is not None:
-            composition = structure.composition
-            formation = hull.formation_energy(composition, document.energy_per_atom)
-            distance = max(0.0, hull.e_above_hull(composition, document.energy_per_atom))
-            phase.formation_energy_per_atom = formation
+            place = hull.place(structure, document.energy_per_atom)
+            distance = _without_noise(place.e_above_hull)
+            phase.correction_per_atom = (
+                None if campaign.corrections is None else place.energy - document.energy_per_atom
+            )
+            phase.energy_per_atom = place.energy
+            phase.formation_energy_per_atom = place.formation_energy
             phase.e_above_hull = distance
-            if document.converged:
-                phase.label = campaign.thresholds.label(formation, distance)
+            phase.second_opinion = _second_place(document, structure, second)
+            if document.key in aside:
+                phase.label, phase.reason = "untrusted", aside[document.key]
+            elif document.converged:
+                phase.label = campaign.thresholds.label(place.formation_energy, distance)
                 phase.distinct = seen.add_if_new(structure)
         phases.append(phase)
     return phases
+
+
+def _without_noise(distance: float) -> float:
+    return 0.0 if abs(distance) < NOISE else distance
+
+
+def _second_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> Hull | None:
+    """The hull by the second opinions; None where there are none of all end members."""
+    both = [d for d in documents if d.second_opinion is not None]
+    if not {e for d in both for e in composition_of(d)}:
+        return None
+    try:
+        return _hull_of(both, campaign, second=True)
+    except UserError:
+        return None
+
+
+def _second_place(
+    document: RelaxationDocument, structure: Structure, hull: Hull | None
+) -> SecondPlace | None:
+    opinion = document.second_opinion
+    if opinion is None:
+        return None
+    place = hull.place(structure, opinion.energy_per_atom) if hull else None
+    return SecondPlace(
+        engine=opinion.level_of_theory.name,
+        energy_per_atom=place.energy if place else opinion.energy_per_atom,
+        e_above_hull=_without_noise(place.e_above_hull) if place else None,
+    )
+
+
+def warnings_of(
+    phases: Sequence[Phase], documents: Mapping[str, RelaxationDocument], campaign: Campaign
+) -> list[str]:
+    """What a user should know before believing a hull, a line each."""
+    engine = campaign.relaxation.engine
+    found = engine_warnings(engine, campaign.corrections is not None, campaign.elements)
+    aside = [p for p in phases if p.label == "untrusted"]
+    if aside:
+        found.append(
+            f"{len(aside)} of {len(phases)} crystals are set aside as untrusted, the lowest is "
+            f"{min(aside, key=lambda p: p.e_above_hull or 0.0).formula}: see the label untrusted"
+        )
+    kept = {p.id for p in phases if p.label != "untrusted"}
+    ends = lowest_elements([d for key, d in documents.items() if key in kept])
+    for symbol, document in sorted(ends.items()):
+        if not document.converged:
+            found.append(
+                f"the end member {symbol} is lower than all that converged, and has itself "
+                f"{document.reason}: raise relaxation.max_steps"
+            )
+        missed = off_the_table(symbol, document.energy_per_atom or 0.0, document.level_of_theory)
+        if missed is not None and missed > OFF_THE_TABLE:
+            found.append(
+                f"the end member {symbol} lies {1e3 * missed:.0f} meV/atom above its ground state "
+                "(docs/elements.md): raise database.own_element_sites, or give its structure in "
+                "references"
+            )
+    for phase in phases:
+        if phase.label == "not converged" and (phase.e_above_hull or 0.0) < -NOISE:
+            found.append(
+                f"{phase.formula} ({phase.origin.id}) ran out of steps "
+                f"{-1e3 * (phase.e_above_hull or 0.0):.0f} meV/atom below the hull: raise "
+                "relaxation.max_steps"
+            )
+    return found
 
 
 def spacegroup(structure: Structure) -> str:
@@ -142,6 +272,8 @@ def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
         relaxed=sum(p.energy_per_atom is not None for p in own),
         converged=sum(p.converged for p in own),
         rejected=dict(sorted(reasons.items())),
+        references=sum(p.origin.kind == "reference" for p in phases),
+        untrusted=sum(p.label == "untrusted" for p in own),
         stable=sum(p.label == "stable" for p in own),
         metastable=sum(p.label in {"stable", "metastable"} for p in own),
     )

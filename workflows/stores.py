@@ -88,6 +88,11 @@ class Relaxations:
         }
         return [d["key"] for d in self._of(keys, criteria, ["key"])]
 
+    def without_opinion(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys whose crystal has an energy and no second opinion."""
+        criteria = {"energy_per_atom": {"$ne": None}, "second_opinion": None}
+        return [d["key"] for d in self._of(keys, criteria, ["key"])]
+
     def get(self, keys: Iterable[str]) -> dict[str, RelaxationDocument]:
         """Documents by key."""
         return {d["key"]: RelaxationDocument.model_validate(d) for d in self._of(keys, {})}

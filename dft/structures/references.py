@@ -1,0 +1,89 @@
+"""References: crystals that are known already, for the hull and for what counts as new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.matching import SeenStructures, is_degenerate
+from ccdcgan.dft.settings import FilePath, Settings
+from ccdcgan.dft.sources import (
+    Prototype,
+    Skipped,
+    materials_project,
+    primitive_cell,
+    read_structures,
+)
+
+
+class FileReferences(Settings):
+    """Crystals in files of the user's: of the system, or of a part of its elements."""
+
+    source: Literal["files"] = "files"
+    path: FilePath = Field(description="A structure file or a folder of them.")
+
+    def load(self, elements: Sequence[str]) -> Iterator[Prototype | Skipped]:
+        yield from read_structures(self.path)
+
+
+class MaterialsProjectReferences(Settings):
+    """Crystals of the system in the Materials Project, by the key in ``MP_API_KEY``."""
+
+    source: Literal["materials_project"] = "materials_project"
+    max_e_above_hull: float = Field(
+        default=0.1, ge=0, description="Farthest from the Materials Project's hull, eV/atom."
+    )
+
+    def load(self, elements: Sequence[str]) -> Iterator[Prototype | Skipped]:
+        systems = [
+            "-".join(sorted(part))
+            for size in range(1, len(elements) + 1)
+            for part in combinations(elements, size)
+        ]
+        limits = (0.0, self.max_e_above_hull)
+        yield from materials_project(chemsys=systems, energy_above_hull=limits)
+
+
+ReferenceSource = Annotated[
+    FileReferences | MaterialsProjectReferences, Field(discriminator="source")
+]
+
+
+def load_references(
+    sources: Iterable[ReferenceSource], elements: Sequence[str]
+) -> tuple[list[Prototype], list[Skipped]]:
+    """Primitive cells of all references, each crystal once, and what could not be read.
+
+    Raises
+    ------
+    UserError
+        A path is not there, or a crystal has an element that is not of the system.
+    """
+    kept: list[Prototype] = []
+    skipped: list[Skipped] = []
+    seen = SeenStructures()
+    for source in sources:
+        for item in source.load(elements):
+            if isinstance(item, Skipped):
+                skipped.append(item)
+                continue
+            if not item.structure.is_ordered:
+                skipped.append(Skipped(item.id, "disordered"))
+                continue
+            cell = primitive_cell(item.structure)
+            others = sorted({e.symbol for e in cell.composition} - set(elements))
+            if others:
+                raise UserError(
+                    f"the reference {item.id} ({cell.composition.reduced_formula}) holds "
+                    f"{' and '.join(others)}, which is not of the system {'-'.join(elements)}: "
+                    "take it out of references"
+                )
+            if is_degenerate(cell):
+                skipped.append(Skipped(item.id, "degenerate cell"))
+            elif seen.add_if_new(cell):
+                kept.append(Prototype(f"reference:{item.id}", cell))
+    return kept, skipped

@@ -1,0 +1,92 @@
+"""Which relaxations cannot be believed: false minima of potentials.
+
+A potential extrapolates without limit. A crystal in such a hole converges, passes all gates and
+would be the ground state by electronvolts; another checkpoint puts it elsewhere by as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+
+import numpy as np
+from pymatgen.core import Composition, Element
+
+from ccdcgan.workflows.documents import RelaxationDocument
+
+#: Set aside is what the engine puts lower than the second opinion by more than the median of all
+#: relaxations and this (eV/atom), or so many times their spread if that is more. Measured on random
+#: crystals of 20 systems (docs/engines.md).
+LEAST, SPREADS = 0.3, 10.0
+
+#: Lowest formation energy that chemistry has, eV/atom: so much, and half the square of the largest
+#: difference of electronegativities (Pauling) more. LaF3, ThO2, HfPt3 and AlPt lie 0.5 and more
+#: above it.
+DEEPEST = 2.5
+
+
+def untrusted(documents: Iterable[RelaxationDocument]) -> dict[str, str]:
+    """Content keys of relaxations that cannot be believed, with the reason of each."""
+    judged = [d for d in documents if d.energy_per_atom is not None]
+    found = _disagreeing(judged)
+    found |= _too_deep([d for d in judged if d.key not in found])
+    return found
+
+
+def trusted(documents: Mapping[str, RelaxationDocument]) -> dict[str, RelaxationDocument]:
+    """Documents without the untrusted ones."""
+    aside = untrusted(documents.values())
+    return {key: d for key, d in documents.items() if key not in aside}
+
+
+def composition_of(document: RelaxationDocument) -> Composition:
+    """Composition of a relaxed crystal, without building the crystal."""
+    counts: dict[str, float] = {}
+    for site in document.structure["sites"]:
+        for species in site["species"]:
+            counts[species["element"]] = counts.get(species["element"], 0.0) + species["occu"]
+    return Composition(counts)
+
+
+def _disagreeing(documents: list[RelaxationDocument]) -> dict[str, str]:
+    both = [d for d in documents if d.second_opinion is not None]
+    if not both:
+        return {}
+    differences = np.array(
+        [
+            (d.energy_per_atom or 0.0) - d.second_opinion.energy_per_atom
+            for d in both
+            if d.second_opinion is not None
+        ]
+    )
+    middle = float(np.median(differences))
+    spread = 1.4826 * float(np.median(np.abs(differences - middle)))
+    limit = max(LEAST, SPREADS * spread)
+    return {
+        d.key: f"set aside: {d.level_of_theory.name} says {d.energy_per_atom:.2f} eV/atom, "
+        f"{d.second_opinion.level_of_theory.name} {d.second_opinion.energy_per_atom:.2f}"
+        for d, difference in zip(both, differences, strict=True)
+        if d.second_opinion is not None and difference - middle < -limit
+    }
+
+
+def _too_deep(documents: list[RelaxationDocument]) -> dict[str, str]:
+    compositions = [composition_of(d) for d in documents]
+    ends: dict[Element, float] = {}
+    for document, composition in zip(documents, compositions, strict=True):
+        if composition.is_element and document.energy_per_atom is not None:
+            element = composition.elements[0]
+            ends[element] = min(ends.get(element, np.inf), document.energy_per_atom)
+    found = {}
+    for document, composition in zip(documents, compositions, strict=True):
+        if composition.is_element or not set(composition) <= set(ends):
+            continue
+        reference = sum(composition.get_atomic_fraction(e) * ends[e] for e in composition)
+        energy = (document.energy_per_atom or 0.0) - reference
+        apart = max(abs(a.X - b.X) for a, b in combinations(composition, 2))
+        # Noble gases have no electronegativity.
+        if energy < -(DEEPEST + 0.5 * np.nan_to_num(apart) ** 2):
+            found[document.key] = (
+                f"set aside: a formation energy of {energy:.2f} eV/atom is beyond chemistry"
+            )
+    return found
