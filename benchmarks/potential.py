@@ -6,7 +6,7 @@ Learns from what `benchmarks/yield.py` has kept: the relaxations of the starting
 first three quarters of those of a run. Tests on the geometries of the last quarter. Prints one JSON
 line: mean absolute errors of energies (eV/atom) and forces (eV/Å) with the mean of the forces'
 components, seconds of the fit, and milliseconds of an evaluation by the potential and, for the same
-geometries, by SevenNet-0, the default engine. Set OMP_NUM_THREADS to the cores that it may take.
+geometries, by SevenNet-0. Set OMP_NUM_THREADS to the cores that it may take.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from ccdcgan.dft.engines.potentials import PotentialEngine
+from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.models.potential import Labelled, fit_potential
 
 #: Geometries on which both are timed.
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = [(e - f.energy) / len(f.kinds) for (e, _, _), f in zip(found, unseen, strict=True)]
     forces = np.concatenate([f.forces for f in unseen])
     off = np.concatenate([f for _, f, _ in found]) - forces
-    engine = PotentialEngine().calculator()
+    engine = SevenNetEngine().calculator()
 
     def by_engine(frame: Labelled) -> object:
         symbols = [elements[k] for k in frame.kinds]

@@ -35,6 +35,7 @@ import numpy as np
 from jobflow import Flow, run_locally
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation.processes import relax_many
@@ -58,7 +59,8 @@ from ccdcgan.workflows.stores import RESULTS, Relaxations
 ELEMENTS = ("Bi", "Se")
 MAX_SITES = 14
 ROUNDS = 4
-RELAXATION = RelaxationSettings(fmax=0.05, max_steps=200)
+#: SevenNet-0, which the archive of relaxations was made with.
+RELAXATION = RelaxationSettings(engine=SevenNetEngine(), fmax=0.05, max_steps=200)
 LEVEL = RELAXATION.engine.level_of_theory(list(ELEMENTS))
 
 

@@ -11,8 +11,13 @@ from pydantic import BaseModel, Field
 
 FloatArray = NDArray[np.floating]
 
-#: Steps of which a relaxation keeps a frame, besides the converged one: dense where much happens.
-FRAME_STEPS = frozenset((0, 4, 12, 30, 70, 150))
+#: Steps of which a relaxation keeps a frame, besides the converged one: dense where much happens,
+#: which is earlier with BFGS.
+FRAME_STEPS = {
+    "FIRE": frozenset((0, 4, 12, 30, 70, 150)),
+    "LBFGS": frozenset((0, 4, 12, 30, 70, 150)),
+    "BFGS": frozenset((0, 2, 5, 12, 30, 70)),
+}
 
 #: eV/Å³ in kbar.
 KBAR = 1602.1766208
@@ -64,7 +69,7 @@ def vasp_frames(folder: Path) -> list[Frame]:
     last = len(run.ionic_steps) - 1
     frames = []
     for number, step in enumerate(run.ionic_steps):
-        if number in FRAME_STEPS or number == last:
+        if number in FRAME_STEPS["FIRE"] or number == last:
             # VASP counts pressure, in kbar.
             stress = -np.array(step["stress"], float) / KBAR
             frames.append(

@@ -12,10 +12,14 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.matching import is_same
 from ccdcgan.dft.relaxation.settings import DEFAULT_ENGINE
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+from ccdcgan.workflows.database import ProposeMaker
+from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.phases import judge
 
 
 def campaign_with(folder: Path, *structures: Structure) -> Campaign:
@@ -98,3 +102,47 @@ def test_a_folder_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> 
     refused = pytest.raises(UserError, match="another campaign")
     with refused, open_workdir(tmp_path / "run", named):
         pass
+
+
+def test_references_and_own_structures_are_proposed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: None)
+    campaign = campaign_with(tmp_path / "here", ROCKSALT)
+    plain = campaign.model_dump(mode="json")
+    plain["database"] |= {"filters": {"max_sites": 4}, "element_sites": 3}
+    made = ProposeMaker.make.original(ProposeMaker(), plain)
+    kinds = [c["origin"]["kind"] for c in made["candidates"]]
+    assert kinds[0] == "reference"
+    assert list(dict.fromkeys(kinds)) == ["reference", "element", "prototype"]
+    reference = Structure.from_dict(made["candidates"][0]["structure"])
+    assert reference.composition.reduced_formula == "BiSe"
+    assert is_same(reference, ROCKSALT)
+
+
+def test_what_matches_a_reference_is_not_new() -> None:
+    level = SevenNetEngine().level_of_theory()
+    entries, documents = [], {}
+    found = [
+        ("reference", ROCKSALT, -3.8),
+        ("element", BISMUTH, -3.9),
+        ("element", fcc(["Se"], [0.0], 4.5), -3.4),
+        ("generated", ROCKSALT, -3.8),
+        ("generated", ANTIFLUORITE, -3.8),
+    ]
+    for number, (kind, structure, energy) in enumerate(found):
+        origin = Origin.model_validate({"kind": kind, "id": str(number)})
+        entries.append(Entry(key=str(number), origin=origin))
+        documents[str(number)] = RelaxationDocument(
+            key=str(number),
+            structure=structure.as_dict(),
+            energy_per_atom=energy,
+            converged=True,
+            campaign="x",
+            origin=origin,
+            initial_structure=structure.as_dict(),
+            level_of_theory=level,
+        )
+    phases = judge(entries, documents, Campaign())
+    assert [p.distinct for p in phases] == [True, True, True, False, True]
+    assert phases[0].e_above_hull == 0.0

@@ -67,6 +67,20 @@ def test_stored_energies_are_those_of_the_stored_structures(finished):
         assert energy == pytest.approx(phase["energy_per_atom"], abs=0.002)
 
 
+def test_every_phase_has_a_second_opinion(finished):
+    from sevenn.calculator import SevenNetCalculator
+
+    _, phases = results(finished)
+    calculator = SevenNetCalculator(model="7net-mf-0", modal="PBE", device="cpu")
+    assert all(p["second_opinion"]["engine"] == "SevenNet-MF-0 + PBE" for p in phases)
+    assert min(p["second_opinion"]["e_above_hull"] for p in phases) == 0.0
+    for phase in phases[::7]:
+        atoms = Structure.from_dict(phase["structure"]).to_ase_atoms()
+        atoms.calc = calculator
+        energy = atoms.get_potential_energy() / len(atoms)
+        assert energy == pytest.approx(phase["second_opinion"]["energy_per_atom"], abs=0.002)
+
+
 def test_files_for_people(finished):
     _, phases = results(finished)
     named = [p for p in phases if p["file"]]

@@ -69,7 +69,7 @@ class Relaxer:
                 reason = reason or settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
                 if reason:
                     break
-                if converged or optimizer.nsteps in FRAME_STEPS:
+                if converged or optimizer.nsteps in FRAME_STEPS[settings.optimizer]:
                     result.frames.append(Frame.of(atoms))
                 if kept is not None:
                     _keep(atoms, kept)
