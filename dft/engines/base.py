@@ -155,7 +155,7 @@ def wrong(given: Mapping[str, Any], count: int) -> str | None:
         try:
             value = np.asarray(given[name], float)
         except (TypeError, ValueError):
-            return f"the engine gave {name} that {_be(name)} no numbers"
+            return f"the engine gave {name} that {_be(name)} no number" + "s" * (name == "forces")
         if value.shape not in {shape, (3, 3) if name == "stress" else shape}:
             return f"the engine gave {name} of shape {value.shape} instead of {shape}"
         if not np.isfinite(value).all():

@@ -67,6 +67,7 @@ def _method(dispersion: Dispersion, functional: str | None) -> str:
         raise UserError(
             f"dispersion {dispersion} has no parameters for {functional or 'an unknown functional'}"
             f": known are {', '.join(FUNCTIONALS)}; leave engine.dispersion out, or name the "
-            "functional that a checkpoint of your own has learnt with engine.functional"
+            "functional that a checkpoint of your own has learnt with "
+            "engine.checkpoint_functional"
         )
     return FUNCTIONALS[functional]

@@ -10,6 +10,7 @@ literal, and an entry point of that name:
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -70,11 +71,14 @@ def engine_class(name: str) -> type[EngineSettings]:
         )
     try:
         found = points[0].load()
-    except Exception as error:  # noqa: BLE001  a package of somebody else's
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a package of somebody else's
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"engine {name!r} cannot be imported: {said}") from None
     if not (isinstance(found, type) and issubclass(found, CalculatorEngine)):
         raise ValueError(f"engine {name!r} is no subclass of {CalculatorEngine.__name__}")
+    if inspect.isabstract(found):
+        lacking = " and ".join(sorted(found.__abstractmethods__))
+        raise ValueError(f"engine {name!r} cannot be used: its class has no {lacking}")
     return found
 
 
