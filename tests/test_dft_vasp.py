@@ -580,3 +580,55 @@ def test_a_structure_that_no_crystal_can_be_is_not_run(machine):
 
 def test_decisive_tags_are_asked_for_or_vasps_defaults():
     assert set(INCAR) & set(DECISIVE) >= {"GGA", "ENCUT", "PREC", "ISPIN", "LASPH", "LDAU"}
+
+
+# ------------------------------------------------------------------------------------- dispersion
+
+
+@pytest.mark.parametrize(
+    ("incar", "parameters"),
+    [
+        ({}, {}),
+        ({"GGA": "PS"}, {}),
+        ({"METAGGA": "R2SCAN"}, {"VDW_S8": 0.78981345, "VDW_A1": 0.49484, "VDW_A2": 5.73083694}),
+        ({"METAGGA": "r2scan", "VDW_A1": 0.5}, {"VDW_S8": 0.78981345, "VDW_A1": 0.5}),
+    ],
+)
+def test_dispersion_is_written(tmp_path, incar, parameters):
+    from pymatgen.io.vasp import Incar
+
+    engine = VaspEngine(incar=incar, dispersion="d3bj")
+    for stage in ("relax", "static"):
+        engine.write_inputs(BISE, stage, engine.tags, tmp_path / stage)
+        written = Incar.from_file(tmp_path / stage / "INCAR")
+        assert written["IVDW"] == 12
+        for tag, value in parameters.items():
+            assert written[tag] == pytest.approx(value, abs=1e-5)
+        assert parameters or not {"VDW_S8", "VDW_A1", "VDW_A2"} & set(written)
+    functional = "r2SCAN" if "METAGGA" in incar else {"PS": "PBEsol"}.get(incar.get("GGA"), "PBE")
+    assert engine.level_of_theory().dispersion == f"D3(BJ) of {functional}"
+
+
+def test_a_run_with_dispersion(tmp_path):
+    from pymatgen.io.vasp import Incar
+
+    result, folder = relax(dispersion="d3bj")
+    assert Incar.from_file(folder / "INCAR")["IVDW"] == 12
+    assert result.converged, result.reason
+    assert result.level_of_theory.dispersion == "D3(BJ) of PBE"
+    with pytest.raises(UserError, match="one level of theory"):
+        same_level([result.level_of_theory, VaspEngine().level_of_theory()])
+
+
+@pytest.mark.parametrize(
+    ("incar", "words"),
+    [
+        ({"ivdw": 11}, "engine.dispersion sets IVDW: leave one of the two out"),
+        ({"LHFCALC": True}, "parameters for PBE, PBEsol and r2SCAN alone"),
+        ({"METAGGA": "SCAN"}, "parameters for PBE, PBEsol and r2SCAN alone"),
+        ({"GGA": "RP"}, "parameters for PBE, PBEsol and r2SCAN alone"),
+    ],
+)
+def test_dispersion_that_has_no_parameters(incar, words):
+    with pytest.raises(ValidationError, match=words):
+        VaspEngine(incar=incar, dispersion="d3bj")
