@@ -17,7 +17,7 @@ from ccdcgan.workflows.documents import RelaxationDocument
 #: Set aside is what the engine puts lower than the second opinion by more than the median of all
 #: relaxations and this (eV/atom), or so many times their spread if that is more. Measured on random
 #: crystals of 20 systems (docs/engines.md).
-LEAST, SPREADS = 0.3, 10.0
+LEAST, SPREADS = 0.5, 10.0
 
 #: Lowest formation energy that chemistry has, eV/atom: so much, and half the square of the largest
 #: difference of electronegativities (Pauling) more. LaF3, ThO2, HfPt3 and AlPt lie 0.5 and more
