@@ -132,7 +132,7 @@ def test_own_lattice(symbol: str, crystal: Structure) -> None:
     assert found.volume / len(found) == pytest.approx(volume, rel=0.02)
 
 
-@pytest.mark.parametrize("symbol", ["N", "S", "In", "Zn", "Cu", "Ti"])
+@pytest.mark.parametrize("symbol", ["N", "S", "In", "Zn", "Cu", "Hg"])
 def test_own_structure_comes_first(symbol: str) -> None:
     found = end_members(["Bi", symbol], 4)
     mine = [p for p in found if p.structure.composition.chemical_system == symbol]
@@ -222,7 +222,10 @@ def test_table_is_of_the_default_level() -> None:
     assert set(table["elements"]) == set(ELEMENTS)
     for symbol, row in table["elements"].items():
         # The known structure is among those that the lowest is taken from.
-        assert row["energy"] <= row["known"], symbol
+        if symbol == "Pu":  # none: docs/elements.md says why
+            assert row["known"] is None
+        else:
+            assert row["energy"] <= row["known"] + 1e-6, symbol
         assert row["prototype"].endswith(f">{symbol}")
 
 

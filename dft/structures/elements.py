@@ -30,14 +30,13 @@ GROUND_STATES = {
     "aflow:A_cF4_225_a": "Li Ne Al Ar Ca Ni Cu Kr Sr Rh Pd Ag Xe Ce Ir Pt Au Pb Ac Th",
     "aflow:A_cI2_229_a": "K V Cr Fe Rb Nb Mo Cs Ba Eu Ta W",
     # Yb: Bucher et al., Phys. Rev. B 2, 3911 (1970).
-    "aflow:A_hP2_194_c": "He Be Mg Sc Co Y Zr Tc Ru Gd Tb Dy Ho Er Tm Yb Lu Hf Re Os Tl",
+    "aflow:A_hP2_194_c": "He Be Mg Sc Ti Co Y Zr Tc Ru Gd Tb Dy Ho Er Tm Yb Lu Hf Re Os Tl",
     "elements:A_hP2_194_c-wide": "Zn Cd",
     "aflow:A_hP4_194_ac": "La Pr Nd Pm",
     # Na: 9R, Berliner et al., Phys. Rev. B 40, 12086 (1989).
     "aflow:A_hR3_166_ac": "Na Sm",
-    # PBE's ground state at 0 K; experiments stop at hcp (Mei et al., Phys. Rev. B 80, 104116
-    # (2009)).
-    "elements:A_hP3_191_ad": "Ti",
+    # Ti: PBE without dispersion prefers omega (Mei et al., Phys. Rev. B 80, 104116 (2009)), which
+    # experiments see under pressure alone.
     "elements:A_cP8_205_c-H": "H",
     "aflow:A_hR12_166_2h": "B",
     "aflow:A_hP4_194_bc": "C",
