@@ -37,7 +37,7 @@ def one_layer() -> Structure:
     lattice = Lattice.hexagonal(4.143, 28.64 / 3)
     height = quintuple.cart_coords[:, 2]
     # Layers of one period follow as A B C A B.
-    places = [[0, 0], [1 / 3, 2 / 3], [2 / 3, 1 / 3]]
+    places = ((0.0, 0.0), (1 / 3, 2 / 3), (2 / 3, 1 / 3))
     order = sorted(range(5), key=lambda i: height[i])
     coords = [[*places[k % 3], height[i] / lattice.c] for k, i in enumerate(order)]
     return Structure(lattice, [quintuple[i].specie for i in order], coords)
