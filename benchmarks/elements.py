@@ -207,6 +207,7 @@ BARE = SevenNetEngine(checkpoint="7net-l3i5")
 
 #: What is known about an end member that is not the known structure.
 REASONS = {
+    "F": "a packing of the molecules in C2/m, found by hand, not a candidate, has −1.933 eV",
     "Pu": "dispersion adds −1.3 eV/atom, and takes its structures out of the range of energies or "
     "draws their atoms too close",
 }
