@@ -338,7 +338,7 @@ def _refused(
     if run.changed:
         tags = ", ".join(difference(t, v) for t, v in run.changed.items())
         return f"ran with {tags}"
-    gate = settings.gate(run.structure, run.energy_per_atom)
+    gate = settings.final_gate(run.structure, run.energy_per_atom)
     if gate:
         return gate
     if not run.electronic:

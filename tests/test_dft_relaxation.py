@@ -245,10 +245,38 @@ def dimer(elements: list[str], distance: float) -> Structure:
         (single("Cs", 5.4), None),
         (single("Se", 5.0), "volume per atom out of range"),
         (single("Se", 4.9), None),
+        # Between metals hydrogen takes no room.
+        (fcc(["Ni", "H"], [0, 0.5], 3.73), None),
+        (fcc(["Ti", "H", "H"], [0, 0.25, 0.75], 4.45), None),
     ],
 )
 def test_gates_follow_the_size_of_the_atoms(structure: Structure, reason: str | None) -> None:
     assert SETTINGS.gate(structure) == reason
+
+
+@pytest.mark.parametrize(
+    ("elements", "distance", "reason"),
+    [
+        # BePd2 has a false minimum with such chains; Cr2 the shortest bond of its radii.
+        (["Pd", "Pd"], 1.56, "atoms too close"),
+        (["Pd", "Pd"], 2.0, None),
+        (["Cr", "Cr"], 1.83, None),
+        (["U", "O"], 1.76, None),
+    ],
+)
+def test_in_the_end_large_atoms_keep_their_distance(
+    elements: list[str], distance: float, reason: str | None
+) -> None:
+    """On the way they may come nearer: crystals that are sound in the end do."""
+    structure = dimer(elements, distance)
+    assert SETTINGS.gate(structure) is None
+    assert SETTINGS.final_gate(structure, -5.0) == reason
+
+
+def test_actinides_and_gadolinium_lie_deep() -> None:
+    assert SETTINGS.gate(single("Pu", 2.9), -15.4) is None
+    assert SETTINGS.gate(single("W", 2.6), -15.4) == "energy out of range"
+    assert SETTINGS.gate(single("Pu", 2.9), -21.0) == "energy out of range"
 
 
 class Broken(Calculator):  # type: ignore[misc]

@@ -40,6 +40,7 @@ from ccdcgan.workflows.stores import (
     digest,
     load_artifact,
 )
+from ccdcgan.workflows.trust import trusted
 
 #: A training needs at least this many crystals that hold every element.
 SMALLEST_DATABASE = 15
@@ -119,7 +120,7 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
             stress=np.array(frame.stress),
             relaxation=number,
         )
-        for number, (_, d) in enumerate(sorted(documents.items()))
+        for number, (_, d) in enumerate(sorted(trusted(documents).items()))
         for frame in d.frames
     ]
 

@@ -80,6 +80,8 @@ class Relaxer:
             reason = wrong(getattr(atoms.calc, "results", {}), len(atoms)) or failed
         result.steps = int(optimizer.nsteps)
         result.seconds = clock() - start
+        if reason is None:
+            reason = settings.final_gate(atoms, atoms.get_potential_energy() / len(atoms))
         if reason:
             result.reason = reason
             return result

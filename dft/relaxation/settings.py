@@ -21,8 +21,8 @@ OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 #: What relaxes where a campaign names no engine; docs/engines.md says why.
 DEFAULT_ENGINE = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")
 
-#: Sum of covalent radii (Å) that `min_distance` is said for.
-RADII = 2.4
+#: Gadolinium and the actinides: elements at -14 eV/atom and below, before dispersion.
+DEEP = (64, *range(89, 104))
 
 
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
@@ -54,15 +54,19 @@ class RelaxationSettings(Settings):
     min_distance: float = Field(
         default=1.5,
         gt=0,
-        description="Shortest distance, Å, of atoms whose covalent radii sum to 2.4 Å; of other "
-        "pairs in proportion to theirs.",
+        description="Shortest distance between atoms on the way, Å; between small atoms, and for "
+        "all at the end, 0.625 of the sum of their covalent radii.",
     )
     volume_range: tuple[float, float] = Field(
         default=(8.0, 120.0),
-        description="Å³ per atom; of small atoms down to twice, of large ones up to eight times "
-        "the spheres of their covalent radii.",
+        description="Å³ per atom; of small atoms down to twice the spheres of their covalent radii "
+        "(1.2 times with hydrogen), of large ones up to eight times.",
     )
-    energy_range: tuple[float, float] = Field(default=(-15.0, 10.0), description="eV per atom.")
+    energy_range: tuple[float, float] = Field(
+        default=(-15.0, 10.0),
+        description="eV per atom; down to 5 less with gadolinium or actinides, whose atoms alone "
+        "lie as low.",
+    )
     second_opinion: bool = Field(
         default=True,
         description="Ask another checkpoint, where there is one on the same energy scale, for the "
@@ -90,13 +94,26 @@ class RelaxationSettings(Settings):
         radii = covalent_radii[atoms.numbers]
         spheres = 4 / 3 * np.pi * (radii**3).mean()
         low, high = self.volume_range
-        if not min(low, 2 * spheres) <= volume <= max(high, 8 * spheres):
+        # Hydrogen takes no room between metals: TiH2 has 1.3 times its spheres, NiH 1.6 times.
+        packed = 1.2 if 1 in atoms.numbers else 2
+        if not min(low, packed * spheres) <= volume <= max(high, 8 * spheres):
             return "volume per atom out of range"
-        if overlap(atoms, self.min_distance / RADII):
+        if overlap(atoms, self.min_distance):
             return "atoms too close"
         if energy_per_atom is None:
             return None
         low, high = (-np.inf, np.inf) if self.engine.absolute else self.energy_range
+        if (np.isin(atoms.numbers, DEEP)).any():
+            low -= 5.0
         if not (np.isfinite(energy_per_atom) and low <= energy_per_atom <= high):
             return "energy out of range"
         return None
+
+    def final_gate(self, structure: Structure | Atoms, energy_per_atom: float) -> str | None:
+        """Why a relaxed geometry cannot be trusted, or None.
+
+        On the way atoms may come nearer to each other than in any crystal; in the end they do so in
+        false minima only.
+        """
+        atoms = structure if isinstance(structure, Atoms) else structure.to_ase_atoms()
+        return self.gate(atoms, energy_per_atom) or ("atoms too close" if overlap(atoms) else None)

@@ -36,8 +36,9 @@ def shortest_distance(atoms: Atoms) -> float:
     return float(distances.min()) if len(distances) else CUTOFF
 
 
-def overlap(atoms: Atoms, shortest: float = SHORTEST) -> bool:
-    """Whether a pair is closer than so many times the sum of its covalent radii."""
+def overlap(atoms: Atoms, most: float = np.inf) -> bool:
+    """Whether a pair is closer than `SHORTEST` of its covalent radii, and than a distance (Å)."""
     first, second, distances = neighbours(atoms)
     radii = covalent_radii[atoms.numbers]
-    return bool((distances < shortest * (radii[first] + radii[second])).any())
+    least = np.minimum(most, SHORTEST * (radii[first] + radii[second]))
+    return bool((distances < least).any())
