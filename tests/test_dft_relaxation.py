@@ -245,7 +245,8 @@ def dimer(elements: list[str], distance: float) -> Structure:
         (single("Cs", 5.4), None),
         (single("Se", 5.0), "volume per atom out of range"),
         (single("Se", 4.9), None),
-        # Between metals hydrogen takes no room.
+        # Light elements take little room between others.
+        (fcc(["O", "Li", "Li"], [0, 0.25, 0.75], 4.5), None),
         (fcc(["Ni", "H"], [0, 0.5], 3.73), None),
         (fcc(["Ti", "H", "H"], [0, 0.25, 0.75], 4.45), None),
     ],

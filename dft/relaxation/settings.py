@@ -21,6 +21,9 @@ OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 #: What relaxes where a campaign names no engine; docs/engines.md says why.
 DEFAULT_ENGINE = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")
 
+#: The last of the elements whose atoms or ions are small.
+NEON = 10
+
 #: Gadolinium and the actinides: elements at -14 eV/atom and below, before dispersion.
 DEEP = (64, *range(89, 104))
 
@@ -59,8 +62,8 @@ class RelaxationSettings(Settings):
     )
     volume_range: tuple[float, float] = Field(
         default=(8.0, 120.0),
-        description="Å³ per atom; of small atoms down to twice the spheres of their covalent radii "
-        "(1.2 times with hydrogen), of large ones up to eight times.",
+        description="Å³ per atom; with elements up to neon down to 0.6 of the lower, of small "
+        "atoms down to twice the spheres of their covalent radii, of large ones up to eight times.",
     )
     energy_range: tuple[float, float] = Field(
         default=(-15.0, 10.0),
@@ -94,9 +97,10 @@ class RelaxationSettings(Settings):
         radii = covalent_radii[atoms.numbers]
         spheres = 4 / 3 * np.pi * (radii**3).mean()
         low, high = self.volume_range
-        # Hydrogen takes no room between metals: TiH2 has 1.3 times its spheres, NiH 1.6 times.
-        packed = 1.2 if 1 in atoms.numbers else 2
-        if not min(low, packed * spheres) <= volume <= max(high, 8 * spheres):
+        # They take little room between others: Li2O has 7.6 Å³ with dispersion, NiH 6.5, CrH2 5.7.
+        if (atoms.numbers <= NEON).any():
+            low *= 0.6
+        if not min(low, 2 * spheres) <= volume <= max(high, 8 * spheres):
             return "volume per atom out of range"
         if overlap(atoms, self.min_distance):
             return "atoms too close"
