@@ -220,7 +220,7 @@ def test_documents_and_table(results):
         ({"containing": ""}, ["unknown element"]),
         ({"max_e_above_hull": math.nan}, ["eV/atom"]),
         ({"label": "metastabel"}, ["stable, metastable"]),
-        ({"origin": "found"}, ["element, prototype, generated"]),
+        ({"origin": "found"}, ["element, reference, prototype, generated"]),
         ({"sort": "energy"}, ["energy_per_atom"]),
         ({"sort": "--nsites"}, ["'-nsites'", "choose nsites"]),
         ({"limit": 0}, ["from 1"]),
