@@ -185,12 +185,13 @@ class Energies:
         """Energy per atom, eV."""
         level = self.settings.engine.level_of_theory(elements_of(structure))
         key = content_key(structure, level, self.settings)
-        if key not in self.known:
+        if self.known.get(key, {}).get("energy_per_atom") is None:
             result = self.relaxer(structure)
             self.known[key] = {
                 "name": name,
                 "energy_per_atom": result.energy_per_atom,
                 "converged": result.converged,
+                "reason": result.reason,
                 "steps": result.steps,
                 "seconds": round(result.seconds, 2),
                 "level": level.name,
@@ -199,6 +200,8 @@ class Energies:
         found = self.known[key]
         if not found["converged"]:
             print(f"# {name} did not converge")
+        if found["energy_per_atom"] is None:
+            raise SystemExit(f"{name} has no energy: {found['reason']}")
         return float(found["energy_per_atom"])
 
 
