@@ -44,6 +44,7 @@ DECISIVE = {
     "spin",
     "conv_thr",
     "extra",
+    "dispersion",
 }
 
 
@@ -149,7 +150,7 @@ class EspressoEngine(CalculatorEngine):
 
         By default it is that of all elements with one file in the folder or a file by name.
         """
-        settings = self.model_dump(mode="json", include={*DECISIVE, "dispersion"})
+        settings = self.model_dump(mode="json", include=DECISIVE)
         text = json.dumps({"functional": "PBE", **settings}, sort_keys=True)
         changes = [f"{key}={value}" for key, value in sorted(self.extra.get("system", {}).items())]
         return LevelOfTheory(

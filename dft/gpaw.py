@@ -17,7 +17,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import kpoints
 
 # What decides energies. A field added later must not change the hash of older results.
-DECISIVE = {"cutoff", "kpoints_length", "width", "spin"}
+DECISIVE = {"cutoff", "kpoints_length", "width", "spin", "dispersion"}
 
 
 class GpawEngine(CalculatorEngine):
@@ -61,7 +61,7 @@ class GpawEngine(CalculatorEngine):
         self._installed()
         from gpaw.setup_data import search_for_file
 
-        settings = self.model_dump(mode="json", include={*DECISIVE, "dispersion"})
+        settings = self.model_dump(mode="json", include=DECISIVE)
         text = json.dumps({"functional": "PBE", **settings}, sort_keys=True)
         titles = {}
         for element in sorted(elements or ()):

@@ -25,7 +25,7 @@ from ccdcgan.workflows.documents import (
     RoundCounts,
     SecondPlace,
 )
-from ccdcgan.workflows.trust import composition_of, untrusted
+from ccdcgan.workflows.trust import lowest_elements, untrusted
 
 #: By so much (eV/atom) an end member may miss the table of elements.
 OFF_THE_TABLE = 0.005
@@ -64,20 +64,6 @@ def _hull_documents(
     placed = [d for d in documents if d.energy_per_atom is not None and d.key not in aside]
     lowest = {d.key for d in lowest_elements(placed).values()}
     return [d for d in placed if d.converged or d.key in lowest]
-
-
-def lowest_elements(documents: Sequence[RelaxationDocument]) -> dict[str, RelaxationDocument]:
-    """The lowest of each pure element by its symbol, converged or not."""
-    found: dict[str, RelaxationDocument] = {}
-    for document in documents:
-        symbols = {s["element"] for site in document.structure["sites"] for s in site["species"]}
-        if document.energy_per_atom is None or len(symbols) > 1:
-            continue
-        symbol = symbols.pop()
-        other = found.get(symbol)
-        if other is None or document.energy_per_atom < (other.energy_per_atom or 0.0):
-            found[symbol] = document
-    return found
 
 
 def _hull_of(
@@ -195,7 +181,7 @@ def _without_noise(distance: float) -> float:
 def _second_hull(documents: Sequence[RelaxationDocument], campaign: Campaign) -> Hull | None:
     """The hull by the second opinions; None where there are none of all end members."""
     both = [d for d in documents if d.second_opinion is not None]
-    if not {e for d in both for e in composition_of(d)}:
+    if not both:
         return None
     try:
         return _hull_of(both, campaign, second=True)

@@ -48,6 +48,20 @@ def composition_of(document: RelaxationDocument) -> Composition:
     return Composition(counts)
 
 
+def lowest_elements(documents: Iterable[RelaxationDocument]) -> dict[str, RelaxationDocument]:
+    """The lowest of each pure element by its symbol, converged or not."""
+    found: dict[str, RelaxationDocument] = {}
+    for document in documents:
+        composition = composition_of(document)
+        if document.energy_per_atom is None or not composition.is_element:
+            continue
+        symbol = composition.elements[0].symbol
+        other = found.get(symbol)
+        if other is None or document.energy_per_atom < (other.energy_per_atom or 0.0):
+            found[symbol] = document
+    return found
+
+
 def _disagreeing(documents: list[RelaxationDocument]) -> dict[str, str]:
     both = [d for d in documents if d.second_opinion is not None]
     if not both:
@@ -71,14 +85,11 @@ def _disagreeing(documents: list[RelaxationDocument]) -> dict[str, str]:
 
 
 def _too_deep(documents: list[RelaxationDocument]) -> dict[str, str]:
-    compositions = [composition_of(d) for d in documents]
-    ends: dict[Element, float] = {}
-    for document, composition in zip(documents, compositions, strict=True):
-        if composition.is_element and document.energy_per_atom is not None:
-            element = composition.elements[0]
-            ends[element] = min(ends.get(element, np.inf), document.energy_per_atom)
+    lowest = lowest_elements(documents)
+    ends = {Element(symbol): d.energy_per_atom or 0.0 for symbol, d in lowest.items()}
     found = {}
-    for document, composition in zip(documents, compositions, strict=True):
+    for document in documents:
+        composition = composition_of(document)
         if composition.is_element or not set(composition) <= set(ends):
             continue
         reference = sum(composition.get_atomic_fraction(e) * ends[e] for e in composition)

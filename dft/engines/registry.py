@@ -96,9 +96,6 @@ def _parse(value: Any, info: ValidationInfo) -> Any:
 #: An engine in a campaign file.
 Engine = Annotated[SerializeAsAny[EngineSettings], BeforeValidator(_parse)]
 
-#: A potential in a campaign file.
-Potential = Annotated[SerializeAsAny[CalculatorEngine], BeforeValidator(_parse)]
-
 
 def engine_of(text: str) -> EngineSettings:
     """The engine that a text names as a campaign file would; files beside the working folder.
