@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
@@ -60,6 +61,12 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 
 
+#: Tags of U by element.
+HUBBARD = ("LDAUU", "LDAUJ", "LDAUL")
+
+#: ENCUT of the Materials Project's relaxations, eV.
+MP_CUTOFF = 520.0
+
 #: Parameters of D3(BJ) for r2SCAN (Ehlert et al., J. Chem. Phys. 154, 061101 (2021)).
 R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
 
@@ -67,7 +74,7 @@ R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
 class VaspEngine(EngineSettings):
     """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"dispersion"})
+    added: ClassVar[frozenset[str]] = frozenset({"dispersion", "hubbard_u"})
 
     name: Literal["vasp"] = "vasp"
     incar: dict[str, Any] = Field(
@@ -105,6 +112,11 @@ class VaspEngine(EngineSettings):
     dispersion: Literal["d3bj"] | None = Field(
         None, description="Dispersion correction: d3bj (IVDW = 12), or null."
     )
+    hubbard_u: Literal["mp2020"] | None = Field(
+        None,
+        description="mp2020: the Materials Project's U for its oxides and fluorides, its POTCARs "
+        "and ENCUT, so that GGA and GGA+U meet on one hull by MP2020's corrections.",
+    )
 
     @field_validator("incar")
     @classmethod
@@ -113,7 +125,38 @@ class VaspEngine(EngineSettings):
         for tag, instead in (("EDIFFG", "fmax"), ("NSW", "max_steps")):
             if tag in incar:
                 raise ValueError(f"{tag} follows from relaxation.{instead}: set that instead")
+        for tag in HUBBARD:
+            values = incar.get(tag)
+            if values is not None and not (isinstance(values, dict) and _one_number_each(values)):
+                raise ValueError(
+                    f"{tag}: give one number for each element, as in {tag}: {{Fe: 4.0}}, which "
+                    "holds in all structures; another for each anion would be two levels of theory"
+                )
+        if incar.get("LDAU") and not incar.get("LDAUU"):
+            raise ValueError(
+                "LDAU alone puts oxides with U and metals without on one hull: add LDAUU: {Fe: "
+                "4.0}, for all structures, or set engine.hubbard_u: mp2020 in its place"
+            )
         return incar
+
+    @model_validator(mode="after")
+    def _keeps_to_the_scheme(self) -> VaspEngine:
+        if self.hubbard_u is None:
+            return self
+        given = sorted(t for t in self.incar if t.startswith("LDAU"))
+        if given:
+            raise ValueError(f"engine.hubbard_u sets {given[0]}: leave one of the two out")
+        if self.functional_name != "PBE" or self.functional != "PBE":
+            raise ValueError(
+                "hubbard_u: mp2020 was fitted to PBE with the PBE set of POTCARs: leave "
+                "engine.hubbard_u out, or GGA, METAGGA and engine.functional"
+            )
+        cutoff = self.incar.get("ENCUT", MP_CUTOFF)
+        if not isinstance(cutoff, (int, float)) or cutoff < MP_CUTOFF:
+            raise ValueError(
+                f"hubbard_u: mp2020 needs ENCUT of at least {MP_CUTOFF:g} eV: leave ENCUT out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_parameters(self) -> VaspEngine:
@@ -140,11 +183,28 @@ class VaspEngine(EngineSettings):
     @property
     def tags(self) -> dict[str, Any]:
         """INCAR tags that the campaign asks for beside or in place of `INCAR`."""
-        if self.dispersion is None:
-            return self.incar
-        # VASP has parameters of its own for functionals of GGA, the same, and none for METAGGA.
-        parameters = R2SCAN_D3BJ if self.functional_name == "r2SCAN" else {}
-        return {"IVDW": 12, **parameters, **self.incar}
+        tags: dict[str, Any] = {}
+        if self.hubbard_u is not None:
+            tags |= {"ENCUT": MP_CUTOFF, "LDAU": True, "LDAUTYPE": 2}
+        if self.dispersion is not None:
+            tags["IVDW"] = 12
+            # VASP has parameters of its own for functionals of GGA, the same, and none for METAGGA.
+            if self.functional_name == "r2SCAN":
+                tags |= R2SCAN_D3BJ
+        return {**tags, **self.incar}
+
+    @property
+    def mixes_scales(self) -> bool:
+        """Whether oxides and fluorides of some metals have U, and all else none."""
+        return self.hubbard_u is not None
+
+    def potcar(self, element: str) -> str:
+        """Name of an element's POTCAR."""
+        if self.hubbard_u is None:
+            return self.potcars.get(element, element)
+        from pymatgen.io.vasp.sets import MPRelaxSet
+
+        return str(MPRelaxSet.CONFIG["POTCAR"].get(element, element))
 
     def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
         return self.level({}, {})
@@ -162,7 +222,11 @@ class VaspEngine(EngineSettings):
             parts.append({tag: str(values) for tag, values in changed.items()})
         text = json.dumps(parts, sort_keys=True, default=str)
         functional = "PBE" if asked["GGA"] == "PE" else f"GGA={asked['GGA']}"
+        if self.hubbard_u is not None:
+            functional += " with the Materials Project's U"
         beyond = [t for t in ("METAGGA", "LDAU", "IVDW", "LHFCALC") if asked[t] != DECISIVE[t]]
+        if self.hubbard_u is not None:
+            beyond.remove("LDAU")
         note = "".join(f", {difference(t, v)}" for t, v in changed.items())
         return LevelOfTheory(
             engine="VASP",
@@ -213,7 +277,12 @@ class VaspEngine(EngineSettings):
         if not Path(folder).is_dir():
             raise UserError(f"PMG_VASP_PSP_DIR is {folder}, which is no folder")
         for element in elements:
-            symbol = self.potcars.get(element, element)
+            symbol = self.potcar(element)
+            if self.potcars.get(element, symbol) != symbol:
+                raise UserError(
+                    f"hubbard_u: mp2020 belongs to the POTCAR {symbol} of {element}: take "
+                    f"{element} out of engine.potcars"
+                )
             try:
                 PotcarSingle.from_symbol_and_functional(symbol, self.functional)
             except Exception:  # noqa: BLE001  pymatgen raises several kinds
@@ -238,16 +307,33 @@ class VaspEngine(EngineSettings):
             structure, [self.kpoints_length] * 3, force_gamma=True
         )
         generator = kind(
-            user_incar_settings={**INCAR, **tags},
+            user_incar_settings={**INCAR, **tags, **self._hubbard(tags, structure)},
             user_kpoints_settings=grid,
             user_potcar_functional=self.functional,
             user_potcar_settings={
-                e: self.potcars.get(e, e) for e in structure.composition.get_el_amt_dict()
+                e: self.potcar(e) for e in structure.composition.get_el_amt_dict()
             },
             auto_ismear=False,
         )
         # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
         generator.get_input_set(structure.get_sorted_structure()).write_input(folder)
+
+    def _hubbard(self, tags: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+        """Tags of U for one structure; LDAU alone would give all its elements VASP's own U."""
+        if not tags.get("LDAU"):
+            return {}
+        if self.hubbard_u is None:
+            given = {tag: tags[tag] for tag in HUBBARD if tags.get(tag)}
+            values = given["LDAUU"]
+        else:
+            from pymatgen.io.vasp.sets import MPRelaxSet
+
+            given = {tag: MPRelaxSet.CONFIG["INCAR"][tag] for tag in HUBBARD}
+            anion = max(structure.composition.elements, key=lambda e: e.X).symbol
+            values = given["LDAUU"].get(anion, {})
+        if any(values.get(e.symbol) for e in structure.composition.elements):
+            return given
+        return {"LDAU": False, "LDAUTYPE": None, **dict.fromkeys(HUBBARD)}
 
     def run(self, folder: Path, seconds: float | None) -> None:
         """Run VASP under custodian in a folder with inputs.
@@ -301,6 +387,14 @@ class VaspEngine(EngineSettings):
             )
         finally:
             _end_processes(folder)
+
+
+def _one_number_each(values: dict[Any, Any]) -> bool:
+    """Whether values are finite numbers by element."""
+    return all(
+        isinstance(v, (int, float)) and math.isfinite(v) and Element.is_valid_symbol(str(e))
+        for e, v in values.items()
+    )
 
 
 def _going_on(correct: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:

@@ -25,6 +25,7 @@ from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.vasp import INCAR, LADDER, VaspEngine
 from ccdcgan.dft.vasp_files import DECISIVE, decisive, last_geometry
+from ccdcgan.workflows.campaign import parse_campaign
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
@@ -157,6 +158,80 @@ def test_level_names_what_is_written(tmp_path, stage, incar):
     written = Incar.from_file(tmp_path / "INCAR")
     assert decisive(written) == decisive({**INCAR, **incar})
     assert not {"LDAUU", "LDAUL"} & set(written)
+
+
+def test_u_by_the_scheme_of_the_materials_project(tmp_path, machine):
+    """Oxides and fluorides get its U, their metals none; the level is one, the POTCARs its own."""
+    from pymatgen.io.vasp import Incar, Potcar
+    from pymatgen.io.vasp.sets import MPRelaxSet
+
+    write_potcars(machine / "psp", ["Fe_pv", "O"])
+    engine = VaspEngine(hubbard_u="mp2020")
+    iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5] * 3])
+    for structure in (FEO, iron):
+        folder = tmp_path / structure.composition.reduced_formula
+        folder.mkdir()
+        engine.write_inputs(structure, "relax", engine.tags, folder)
+        incar, theirs = (
+            Incar.from_file(folder / "INCAR"),
+            MPRelaxSet(structure.get_sorted_structure()).incar,
+        )
+        for tag in ("LDAU", "LDAUU", "LDAUJ", "LDAUL", "LDAUTYPE", "ENCUT"):
+            assert (incar.get(tag) or None) == theirs.get(tag), tag
+    assert "LDAUU" not in incar
+    assert [p.symbol for p in Potcar.from_file(tmp_path / "Fe2O" / "POTCAR")] == ["Fe_pv", "O"]
+    engine.check(["Fe", "O"])
+    with pytest.raises(UserError, match="belongs to the POTCAR Fe_pv of Fe"):
+        VaspEngine(hubbard_u="mp2020", potcars={"Fe": "Fe"}).check(["Fe", "O"])
+    level = engine.level_of_theory()
+    assert level.scale == "PBE with the Materials Project's U, uncorrected"
+    assert level != VaspEngine(incar={"ENCUT": 520}).level_of_theory()
+    assert engine.mixes_scales and not VaspEngine().mixes_scales
+
+
+def test_energies_with_u_are_corrected_on_the_hull():
+    engine = {"name": "vasp", "hubbard_u": "mp2020"}
+    oxides = parse_campaign({"system": "Fe-O", "relaxation": {"engine": engine}}, "file")
+    assert oxides.corrections is not None
+    alloys = parse_campaign({"system": "Fe-Al", "relaxation": {"engine": engine}}, "file")
+    assert alloys.corrections is None
+    plain = parse_campaign({"system": "Fe-O", "relaxation": {"engine": {"name": "vasp"}}}, "file")
+    assert plain.corrections is None
+
+
+def test_one_u_in_all_structures(tmp_path):
+    """A U of the user's own holds in the metal, too: one level."""
+    from pymatgen.io.vasp import Incar
+
+    engine = VaspEngine(incar={"LDAU": True, "LDAUU": {"Fe": 4}, "LDAUL": {"Fe": 2}})
+    iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5] * 3])
+    for structure, expected in ((iron, [4]), (FEO, [4, 0]), (BISE, None)):
+        engine.write_inputs(structure, "relax", engine.tags, tmp_path)
+        written = Incar.from_file(tmp_path / "INCAR")
+        assert written.get("LDAUU") == expected
+        assert bool(written.get("LDAU")) == bool(expected), "alone it gives U to all elements"
+    other = VaspEngine(incar={"LDAU": True, "LDAUU": {"Fe": 5}, "LDAUL": {"Fe": 2}})
+    assert engine.level_of_theory() != other.level_of_theory()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"incar": {"LDAU": True}}, "add LDAUU: {Fe: 4.0}"),
+        ({"incar": {"LDAU": True, "LDAUU": [4, 0]}}, "LDAUU: give one number for each element"),
+        ({"incar": {"LDAU": True, "LDAUU": {"O": {"Fe": 4}}}}, "two levels of theory"),
+        ({"incar": {"LDAU": True, "LDAUU": {"Fe": float("nan")}}}, "one number for each"),
+        ({"hubbard_u": "mp2020", "incar": {"LDAUU": {"Fe": 4}}}, "sets LDAUU: leave one"),
+        ({"hubbard_u": "mp2020", "incar": {"ENCUT": 400}}, "ENCUT of at least 520 eV"),
+        ({"hubbard_u": "mp2020", "incar": {"METAGGA": "R2SCAN"}}, "fitted to PBE"),
+        ({"hubbard_u": "mp2020", "functional": "PBE_54"}, "the PBE set of POTCARs"),
+    ],
+)
+def test_u_that_would_mix_levels(settings, words):
+    data = {"system": "Fe-O", "relaxation": {"engine": {"name": "vasp", **settings}}}
+    with pytest.raises(UserError, match=words) as caught:
+        parse_campaign(data, "file")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def warnings_of(engine: EngineSettings, corrected: bool, elements: Sequence[str]
         )
     if engine.mixes_scales and mixes_scales(elements) and not corrected:
         found.append(
-            f"{engine.name} has learnt GGA+U for compounds of {metals} with {anions} and GGA for "
+            f"{engine.name} gives GGA+U energies to compounds of {metals} with {anions} and GGA to "
             "all else: without relaxation.corrections formation energies are wrong by up to 1.7 "
             "eV/atom"
         )
