@@ -227,17 +227,16 @@ def main() -> None:
     energies = Energies(options.out, settings)
     level = settings.engine.level_of_theory().name
     rows = []
-    reference = published()
+    reference, experiment = published(), measured()
     for chemistry, compounds in PUBLISHED.items():
         for formula, structure in compounds.items():
             own = formation_energy(energies, formula, structure)
             rows.append((chemistry, formula, own, reference[formula]))
-            print(
-                f"| {chemistry} | {formula} | {own:+.3f} | {reference[formula]:+.3f} |", flush=True
-            )
+            both = f"{reference[formula]:+.3f} | {experiment[formula]:+.3f}"
+            print(f"| {chemistry} | {formula} | {own:+.3f} | {both} |", flush=True)
     errors = np.array([own - other for *_, own, other in rows])
+    real = np.array([own - experiment[formula] for _, formula, own, _ in rows])
     corrected = []
-    experiment = measured()
     for formula, structure in WITH_U.items():
         own = formation_energy(energies, formula, structure)
         if METALS & set(elements_of(structure)):
@@ -255,6 +254,8 @@ def main() -> None:
                 "worst": rows[int(np.abs(errors).argmax())][1],
                 "worst_error": float(errors[np.abs(errors).argmax()]),
                 "GaN": float(next(o - r for _, f, o, r in rows if f == "GaN")),
+                "median_error_to_experiment": float(np.median(np.abs(real))),
+                "mean_error_to_experiment": float(real.mean()),
                 "with_u_worst_error": float(np.abs(beyond).max()),
             }
         )
