@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -76,9 +77,19 @@ def vasp_frames(folder: Path) -> list[Frame]:
                 Frame._rounded(
                     step["structure"].lattice.matrix,
                     step["structure"].cart_coords,
-                    float(step["e_0_energy"]),
+                    _energy_of(step),
                     np.array(step["forces"], float),
                     stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)],
                 )
             )
     return frames
+
+
+def _energy_of(step: dict[str, Any]) -> float:
+    """Energy of an ionic step at zero smearing, eV.
+
+    From its last electronic step: in the step's own block VASP 5 writes the entropy's part under
+    the name that VASP 6 has for the energy.
+    """
+    last = (step.get("electronic_steps") or [{}])[-1]
+    return float(last.get("e_0_energy", step["e_fr_energy"]))

@@ -310,8 +310,10 @@ def test_stages(log, record):
     assert [p.parent.name for p in folder.parent.glob("*/WAVECAR")] == ["03-static"]
 
 
-def test_frames_fit_together(log):
+@pytest.mark.parametrize("version", ["5.4.4", "6.4.2"])
+def test_frames_fit_together(log, monkeypatch, version):
     """Forces and stresses of neighbouring frames say by how much the energy falls."""
+    monkeypatch.setenv("VASP_STAND_IN_VERSION", version)
     result, _ = relax(
         compressed := BISE.copy().apply_strain(-0.05, inplace=True), stages=("relax", "static")
     )

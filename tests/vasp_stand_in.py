@@ -15,6 +15,8 @@ VASP_STAND_IN_FAULTS
     until one of its tags differs from the first run that it hit, `slow` hits always, and the
     others once. `seconds`: for `slow` the length of each ionic step (1), for `hang` how long (600).
     What has been hit is kept beside the file, in `<file>.state`.
+VASP_STAND_IN_VERSION
+    Whose files it writes: 5.4.4 or one of 6 (6.3.2).
 VASP_STAND_IN_WORKER
     Process that `kill_parent` kills. By default the parent, which is the process that runs
     custodian, unless a shell or mpirun stands between.
@@ -58,6 +60,7 @@ Array = np.ndarray
 
 KBAR = 1602.1766208  # 1 eV/Å³
 ELECTRONIC_STEPS = 5
+VERSION = os.environ.get("VASP_STAND_IN_VERSION", "6.3.2")
 
 
 class Repairable(NamedTuple):
@@ -540,11 +543,12 @@ def _set(comment: str, rows: Array) -> str:
     return f'<set comment="{comment}">\n{lines}</set>\n'
 
 
-def _energies(energy: float) -> str:
-    names = ("e_fr_energy", "e_wo_entrp", "e_0_energy")
-    return (
-        "<energy>\n" + "".join(f'<i name="{n}">{energy:.8f}</i>\n' for n in names) + "</energy>\n"
-    )
+def _energies(energy: float, of_step: bool = False) -> str:
+    """Energies of an electronic step, or of an ionic step, where VASP 5 has -TS in the last one."""
+    last = 0.0 if of_step and VERSION.startswith("5") else energy
+    values = {"e_fr_energy": energy, "e_wo_entrp": energy, "e_0_energy": last}
+    rows = "".join(f'<i name="{name}">{value:.8f}</i>\n' for name, value in values.items())
+    return f"<energy>\n{rows}</energy>\n"
 
 
 class Files:
@@ -621,7 +625,7 @@ class Files:
             columns = (count, symbol, f"{mass:.3f}", job.valences[i], job.titles[i])
             types += f"<rc>{''.join(f'<c>{c}</c>' for c in columns)}</rc>\n"
         parts = ['<?xml version="1.0" encoding="ISO-8859-1"?>\n<modeling>\n<generator>\n']
-        parts += [_xml("program", "vasp"), _xml("version", "6.3.2"), _xml("subversion", "stand-in")]
+        parts += [_xml("program", "vasp"), _xml("version", VERSION), _xml("subversion", "stand-in")]
         parts += ["</generator>\n<incar>\n", *(_xml(*item) for item in job.incar.items())]
         parts += ["</incar>\n<kpoints>\n", mesh if job.kpoints.divisions else ""]
         parts += [_rows("kpointlist", points), _rows("weights", weights), "</kpoints>\n"]
@@ -713,7 +717,7 @@ class Files:
 
         steps = "".join(f"<scstep>\n{_energies(e)}</scstep>\n" for e in electronic)
         parts = ["<calculation>\n", steps, _structure("", cell, fractional)]
-        parts += [_rows("forces", forces), _rows("stress", kbar), _energies(energy)]
+        parts += [_rows("forces", forces), _rows("stress", kbar), _energies(energy, True)]
         # VASP has the eigenvalues in the last ionic step only; readers take the last they find.
         parts += [self._bands() if number == 1 else "", "</calculation>\n"]
         self._to(self.vasprun, "".join(parts))
