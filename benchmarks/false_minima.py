@@ -41,6 +41,7 @@ from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import Prototype, primitive_cell, random_crystals
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import ground_state, reference_table
 from ccdcgan.dft.substitution import starting_volume
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
@@ -77,7 +78,7 @@ def crystal(system: str, number: int) -> Prototype | None:
 
 def row_of(system: str, number: int, result: Relaxation) -> Row:
     """What is kept of a relaxation."""
-    structure = Structure.from_dict(result.structure)
+    structure = decode_structure(result.structure)
     energy, second = result.energy_per_atom, result.second_opinion
     return {
         "system": system,

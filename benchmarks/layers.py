@@ -25,6 +25,7 @@ from ccdcgan.dft.homologous import known_crystals
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import ground_state
 
 #: Heights of conventional cells, Å, as measured.
@@ -71,7 +72,7 @@ def main() -> None:
         assert own is not None
         crystals[symbol] = own.structure
     results = {name: relaxer(structure) for name, structure in crystals.items()}
-    relaxed = {name: Structure.from_dict(r.structure) for name, r in results.items()}
+    relaxed = {name: decode_structure(r.structure) for name, r in results.items()}
     used = [n for n, r in results.items() if r.energy_per_atom is not None]
     hull = Hull(
         [relaxed[n].composition for n in used],

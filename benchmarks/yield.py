@@ -41,6 +41,7 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation.processes import relax_many
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.substitution import candidates, starting_volume
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.models.inference import shipped_autoencoder
@@ -116,8 +117,8 @@ class Archive:
             "frames": frames,
             "key": document.key,
             "origin": document.origin.model_dump(exclude_none=True),
-            "initial": packed(Structure.from_dict(document.initial_structure)),
-            "final": packed(Structure.from_dict(document.structure)),
+            "initial": packed(decode_structure(document.initial_structure)),
+            "final": packed(decode_structure(document.structure)),
             **document.model_dump(include=set(NUMBERS)),
         }
 
@@ -145,7 +146,7 @@ class Archive:
         for candidate in wanted:
             entries.setdefault(key_of(candidate, RELAXATION), candidate)
         todo = [key for key in entries if self.lacks(key, frames)]
-        structures = [Structure.from_dict(entries[key].structure) for key in todo]
+        structures = [decode_structure(entries[key].structure) for key in todo]
         done: list[RelaxationDocument] = []
         for number, result in relax_many(structures, RELAXATION, workers):
             done.append(RelaxationDocument.of(result, entries[todo[number]], "yield"))
@@ -288,13 +289,13 @@ def ranked(
         trained, figures = train_constraints(
             crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
         )
-        structures = [Structure.from_dict(c.structure) for c in left]
+        structures = [decode_structure(c.structure) for c in left]
         _, gain = Judge(campaign, files | trained, figures["properties"], documents)(structures)
         screening = campaign.loop.screening
         picked = choose(
             structures,
             gain,
-            SeenStructures(Structure.from_dict(d.structure) for d in documents.values()),
+            SeenStructures(decode_structure(d.structure) for d in documents.values()),
             screening.per_formula,
             campaign.loop.relaxations,
             Novelty.of(ELEMENTS, entries, documents),
@@ -336,7 +337,7 @@ def table(archive: Archive, first: Sequence[Entry], runs: dict[str, list[str]]) 
     everything = [archive.documents[k] for k in sorted(known)]
     hull = build_hull(everything, Campaign(relaxation=RELAXATION))
     start = [
-        Structure.from_dict(archive.documents[e.key].structure)
+        decode_structure(archive.documents[e.key].structure)
         for e in first
         if archive.documents[e.key].converged
     ]

@@ -22,6 +22,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import is_degenerate
+from ccdcgan.dft.structures.decoding import decode_structure
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class AflowSource(_Source):
         data = (folder / "aflow_prototypes.json.gz").read_bytes()
         names: Counter[str] = Counter()
         for entry in json.loads(gzip.decompress(data)):
-            structure = Structure.from_dict(entry["snl"])
+            structure = decode_structure(entry["snl"])
             own = len(structure.composition) == n_elements
             if not (own or self.decorated):
                 continue
@@ -163,7 +164,7 @@ def materials_project(**query: Any) -> Iterator[Prototype | Skipped]:
     for document in documents:
         structure = document.structure
         if isinstance(structure, dict):
-            structure = Structure.from_dict(structure)
+            structure = decode_structure(structure)
         yield Prototype(f"mp:{document.material_id}", structure)
 
 
@@ -406,7 +407,7 @@ def _from_json(data: Any, name: str) -> Iterator[Prototype | Skipped]:
             inner = row.get("structure", row) if isinstance(row, dict) else None
             if not isinstance(inner, dict) or "lattice" not in inner or "sites" not in inner:
                 raise ValueError("not a pymatgen structure")
-            yield Prototype(label, Structure.from_dict(inner))
+            yield Prototype(label, decode_structure(inner))
         except Exception as error:  # noqa: BLE001
             yield Skipped(label, _one_line(error))
 

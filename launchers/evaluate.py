@@ -14,6 +14,7 @@ from rich.table import Table
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import TOLERANCES
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.finished import open_finished, read_suitable
 from ccdcgan.models.separation import extremes
 from ccdcgan.workflows.campaign import Campaign
@@ -92,7 +93,7 @@ def evaluate(
             ]
         )
     known = [
-        Structure.from_dict(d.structure)
+        decode_structure(d.structure)
         for origin, d in finished.phases
         if d.converged and (against == "all" or origin.kind != "generated")
     ]

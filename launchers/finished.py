@@ -16,6 +16,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.sources import Prototype, Skipped, primitive_cell, read_structures
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.database import key_of, relax_missing
@@ -46,7 +47,7 @@ class Finished:
 
     def crystals(self) -> list[Structure]:
         """Its converged crystals that hold every element."""
-        found = (Structure.from_dict(d.structure) for d in self.documents if d.converged)
+        found = (decode_structure(d.structure) for d in self.documents if d.converged)
         return [s for s in found if len(s.composition) == len(self.campaign.elements)]
 
     def relax(self, structures: Sequence[tuple[Origin, Structure]]) -> list[RelaxationDocument]:

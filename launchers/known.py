@@ -20,6 +20,7 @@ from ccdcgan.dft.homologous import known_crystals
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import TOLERANCES, WIDER, displacement, is_same
 from ccdcgan.dft.sources import Prototype, primitive_cell
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.finished import open_finished, read_suitable
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
@@ -122,7 +123,7 @@ def known(folder: Path, references: Path | None = None) -> Known:
     own: defaultdict[str, list[_Crystal]] = defaultdict(list)
     for origin, document in finished.phases:
         if document.converged:
-            structure = Structure.from_dict(document.structure)
+            structure = decode_structure(document.structure)
             own[structure.composition.reduced_formula].append((origin, document, structure))
     return Known(
         campaign=campaign.digest(),
@@ -169,7 +170,7 @@ def _reference(
     hull: Hull,
 ) -> Reference:
     """A reference with its place on the hull and its matches among the phases of its formula."""
-    structure = Structure.from_dict(document.structure)
+    structure = decode_structure(document.structure)
     reference = Reference(
         id=crystal.id,
         key=document.key,
@@ -224,7 +225,7 @@ def _first(
         origin=origin,
         displacement=displacement(
             primitive_cell(structure),
-            primitive_cell(Structure.from_dict(reference.structure)),
+            primitive_cell(decode_structure(reference.structure)),
             tolerances,
         ),
         energy_difference=_difference(document, reference),

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from jobflow import job
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Composition
 from scipy.stats import kendalltau
 
 from ccdcgan.dft.matching import displacement
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import (
@@ -103,7 +104,7 @@ def confirmations(
         before = own[_name(phase)]
         moved = None
         if phase.energy_per_atom is not None:
-            start, end = (Structure.from_dict(p.structure) for p in (before, phase))
+            start, end = (decode_structure(p.structure) for p in (before, phase))
             moved = displacement(start, end)
         found.append(
             Confirmation(

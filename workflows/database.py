@@ -23,6 +23,7 @@ from ccdcgan.dft.relaxation.processes import in_workers, relax_many
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import collect
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import end_members
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.substitution import candidates, subsystem_members
@@ -197,7 +198,7 @@ class RelaxMaker(Maker):
         """Compute what the campaign's goals ask for and the documents have not yet."""
         names = [p for p in settings.properties if p in PROPERTIES]
         todo = {key for name in names for key in store.without(keys, name)}
-        found = [(d, Structure.from_dict(d.structure)) for d in store.get(sorted(todo)).values()]
+        found = [(d, decode_structure(d.structure)) for d in store.get(sorted(todo)).values()]
         # Only crystals that hold every element are learnt from.
         whole = [(d, s) for d, s in found if len(s.composition) == len(settings.elements)]
         documents, structures = [d for d, _ in whole], [s for _, s in whole]
@@ -223,7 +224,7 @@ def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign)
     if not relaxation.second_opinion or relaxation.engine.second_opinion() is None:
         return
     documents = list(store.get(store.without_opinion(keys)).values())
-    structures = [Structure.from_dict(d.structure) for d in documents]
+    structures = [decode_structure(d.structure) for d in documents]
     for number, opinion in in_workers(ask_second, structures, relaxation, settings.workers):
         if opinion is not None:
             documents[number].second_opinion = opinion
@@ -238,7 +239,7 @@ def ask_second(relaxer: Relaxer, structure: Structure) -> SecondOpinion | None:
 
 def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
     """Content key of a candidate's relaxation."""
-    structure = Structure.from_dict(candidate.structure)
+    structure = decode_structure(candidate.structure)
     level = relaxation.engine.level_of_theory(elements_of(structure))
     return content_key(structure, level, relaxation)
 
@@ -262,7 +263,7 @@ def relax_missing(
     finished = before + len(done)
     total = len(wanted) if total is None else total
     progress.report(stage, finished, total)
-    structures = [Structure.from_dict(wanted[key].structure) for key in todo]
+    structures = [decode_structure(wanted[key].structure) for key in todo]
     for number, result in relaxed(structures, settings):
         store.put(RelaxationDocument.of(result, wanted[todo[number]], settings.digest()))
         finished += 1

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pymatgen.core import Structure
+from pydantic import BaseModel, ConfigDict, Field
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.structures.decoding import StructureDict
 from ccdcgan.models.potential import PotentialErrors
 
 SCHEMA_VERSION = 1
-
-# jobflow hands a job its arguments with pymatgen's dictionaries turned into objects.
-StructureDict = Annotated[
-    dict[str, Any],
-    BeforeValidator(lambda v: v.as_dict() if isinstance(v, Structure) else v),
-]
 
 
 class Origin(BaseModel):

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures, displacement
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import RelaxationDocument
 
 #: Distances to the hull, eV/atom, that crystals are counted by.
@@ -73,9 +74,7 @@ def new_crystals(
 
     `known` learns them.
     """
-    return [
-        d for d in documents if d.converged and known.add_if_new(Structure.from_dict(d.structure))
-    ]
+    return [d for d in documents if d.converged and known.add_if_new(decode_structure(d.structure))]
 
 
 def yield_of(
@@ -110,7 +109,7 @@ def yield_of(
         count = sum(e < 0 and above <= distance + 1e-9 for e, above in places)
         below[f"{distance:.2f}"] = share(count, n)
     moved = [
-        displacement(Structure.from_dict(d.initial_structure), Structure.from_dict(d.structure))
+        displacement(decode_structure(d.initial_structure), decode_structure(d.structure))
         for d in converged
     ]
     stayed = np.array([m for m in moved if m is not None])
@@ -133,5 +132,5 @@ def place(document: RelaxationDocument, hull: Hull) -> tuple[float, float]:
     """Formation energy and distance to the hull of a document with an energy, eV/atom."""
     energy = document.energy_per_atom
     assert energy is not None
-    found = hull.place(Structure.from_dict(document.structure), energy)
+    found = hull.place(decode_structure(document.structure), energy)
     return found.formation_energy, found.e_above_hull

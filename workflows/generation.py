@@ -16,6 +16,7 @@ from pymatgen.core import Composition, Structure
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.dft.stacking import stackings
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.models.inference import (
     POTENTIAL,
@@ -161,7 +162,7 @@ def new_stackings(
     """New stackings of known crystals within the stable threshold of their hull."""
     screening = settings.loop.screening
     parents = [
-        (p.id, primitive_cell(Structure.from_dict(p.structure)), p.e_above_hull)
+        (p.id, primitive_cell(decode_structure(p.structure)), p.e_above_hull)
         for p in phases.judge(claims, documents, settings)
         if p.distinct
         and p.e_above_hull is not None
@@ -254,7 +255,7 @@ class GenerateMaker(Maker):
         claims = [Entry.model_validate(e) for e in entries]
         documents = Relaxations().get([e.key for e in claims])
         known = SeenStructures(
-            Structure.from_dict(s)
+            decode_structure(s)
             for d in documents.values()
             for s in (d.structure, d.initial_structure)
         )

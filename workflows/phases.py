@@ -14,6 +14,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import off_the_table
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
@@ -70,7 +71,7 @@ def _hull_of(
     documents: Sequence[RelaxationDocument], campaign: Campaign, second: bool = False
 ) -> Hull:
     """The hull of documents, or of their second opinions."""
-    structures = [Structure.from_dict(d.structure) for d in documents]
+    structures = [decode_structure(d.structure) for d in documents]
     corrections = campaign.corrections
     energies, levels = [], []
     for document, structure in zip(documents, structures, strict=True):
@@ -95,14 +96,14 @@ def training_set(documents: Mapping[str, RelaxationDocument], campaign: Campaign
     seen = SeenStructures()
     for key in sorted(documents):
         document = documents[key]
-        structure = Structure.from_dict(document.structure)
+        structure = decode_structure(document.structure)
         energy = document.energy_per_atom
         if not document.converged or energy is None or key in aside:
             continue
         composition = structure.composition
         if len(composition) < len(campaign.elements):
             continue
-        start = {key: Structure.from_dict(document.initial_structure)}
+        start = {key: decode_structure(document.initial_structure)}
         number = seen.number(structure)
         if number < len(samples):
             samples[number].starts.update(start)
@@ -137,7 +138,7 @@ def judge(
     phases = []
     for entry in entries:
         document = documents[entry.key]
-        structure = Structure.from_dict(document.structure)
+        structure = decode_structure(document.structure)
         phase = Phase(
             id=entry.key,
             structure=document.structure,

@@ -13,6 +13,7 @@ from scipy.stats import norm
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.models.environments import Environments, crystal_means
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal, score
 from ccdcgan.models.inference import can_be_judged
@@ -116,10 +117,10 @@ class Novelty:
         found: list[tuple[float, bool, bool]] = []
         for entry in entries:
             document = documents[entry.key]
-            final = Structure.from_dict(document.structure)
+            final = decode_structure(document.structure)
             if not document.converged or len(final.composition) < len(elements):
                 continue
-            start = Structure.from_dict(document.initial_structure)
+            start = decode_structure(document.initial_structure)
             is_new = seen.add_if_new(final)
             if can_be_judged(start):
                 distance = novelty.distance(start, novelty.vectors([start])[0])

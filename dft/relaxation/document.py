@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.frames import Frame
+from ccdcgan.dft.structures.decoding import StructureDict
 
 
 class SecondOpinion(BaseModel):
@@ -25,7 +24,7 @@ class Relaxation(BaseModel):
 
     key: str = Field(description="Content key: input structure, level of theory and settings.")
     level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
-    structure: dict[str, Any] = Field(description="Relaxed pymatgen structure.")
+    structure: StructureDict = Field(description="Relaxed pymatgen structure.")
     energy_per_atom: float | None = Field(
         default=None, description="eV/atom at the level of theory."
     )
