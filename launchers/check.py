@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Literal
 
 from ccdcgan.dft.engines.corrections import warnings_of
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.vasp import VaspEngine
@@ -238,13 +238,10 @@ def folder_finding(folder: Path) -> Finding:
 
 def _locks(path: Path) -> bool:
     """Whether a second lock on a file is refused: some disks accept every lock and hold none."""
-    with path.open() as first, path.open() as second:
-        try:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    try:
+        with locked(path, ""), locked(path, ""):
             return False
-        try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    except InUseError:
+        return True
+    except UserError:
+        return False

@@ -275,7 +275,7 @@ def _prepare(out: Path | None) -> None:
 
 def _tell(found: dict[str, Any], table: Table, out: Path | None) -> None:
     """Print what a command has found, with what its words mean, and write it into a file."""
-    from ccdcgan.launchers.folder import write_atomically
+    from ccdcgan.dft.files import write_atomically
 
     if out is not None:
         write_atomically(out, json.dumps(found, indent=2).encode() + b"\n")

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import write_atomically
 from ccdcgan.launchers.environment import ENVIRONMENT, environment_text
-from ccdcgan.launchers.folder import write_atomically
 from ccdcgan.workflows.campaign import explain_validation, read_yaml
 from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 
@@ -362,13 +362,4 @@ def _write(path: Path, data: dict[str, Any], secret: bool = False) -> None:
 
 
 def _write_text(path: Path, text: str, secret: bool = False) -> None:
-    if secret:
-        # Nobody else may read it, not even for a moment.
-        path.touch(mode=0o600)
-        path.chmod(0o600)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-            f.write(text)
-        os.replace(temporary, path)
-    else:
-        write_atomically(path, text.encode())
+    write_atomically(path, text, private=secret)

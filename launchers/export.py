@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,8 @@ from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.folder import write_atomically
+from ccdcgan.dft.files import file_stem, to_json, write_atomically
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.results import COLUMNS, as_frame, flat, value_of
 
 Phases = Sequence[Mapping[str, Any]]
@@ -85,9 +84,8 @@ def _zip(phases: Phases) -> bytes:
             archive.writestr(info, text)
 
         for number, phase in enumerate(phases, 1):
-            formula = re.sub(r"\W", "_", phase["formula"], flags=re.ASCII)[:40]
-            name = f"{number:05d}_{formula}.cif"
-            add(name, _cif(Structure.from_dict(phase["structure"])))
+            name = f"{number:05d}_{file_stem(phase['formula'])}.cif"
+            add(name, _cif(decode_structure(phase["structure"])))
             writer.writerow({"file": name, **flat(phase)})
         add("phases.csv", table.getvalue())
     return stream.getvalue()
@@ -105,7 +103,7 @@ def _extxyz(phases: Phases) -> bytes:
     for phase in phases:
         row = flat(phase)
         # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not wanted.
-        atoms = Structure.from_dict(phase["structure"]).to_ase_atoms(msonable=False)
+        atoms = decode_structure(phase["structure"]).to_ase_atoms(msonable=False)
         atoms.info = {
             name: " ".join(value.split()) if isinstance(value, str) else value
             for name, value in row.items()
@@ -120,7 +118,7 @@ def _extxyz(phases: Phases) -> bytes:
 def _entries(phases: Phases) -> bytes:
     entries = []
     for phase in phases:
-        structure = Structure.from_dict(phase["structure"])
+        structure = decode_structure(phase["structure"])
         own = {"structure", "energy_per_atom", "level_of_theory"}
         entry = ComputedStructureEntry(
             structure,
@@ -130,12 +128,12 @@ def _entries(phases: Phases) -> bytes:
             entry_id=_name(phase),
         )
         entries.append(entry.as_dict())
-    return json.dumps(entries).encode()
+    return to_json(entries).encode()
 
 
 def _parquet(phases: Phases) -> bytes:
     frame = as_frame(phases)
-    frame["structure"] = [json.dumps(phase["structure"]) for phase in phases]
+    frame["structure"] = [to_json(phase["structure"]) for phase in phases]
     stream = io.BytesIO()
     try:
         frame.to_parquet(stream, engine="pyarrow", index=False)
@@ -172,12 +170,12 @@ def _optimade(phases: Phases) -> bytes:
         },
         *resources,
     ]
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return b"".join(to_json(line).encode() + b"\n" for line in lines)
 
 
 def _resource(phase: Mapping[str, Any]) -> dict[str, Any]:
     """The OPTIMADE structure of a phase."""
-    structure = Structure.from_dict(phase["structure"])
+    structure = decode_structure(phase["structure"])
     composition = structure.composition
     counts = {e.symbol: round(n) for e, n in composition.items()}
     elements = sorted(counts)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from maggma.stores import MontyStore
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import locked, writing
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 
@@ -64,25 +63,8 @@ def open_workdir(folder: Path, campaign: Campaign) -> Iterator[Campaign]:
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no campaign: choose another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder} is in use by another ccdcgan run") from None
+    with locked(folder / ".lock", f"{folder} is in use by another ccdcgan run"):
         if not stored.exists():
-            temporary = stored.with_suffix(".tmp")
-            with temporary.open("w", encoding="utf-8") as stream:
+            with writing(stored) as stream:
                 YAML().dump(campaign.model_dump(mode="json"), stream)
-            os.replace(temporary, stored)
         yield campaign
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    # Two processes may write the same file.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

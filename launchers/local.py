@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jobflow import run_locally
-from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
+from ccdcgan.dft.files import file_stem, to_json, write_atomically
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.references import load_references
-from ccdcgan.launchers.folder import embedded_store, open_workdir, write_atomically
+from ccdcgan.launchers.folder import embedded_store, open_workdir
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.inverse_design import InverseDesignMaker
@@ -45,27 +46,32 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
 
 
 def write_results(outcome: dict[str, Any], folder: Path) -> None:
-    """Write summary.json, phases.json.gz, confirmed.json, structures/*.cif and report.html."""
-    write_atomically(
-        folder / "summary.json", json.dumps(outcome["summary"], indent=2).encode() + b"\n"
-    )
+    """Write summary.json, phases.json.gz, confirmed.json, structures/*.cif and report.html.
+
+    No name of a file is taken from the outcome, which may come from a database.
+    """
+    name_files(outcome["phases"])
+    write_atomically(folder / "summary.json", to_json(outcome["summary"], indent=2) + "\n")
     # mtime=0: the same phases give the same bytes.
-    phases = gzip.compress(json.dumps(outcome["phases"]).encode(), mtime=0)
+    phases = gzip.compress(to_json(outcome["phases"]).encode(), mtime=0)
     write_atomically(folder / "phases.json.gz", phases)
     structures = folder / "structures"
     shutil.rmtree(structures, ignore_errors=True)
     structures.mkdir()
     for phase in outcome["phases"]:
         if phase["file"]:
-            structure = Structure.from_dict(phase["structure"])
-            write_atomically(
-                folder / phase["file"], str(CifWriter(structure, symprec=0.01)).encode()
-            )
+            structure = decode_structure(phase["structure"])
+            write_atomically(folder / phase["file"], str(CifWriter(structure, symprec=0.01)))
     confirmed = outcome.get("confirmed") or {}
     if confirmed.get("crystals"):
-        write_atomically(
-            folder / "confirmed.json", json.dumps(confirmed["crystals"], indent=1).encode() + b"\n"
-        )
+        write_atomically(folder / "confirmed.json", to_json(confirmed["crystals"], indent=1) + "\n")
     write_report(
         folder / "report.html", outcome["summary"], outcome["phases"], outcome["curves"], confirmed
     )
+
+
+def name_files(phases: Sequence[dict[str, Any]]) -> None:
+    """Name the CIF files of those phases that have one: by their rank and formula."""
+    named = sorted((p for p in phases if p["file"]), key=lambda p: p["e_above_hull"] or 0.0)
+    for rank, phase in enumerate(named, 1):
+        phase["file"] = f"structures/{rank:03d}_{file_stem(phase['formula'])}.cif"

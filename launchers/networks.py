@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import math
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.folder import write_atomically
+from ccdcgan.dft.files import digest, locked, to_json, without_nan, write_atomically
 from ccdcgan.models.goals import Goal
 from ccdcgan.models.inference import (
     CONSTRAINT,
@@ -32,7 +29,6 @@ from ccdcgan.models.inference import (
 )
 from ccdcgan.models.presets import FORMAT, Preset, preset_from
 from ccdcgan.models.training import model_from_bytes
-from ccdcgan.workflows.stores import digest
 
 MANIFEST = "manifest.json"
 
@@ -153,17 +149,10 @@ class ModelFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # The folder itself is locked: what is in it are networks, and no file of ours beside them.
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{self.path} is in use by another ccdcgan train") from None
+        with locked(self.path, f"{self.path} is in use by another ccdcgan train"):
             if not (self.path / MANIFEST).exists():
                 self._write_manifest()
             yield
-        finally:
-            os.close(handle)
 
     def need(self, stages: Sequence[str]) -> None:
         """Raise `UserError` with the command to run first if a stage is missing."""
@@ -223,14 +212,14 @@ class ModelFolder:
             write_atomically(self.path / name, content)
         hashes = {name: digest(content) for name, content in files.items()}
         self.manifest.stages[stage] = record.model_copy(
-            update={"files": hashes, "figures": _plain(record.figures)}
+            update={"files": hashes, "figures": without_nan(record.figures)}
         )
         self.manifest.seed, self.manifest.ccdcgan = record.seed, metadata.version("ccdcgan")
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        text = json.dumps(self.manifest.model_dump(mode="json"), indent=2, allow_nan=False)
-        write_atomically(self.path / MANIFEST, text.encode() + b"\n")
+        text = to_json(self.manifest.model_dump(mode="json"), indent=2)
+        write_atomically(self.path / MANIFEST, text + "\n")
 
 
 @contextlib.contextmanager
@@ -252,12 +241,3 @@ def explained(folder: Path, files: Mapping[str, bytes]) -> Iterator[None]:
                 f"{folder} holds networks of another ccdcgan: train them anew"
             ) from error
         raise UserError(" ".join(str(error).split())[:300]) from error
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: what is no finite number becomes null."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

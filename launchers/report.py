@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import json
 import math
-import os
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -14,6 +12,7 @@ from ase.data import atomic_numbers, covalent_radii
 from ase.data.colors import jmol_colors
 from plotly.offline import get_plotlyjs
 
+from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.launchers import report_sections as sections
 from ccdcgan.launchers.report_confirmation import confirmation
 from ccdcgan.launchers.report_figures import (
@@ -62,15 +61,7 @@ def write_report(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, because a rename is atomic only within one file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(
-            _page(summary, phases, curves, confirmed or {}), encoding="utf-8", newline="\n"
-        )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, _page(summary, phases, curves, confirmed or {}))
 
 
 def _page(
@@ -209,8 +200,6 @@ def _policy(*scripts: str) -> str:
 
 
 def _json(value: Any) -> str:
-    encoded = json.dumps(
-        value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=float
-    )
+    encoded = to_json(value, ensure_ascii=False, separators=(",", ":"), default=float)
     # Inside <script> only these could end the element or open a comment.
     return encoded.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pymatgen.core import Composition, Structure
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.folder import write_atomically
+from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.launchers.networks import (
     STAGES,
     ModelFolder,
@@ -179,7 +178,7 @@ def _json(rows: Sequence[Drawn]) -> bytes:
         }
         for r in rows
     ]
-    return json.dumps(data).encode()
+    return to_json(data).encode()
 
 
 def _zip(rows: Sequence[Drawn]) -> bytes:

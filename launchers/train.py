@@ -16,6 +16,7 @@ import keras
 from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.launchers.networks import (
     MANIFEST,
@@ -38,7 +39,6 @@ from ccdcgan.models.presets import PRESETS, Preset, load_preset
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.learning import SMALLEST_DATABASE, autoencoder_of, stage_progress
-from ccdcgan.workflows.stores import digest
 
 #: Fewest crystals, each with all elements of the system, that a stage takes.
 SMALLEST = {"autoencoder": 10, "constraint": SMALLEST_DATABASE, "gan": SMALLEST_DATABASE}

@@ -19,15 +19,16 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import Skipped, primitive_cell, read_structures
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.models.pipeline import Crystals, usable
 from ccdcgan.models.presets import Preset
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.stores import digest
 
 ENERGY, DISTANCE = "energy_per_atom", "e_above_hull"
 
@@ -101,7 +102,7 @@ def _json_rows(data: Any, name: str) -> Iterator[Row | Skipped]:
         label = f"{name}#{i}"
         inner = row.get("structure", row) if isinstance(row, dict) else None
         try:
-            structure = Structure.from_dict(inner)
+            structure = decode_structure(inner)
         except Exception:  # noqa: BLE001  pymatgen raises many kinds on wrong dictionaries
             # What failed in the campaign often has no structure: that is no fault of the file.
             failed = isinstance(row, dict) and not _converged(row)

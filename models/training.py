@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import tempfile
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ccdcgan.dft.files import writing
 from ccdcgan.models.backend import use_deterministic_kernels
 
 
@@ -27,12 +27,9 @@ def save_checkpoint(path: Path, variables: Sequence[Any], **scalars: Any) -> Non
     """Write variables and a few numbers or arrays in one piece: whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {f"v{i}": np.asarray(v) for i, v in enumerate(variables)}
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-        arrays |= {k: np.asarray(v) for k, v in scalars.items()}
+    arrays |= {k: np.asarray(v) for k, v in scalars.items()}
+    with writing(path) as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]  # no array is named allow_pickle
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(stream.name, path)
 
 
 def load_checkpoint(path: Path, variables: Sequence[Any]) -> Mapping[str, Any] | None:

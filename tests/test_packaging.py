@@ -17,10 +17,10 @@ from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Rooms, and the rooms that each may import beside itself.
+#: Rooms, and what each may import beside itself: rooms, or modules of them.
 MAY_IMPORT = {
     "dft": set(),
-    "models": set(),
+    "models": {"dft.errors", "dft.files", "dft.structures.validity"},
     "workflows": {"dft", "models"},
     "launchers": {"dft", "models", "workflows"},
 }
@@ -165,7 +165,8 @@ def test_rooms_import_one_way(room: str) -> None:
             parts = name.split(".")
             # Bare rooms exist only where the checkout happens to be on the path.
             bare = parts[0] in MAY_IMPORT or parts[0] == "tests"
-            if bare or (parts[0] == "ccdcgan" and parts[1:2] and parts[1] not in allowed):
+            fits = any(f"{name}.".startswith(f"ccdcgan.{one}.") for one in allowed)
+            if bare or (parts[0] == "ccdcgan" and parts[1:2] and not fits):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
 

@@ -14,7 +14,9 @@ from jobflow import Maker, job
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.matching import is_same
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.models.constraint import Starts
 from ccdcgan.models.inference import POTENTIAL, Files, crystal_graphs, shipped_autoencoder
 from ccdcgan.models.pipeline import (
@@ -33,13 +35,7 @@ from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, training_set
-from ccdcgan.workflows.stores import (
-    Relaxations,
-    artifact_key,
-    cached_artifact,
-    digest,
-    load_artifact,
-)
+from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact, load_artifact
 from ccdcgan.workflows.trust import trusted
 
 #: A training needs at least this many crystals that hold every element.
@@ -113,7 +109,7 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
     return [
         Labelled(
             cell=np.array(frame.cell),
-            kinds=np.array([kinds[s.specie.symbol] for s in Structure.from_dict(d.structure)]),
+            kinds=np.array([kinds[s.specie.symbol] for s in decode_structure(d.structure)]),
             positions=np.array(frame.positions),
             energy=frame.energy,
             forces=np.array(frame.forces),

@@ -16,6 +16,7 @@ from maggma.core import Store
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import to_json, write_atomically
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -87,10 +88,7 @@ class Spool:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}-{document['key']}.json"
-        # Two workers may have the same result.
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"store": name, "document": document}))
-        os.replace(temporary, path)
+        write_atomically(path, to_json({"store": name, "document": document}))
         if monotonic() >= self._away_until and not self.deliver({name: store}, path):
             self._away_until = monotonic() + PAUSE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import jobflow
 from maggma.core import Store
 from maggma.stores import MontyStore
-from pymatgen.core import Structure
 
+from ccdcgan.dft.files import digest
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import RelaxationDocument
 from ccdcgan.workflows.spool import Spool, patiently
 
@@ -105,12 +105,7 @@ FORMAT = 2
 def artifact_key(kind: str, *parts: Any) -> str:
     """Key of an artifact: a hash of its kind and of everything that it was made from."""
     text = json.dumps([FORMAT, kind, *parts], sort_keys=True, default=str)
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
-
-
-def digest(content: bytes) -> str:
-    """Hash of the content of a file."""
-    return hashlib.sha256(content).hexdigest()
+    return f"{kind}-{digest(text, 24)}"
 
 
 def cached_artifact(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -170,7 +165,7 @@ def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> dict
 
     ``density`` is in g/cm³, ``volume_per_atom`` in Å³.
     """
-    structure = Structure.from_dict(phase["structure"])
+    structure = decode_structure(phase["structure"])
     return {
         **phase,
         "uid": f"{campaign}:{phase['id']}",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
 #: Settings that leave the relaxation itself as it is.
@@ -40,4 +40,4 @@ def content_key(structure: Structure, level: LevelOfTheory, settings: Relaxation
     if route := settings.engine.route():
         parts.append(route)
     text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest(text, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -14,8 +15,11 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines.base import CalculatorEngine, wrong
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.dft.frames import FRAME_STEPS, Frame
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
+from ccdcgan.dft.relaxation.failure import machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 
@@ -52,6 +56,7 @@ class Relaxer:
         )
         result.reason = settings.gate(structure)
         if result.reason:
+            result.failure = "crystal"
             return result
         atoms = self.atoms(structure)
         kept = None
@@ -73,17 +78,25 @@ class Relaxer:
                     result.frames.append(Frame.of(atoms))
                 if kept is not None:
                     _keep(atoms, kept)
+        except UserError:
+            raise
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
+            fault = machine_fault(error, "")
+            # A potential's memory goes with the crystal, of which this one has too many neighbours.
+            if fault is not None and not (fault.is_memory and self.engine.is_potential):
+                raise fault.error(calculations_folder()) from None
             said = " ".join(str(error).split())[:200]
             failed = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
             # What makes an optimizer fail may be what the calculator gave, and still has.
             reason = wrong(getattr(atoms.calc, "results", {}), len(atoms)) or failed
         result.steps = int(optimizer.nsteps)
         result.seconds = clock() - start
+        result.host = socket.gethostname()
+        result.folder = None if kept is None else str(kept.parent.resolve())
         if reason is None:
             reason = settings.final_gate(atoms, atoms.get_potential_energy() / len(atoms))
         if reason:
-            result.reason = reason
+            result.reason, result.failure = reason, "crystal"
             return result
         relaxed = AseAtomsAdaptor.get_structure(atoms)
         result.structure = Structure(
@@ -93,7 +106,8 @@ class Relaxer:
         result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         result.max_stress = float(np.abs(atoms.get_stress()).max())
         result.converged = converged
-        result.reason = None if converged else f"not converged in {most} steps"
+        if not converged:
+            result.reason, result.failure = f"not converged in {most} steps", "crystal"
         result.second_opinion = self.second_opinion(atoms)
         return result
 
@@ -138,11 +152,8 @@ def unsound(atoms: Atoms) -> str | None:
 
 
 def _keep(atoms: Atoms, path: Path) -> None:
-    """Write a geometry whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps([atoms.cell.tolist(), atoms.positions.tolist()]))
-    os.replace(temporary, path)
+    write_atomically(path, to_json([atoms.cell.tolist(), atoms.positions.tolist()]))
 
 
 def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> None:
