@@ -8,11 +8,9 @@ power cut, finds there how far it got.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator
+import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import time
@@ -20,22 +18,27 @@ from typing import Any, Literal
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import locked, to_json, write_atomically
 from ccdcgan.dft.frames import KBAR, vasp_frames
 from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.failure import MEMORY, MachineError, MachineFault, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.vasp import LADDER, Stage, VaspEngine, seconds_left, vasp_command
 from ccdcgan.dft.vasp_files import (
     Run,
     corrections,
     difference,
     failure,
+    geometries,
     ionic_steps,
-    last_geometry,
     last_words,
+    output_of,
+    own_words,
     read_run,
+    started,
 )
 
 RECORD = "calculation.json"
@@ -45,6 +48,9 @@ KILLED, INTERRUPTED = "killed", "interrupted"
 
 #: What the next run of the same cutoff and elements can start from.
 REUSED = ("WAVECAR", "CHGCAR")
+
+#: A run that ends before its first electronic step without a word of VASP's.
+SILENT = "start of VASP"
 
 #: Runs in a row that are stopped before their first ionic step is done, until we give up.
 STALLED = 3
@@ -71,6 +77,8 @@ class Attempt:
         was over, or by somebody; ``failed``.
     steps
         Ionic steps, also those before custodian's corrections.
+    host, fault, said
+        Where it ran, what of that machine failed, and VASP's own last words.
     """
 
     folder: str
@@ -82,6 +90,9 @@ class Attempt:
     steps: int = 0
     seconds: float = 0.0
     corrections: list[str] = field(default_factory=list)
+    host: str = ""
+    fault: str | None = None
+    said: str | None = None
 
 
 class Calculation:
@@ -111,9 +122,8 @@ class Calculation:
                 attempt.corrections, _ = corrections(self.path(attempt))
 
     def save(self) -> None:
-        temporary = self.folder / f"{RECORD}.tmp"
-        temporary.write_text(json.dumps([asdict(a) for a in self.attempts], indent=1))
-        os.replace(temporary, self.folder / RECORD)
+        record = [asdict(a) for a in self.attempts]
+        write_atomically(self.folder / RECORD, to_json(record, indent=1))
 
     def path(self, attempt: Attempt) -> Path:
         return self.folder / attempt.folder
@@ -131,21 +141,32 @@ class Calculation:
     @property
     def stalled(self) -> bool:
         """Whether the last runs were all stopped before their first ionic step was done."""
-        last = self.attempts[-STALLED:]
+        last = [a for a in self.attempts if a.fault is None][-STALLED:]
         return len(last) == STALLED and all(
             a.outcome == "stopped" and a.reason != INTERRUPTED and not a.steps for a in last
         )
 
+    @property
+    def counted(self) -> int:
+        """Runs that count: not those that were stopped on their way, nor the machine's faults."""
+        return sum(
+            a.outcome != "stopped" or not (a.steps or a.fault or a.reason == INTERRUPTED)
+            for a in self.attempts
+        )
+
+    def faults(self, what: str) -> list[Attempt]:
+        """Earlier runs that the same fault of a machine has ended."""
+        return [a for a in self.attempts if a.fault == what]
+
     def geometry(self) -> Structure:
         """The latest geometry that any run has left and that a crystal can have."""
         for attempt in reversed(self.attempts):
-            found = last_geometry(self.path(attempt))
-            if (
-                found is not None
-                and found.composition == self.start.composition
-                and self.settings.gate(found) is None
-            ):
-                return found
+            for found in geometries(self.path(attempt)):
+                if (
+                    found.composition == self.start.composition
+                    and self.settings.gate(found) is None
+                ):
+                    return found
         return self.start
 
     def begin(self, name: Stage) -> Attempt:
@@ -153,6 +174,7 @@ class Calculation:
         last = self.attempts[-1] if self.attempts else None
         number = len(self.attempts) + 1
         attempt = Attempt(f"{number:02d}-{name}", self.stage, self.rung, LADDER[self.rung])
+        attempt.host = socket.gethostname()
         path = self.path(attempt)
         path.mkdir(exist_ok=True)
         # A wavefunction of a run that failed may be what made it fail, one of a killed run is cut.
@@ -164,17 +186,6 @@ class Calculation:
         self.attempts.append(attempt)
         self.save()
         return attempt
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder} is being calculated by another process") from None
-        yield
 
 
 def relax_by_vasp(
@@ -205,10 +216,12 @@ def relax_by_vasp(
         attempts=0,
     )
     if result.reason:
+        result.failure = "crystal"
         return result, None
     engine.check(elements_of(structure))
     folder = calculations_folder() / result.key
-    with _held(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", f"{folder} is being calculated by another process"):
         start = _pre_relaxed(folder, structure, settings)
         calculation = Calculation(folder, start, settings)
         run, reason = _runs(calculation, engine)
@@ -218,6 +231,12 @@ def relax_by_vasp(
         result.steps = sum(a.steps for a in attempts)
         result.seconds = sum(a.seconds for a in attempts)
         result.reason = reason
+        result.folder = str(folder.resolve())
+        if attempts:
+            result.host = attempts[-1].host or None
+            result.said = next((a.said for a in reversed(attempts) if reason and a.said), None)
+        if reason is not None:
+            result.failure = "stopped" if calculation.stalled else "crystal"
         if run is None:
             result.structure = calculation.geometry().as_dict()
             return result, None
@@ -255,10 +274,8 @@ def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSetting
         relaxed = relaxer(structure)
         # What the potential rejects is VASP's to judge, from where it was.
         found = structure.as_dict() if relaxed.energy_per_atom is None else relaxed.structure
-        temporary = stored.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found))
-        os.replace(temporary, stored)
-    return Structure.from_dict(json.loads(stored.read_text()))
+        write_atomically(stored, to_json(found))
+    return decode_structure(json.loads(stored.read_text()))
 
 
 def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:
@@ -273,9 +290,13 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
     while calculation.stage < len(engine.stages):
         if calculation.rung >= len(LADDER):
             return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"
-        if len(calculation.attempts) >= engine.attempts:
-            last = calculation.attempts[-1]
-            return run, f"not converged in {engine.attempts} runs: {last.reason}"
+        last = calculation.attempts[-1] if calculation.attempts else None
+        if last is not None and last.outcome == "failed" and last.fault is not None:
+            return run, last.reason
+        steps = sum(a.steps for a in calculation.attempts)
+        most = engine.attempts * calculation.settings.max_steps
+        if last is not None and (calculation.counted >= engine.attempts or steps >= most):
+            return run, f"not converged in {len(calculation.attempts)} runs: {last.reason}"
         if calculation.stalled:
             return run, f"no ionic step fits into the queue time: {STALLED} runs were stopped in it"
         run, reason = _attempt(calculation, engine)
@@ -310,14 +331,25 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         attempt.reason = _refused(run, engine, name, settings)
         attempt.outcome = "failed" if attempt.reason else "done"
     except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
-        if (path / "INCAR").exists() and not (path / "OUTCAR").exists():
+        fault = machine_fault(error, output_of(path))
+        if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():
             # Not this structure's fault, and it would be every structure's.
             calculation.attempts.remove(attempt)
-            raise UserError(
+            raise MachineError(
                 f"VASP does not start: {vasp_command()!r} in {path} says "
                 f"{last_words(path) or failure(path, error)!r}"
             ) from None
+        if fault is None and not started(path) and len(calculation.faults(SILENT)) < STALLED - 1:
+            fault = MachineFault(SILENT, last_words(path) or failure(path, error))
         attempt.outcome, attempt.reason = "failed", failure(path, error)
+        if fault is not None:
+            blamed = fault.is_memory and _is_the_crystals(calculation, attempt)
+            attempt.fault = fault.what
+            attempt.reason = f"{fault.what} of {attempt.host}: {fault.words}"
+            if not blamed:
+                attempt.outcome = "stopped"
+                raise fault.error(path) from None
+            attempt.reason += ": twice, where others pass: it needs more memory"
     except BaseException:
         attempt.outcome, attempt.reason = "stopped", INTERRUPTED
         raise
@@ -325,10 +357,30 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         attempt.seconds = time() - start
         attempt.steps = ionic_steps(path)
         attempt.corrections, left = corrections(path)
+        attempt.said = own_words(path) if attempt.outcome == "failed" else None
         if attempt.outcome == "failed" and "Walltime reached" in left:
             attempt.outcome = "stopped"
         calculation.save()
     return run, attempt.reason
+
+
+def _is_the_crystals(calculation: Calculation, attempt: Attempt) -> bool:
+    """Whether memory that is exhausted is the crystal's fault.
+
+    It is when that has happened before, and others have passed on the node since.
+    """
+    before = calculation.faults(MEMORY)
+    if not before:
+        return False
+    since = calculation.path(before[0]).stat().st_mtime
+    for record in calculation.folder.parent.glob(f"*/{RECORD}"):
+        if record.parent == calculation.folder or record.stat().st_mtime < since:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            others = [Attempt(**a) for a in json.loads(record.read_text(encoding="utf-8"))]
+            if any(a.outcome == "done" and a.host == attempt.host for a in others):
+                return True
+    return False
 
 
 def _refused(

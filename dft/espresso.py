@@ -30,6 +30,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation.failure import machine_fault
 
 Namelist = Literal["control", "system", "electrons"]
 
@@ -322,8 +323,11 @@ class PwxCalculator(Espresso):
         try:
             super().calculate(atoms, properties, system_changes)
         except Exception as error:
-            text = output.read_text(errors="replace") if output.is_file() else str(error)
-            raise _failure(text) from error
+            files = (output, self.directory / self.template.errorname)
+            text = "\n".join(f.read_text(errors="replace") for f in files if f.is_file())
+            if (fault := machine_fault(error, text)) is not None:
+                raise fault.error(self.directory) from None
+            raise _failure(text or str(error)) from error
         missing = {"energy", "forces", "stress"} - set(self.results)
         if missing:
             raise _failure(output.read_text(errors="replace"))

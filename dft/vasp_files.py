@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ DECISIVE: dict[str, Any] = {
     "HFSCREEN": None,
     "LSORBIT": False,
 }
+
+
+#: Words by which VASP's complaints are known.
+COMPLAINT = re.compile(
+    r"\b(error|fatal|bad news|serious problems|refuse|I am stopping|failed|not hermitian"
+    r"|please rerun|giving up|SIGSEGV|segmentation|singular)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -92,9 +101,13 @@ def read_run(folder: Path) -> Run:
     asked = decisive(Incar.from_file(asked_incar))
     ran = decisive(run.incar)
     changed = {t: (asked[t], ran[t]) for t in DECISIVE if not _alike(asked[t], ran[t])}
-    grids = [tuple(k.kpts[0]) for k in (Kpoints.from_file(asked_kpoints), run.kpoints)]
+    both = (Kpoints.from_file(asked_kpoints), run.kpoints)
+    grids = [tuple(k.kpts[0]) for k in both]
     if any(b < a for a, b in zip(*grids, strict=True)):
         changed["KPOINTS"] = (grids[0], grids[1])
+    elif both[0].style != both[1].style and any(n % 2 == 0 for n in grids[1]):
+        # Custodian takes the one for the other; with odd divisions they are the same points.
+        changed["KPOINTS"] = tuple(f"{k.style.name} {g}" for k, g in zip(both, grids, strict=True))
     potcar = Potcar.from_file(folder / "POTCAR")
     stress = np.abs(np.array(last["stress"], float)).max() / KBAR
     return Run(
@@ -127,9 +140,16 @@ def decisive(incar: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _alike(asked: Any, ran: Any) -> bool:
-    """Whether two values are the same; vasprun.xml cuts long words, as in PREC = accura."""
+    """Whether two values are the same as VASP writes them.
+
+    vasprun.xml cuts long words, as in PREC = accura, and numbers, as in AEXX = 0.33333333.
+    """
     if isinstance(asked, str) and isinstance(ran, str):
         return asked.startswith(ran) or ran.startswith(asked)
+    if isinstance(asked, float) and isinstance(ran, float):
+        return math.isclose(asked, ran, rel_tol=1e-7, abs_tol=5e-9)
+    if isinstance(asked, list) and isinstance(ran, list):
+        return len(asked) == len(ran) and all(map(_alike, asked, ran))
     return bool(asked == ran)
 
 
@@ -175,22 +195,75 @@ def last_words(folder: Path) -> str:
     return ""
 
 
-def last_geometry(folder: Path) -> Structure | None:
-    """The latest geometry that a run, ended or broken off, has left.
+def output_of(folder: Path) -> str:
+    """What VASP, and what was to start it, have written: the last 100 kB of each stream."""
+    parts = []
+    for name in ("vasp.out", "std_err.txt"):
+        with contextlib.suppress(OSError), (folder / name).open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 100_000))
+            parts.append(stream.read().decode(errors="replace"))
+    return "\n".join(parts)
 
-    That is CONTCAR, else XDATCAR, else POSCAR, where custodian may have put an earlier CONTCAR.
+
+def started(folder: Path) -> bool:
+    """Whether a run has done an electronic step, or has said itself why it has not."""
+    if corrections(folder) != ([], []) or own_words(folder):
+        return True
+    with contextlib.suppress(OSError):
+        return (
+            re.search(rb"^\s*\w{2,4}\s*:\s+1\b", (folder / "OSZICAR").read_bytes(), re.M)
+            is not None
+        )
+    return False
+
+
+def own_words(folder: Path) -> str | None:
+    """VASP's own words for what went wrong, in one line; None where it had none."""
+    with contextlib.suppress(OSError):
+        lines = (folder / "vasp.out").read_text(errors="replace").splitlines()[-300:]
+        plain = [" ".join(line.strip(" |").split()) for line in lines]
+        for number in range(len(plain) - 1, -1, -1):
+            # The letters of a banner are capitals and signs.
+            if COMPLAINT.search(plain[number]) and re.search(r"[a-z]{2}", plain[number]):
+                after = plain[number + 1] if number + 1 < len(plain) else ""
+                both = (
+                    f"{plain[number]} {after}" if re.search(r"[a-z]{3}", after) else plain[number]
+                )
+                return both[:200].strip()
+    return None
+
+
+def geometries(folder: Path) -> Iterator[Structure]:
+    """Geometries that a run, ended or broken off, has left, the latest first.
+
+    Those of CONTCAR, XDATCAR and vasprun.xml, and POSCAR, where custodian may have put an earlier
+    CONTCAR.
     """
-    found = (geometry(folder / name) for name in ("CONTCAR", "XDATCAR", "POSCAR"))
-    return next((geometry for geometry in found if geometry is not None), None)
+    from pymatgen.io.vasp import Vasprun, Xdatcar
+
+    if (last := geometry(folder / "CONTCAR")) is not None:
+        yield last
+    try:
+        steps = Xdatcar(folder / "XDATCAR").structures
+    except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
+        steps = []
+    if not steps:
+        try:
+            run = Vasprun(folder / "vasprun.xml", parse_dos=False, parse_eigen=False)
+            steps = run.structures
+        except Exception:  # noqa: BLE001  the same
+            steps = []
+    yield from reversed(steps)
+    if (first := geometry(folder / "POSCAR")) is not None:
+        yield first
 
 
 def geometry(path: Path) -> Structure | None:
-    """The last geometry in a file of VASP; None in one that is missing, empty or cut."""
-    from pymatgen.io.vasp import Poscar, Xdatcar
+    """The geometry in a file of VASP; None in one that is missing, empty or cut."""
+    from pymatgen.io.vasp import Poscar
 
     try:
-        if path.name == "XDATCAR":
-            return Xdatcar(path).structures[-1]
         return Poscar.from_file(path, check_for_potcar=False).structure
     except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
         return None

@@ -31,6 +31,7 @@ from ccdcgan.dft.espresso import (
 )
 from ccdcgan.dft.gpaw import GpawEngine
 from ccdcgan.dft.gth_upf import MESH, main, projector, read_gth, write_upf
+from ccdcgan.dft.relaxation.failure import MachineError
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
@@ -261,6 +262,26 @@ def test_failed_run(script: str, folder: Path, fake: Any) -> None:
     result = Relaxer(RelaxationSettings(engine=engine))(rocksalt())
     assert result.energy_per_atom is None
     assert error.__name__ in str(result.reason)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'forrtl: No space left on device' >&2; exit 1", "disk of"),
+        ("echo 'slurmstepd: error: Detected 1 oom_kill event' >&2; exit 137", "memory of"),
+        (
+            "echo 'pw.x: error while loading shared libraries: libfftw3.so.3' >&2; exit 127",
+            "modules",
+        ),
+    ],
+)
+def test_a_fault_of_the_machine_is_no_failed_structure(
+    script: str, words: str, folder: Path, fake: Any
+) -> None:
+    engine = EspressoEngine(command=fake(script), pseudo_dir=folder, kpoints_length=5)
+    with pytest.raises(MachineError, match=words) as caught:
+        Relaxer(RelaxationSettings(engine=engine))(rocksalt())
+    assert "\n" not in str(caught.value)
 
 
 def test_input_of_a_spin_polarised_run(folder: Path, fake: Any) -> None:

@@ -21,10 +21,11 @@ from ccdcgan.dft.calculation import Calculation, OutOfTimeError, relax_by_vasp
 from ccdcgan.dft.engines.base import same_level
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.vasp import INCAR, LADDER, VaspEngine
-from ccdcgan.dft.vasp_files import DECISIVE, decisive, last_geometry
+from ccdcgan.dft.vasp_files import DECISIVE, decisive, geometries, own_words
 from ccdcgan.workflows.campaign import parse_campaign
 
 pytestmark = [
@@ -470,9 +471,11 @@ def test_two_processes_on_one_calculation(machine):
     assert relax()[0].converged
 
 
-@pytest.mark.parametrize("damage", ["", "empty CONTCAR", "no CONTCAR", "empty both", "cut"])
-def test_last_geometry(tmp_path, damage):
-    from pymatgen.io.vasp import Poscar, Xdatcar
+@pytest.mark.parametrize(
+    "damage", ["", "empty CONTCAR", "no CONTCAR", "cut", "empty both", "empty both and cut"]
+)
+def test_geometries(tmp_path, damage):
+    from pymatgen.io.vasp import Poscar, Vasprun, Xdatcar
 
     folder = shutil.copytree(relax()[1], tmp_path / "copy")
     contcar = Poscar.from_file(folder / "CONTCAR").structure
@@ -485,11 +488,15 @@ def test_last_geometry(tmp_path, damage):
         (folder / "CONTCAR").write_text("")
     if damage in ("empty CONTCAR", "no CONTCAR", "cut"):
         wanted = Xdatcar(folder / "XDATCAR").structures[-1]
-    if damage == "empty both":
+    if damage.startswith("empty both"):
         (folder / "XDATCAR").write_text("")
+        wanted = Vasprun(folder / "vasprun.xml", parse_dos=False).structures[-1]
+    if damage.endswith("and cut"):
+        text = (folder / "vasprun.xml").read_text()
+        (folder / "vasprun.xml").write_text(text[: len(text) // 3])
         wanted = Poscar.from_file(folder / "POSCAR").structure
-    assert last_geometry(folder).lattice == wanted.lattice
-    assert last_geometry(tmp_path) is None
+    assert next(geometries(folder)).lattice == wanted.lattice
+    assert list(geometries(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -505,9 +512,171 @@ def test_a_geometry_that_no_crystal_can_have_is_passed_over(left):
 
     _, folder = relax()
     calculation = Calculation(folder.parent, BISE, settings())
-    assert calculation.geometry().volume != pytest.approx(BISE.volume)
+    volume = calculation.geometry().volume
+    assert volume != pytest.approx(BISE.volume)
     Poscar(left).write_file(folder / "CONTCAR")
+    assert calculation.geometry().volume == pytest.approx(volume), "XDATCAR's last one"
+    for name in ("XDATCAR", "vasprun.xml"):
+        (folder / name).unlink()
     assert calculation.geometry() == BISE
+
+
+# ------------------------------------------------------------------------------- whose fault it is
+
+FULL = "echo 'forrtl: No space left on device' >&2; exit 1"
+KILLED = "echo 'slurmstepd: error: Detected 1 oom_kill event in StepId=7.0' >&2; exit 137"
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (FULL, "disk of .*No space left on device.*free space"),
+        ("echo 'write: Disk quota exceeded' >&2; exit 1", "disk of"),
+        (KILLED, "memory of .*oom_kill.*more memory"),
+        (
+            "echo 'srun: error: Unable to create step for job 7: Job/step invalid' >&2; exit 1",
+            "queue",
+        ),
+        (
+            "echo 'vasp_std: error while loading shared libraries: libmkl.so' >&2; exit 127",
+            "modules",
+        ),
+        ("touch OUTCAR; exit 1", "start of VASP of"),
+    ],
+)
+def test_a_fault_of_the_machine_blames_no_crystal(wrapper, log, record, script, words):
+    """It is said in one line, costs no step of the ladder, and is gone when it is mended."""
+    first = BISE.copy().apply_strain(0.02, inplace=False)
+    for _ in range(2):
+        wrapper(script)
+        with pytest.raises(MachineError, match=words) as caught:
+            relax(first)
+        assert one_line(str(caught.value).replace("/", "")[:200]) and "\n" not in str(caught.value)
+    assert {a["outcome"] for a in record()} <= {"stopped"}
+    wrapper("")
+    result, _ = relax(first)
+    assert result.converged and [a["rung"] for a in record()][-1] == 0
+    assert len(log()) == 1
+
+
+def test_a_disk_that_fills_on_the_way(wrapper, log, record):
+    """What was relaxed before is not relaxed again."""
+    _, folder = relax()
+    attempts = json.loads((folder.parent / "calculation.json").read_text())
+    attempts[-1].update(outcome="running", reason=None)
+    (folder.parent / "calculation.json").write_text(json.dumps(attempts))
+    wrapper(FULL)
+    with pytest.raises(MachineError):
+        relax()
+    wrapper("")
+    assert relax()[0].converged
+    before, after = log()
+    assert after["energy_first"] <= before["energy_last"] + 1e-3
+
+
+def test_memory_is_the_crystals_fault_where_others_pass(wrapper, machine):
+    wrapper(KILLED)
+    with pytest.raises(MachineError):
+        relax(FEO)
+    with pytest.raises(MachineError):
+        relax(FEO)
+    wrapper("")
+    assert relax(BISE)[0].converged
+    wrapper(KILLED)
+    result, _ = relax(FEO)
+    assert not result.converged and "it needs more memory" in result.reason
+    assert "oom_kill" in result.reason
+
+
+def test_runs_that_were_stopped_on_their_way_do_not_count(faults, record):
+    faults({"fault": "slow", "seconds": 1.0})
+    result, _ = relax(walltime=5 / 3600, buffer=1, attempts=2)
+    assert result.converged and len(record()) > 2
+
+
+def test_numbers_as_vasp_writes_them(wrapper):
+    wrapper("sed -i 's/^AEXX.*/AEXX = 0.33333333/' INCAR")
+    assert relax(incar={"LHFCALC": True, "AEXX": 0.3333333333})[0].converged
+    wrapper("sed -i 's/^AEXX.*/AEXX = 0.25/' INCAR")
+    result, _ = relax(FEO, incar={"LHFCALC": True, "AEXX": 0.3333333333})
+    assert "AEXX 0.25 instead of" in result.reason
+
+
+def test_a_grid_of_another_kind_is_another_level(wrapper):
+    wrapper("sed -i '3s/.*/Monkhorst-Pack/' KPOINTS")
+    result, _ = relax(kpoints_length=15)
+    assert "KPOINTS Monkhorst" in result.reason
+    assert relax(FEO, kpoints_length=10)[0].converged, "of odd divisions it is the same"
+
+
+MESSAGES = {
+    "disk": [
+        "cp: error writing 'WAVECAR': No space left on device",
+        "OSError: [Errno 122] Disk quota exceeded",
+    ],
+    "file system": [
+        "ls: cannot access '/scratch': Stale file handle",
+        "[Errno 30] Read-only file system",
+    ],
+    "memory": [
+        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.batch",
+        "forrtl: severe (41): insufficient virtual memory",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "[Errno 12] Cannot allocate memory",
+        "/bin/sh: line 1:  4242 Killed                  vasp_std",
+    ],
+    "queue": [
+        "srun: error: Unable to create step for job 12: More processors requested than permitted",
+        "slurmstepd: error: *** JOB 12 ON n01 CANCELLED AT 2026-01-01 DUE TO NODE FAILURE ***",
+        "sbatch: error: Batch job submission failed: Invalid account",
+    ],
+    "network of the nodes": [
+        "[n01:1] UCX  ERROR Failed to allocate memory pool",
+        "An ORTE has lost communication",
+    ],
+    "installation": [
+        "vasp_std: error while loading shared libraries: libmpi.so.40: cannot open it",
+        "bash: vasp_std: command not found",
+    ],
+    "licence": ["License checkout failed: FLEXlm error -5"],
+    "accelerator": ["CUDA error: no CUDA-capable device is detected"],
+}
+
+
+@pytest.mark.parametrize(("what", "line"), [(w, m) for w, ms in MESSAGES.items() for m in ms])
+def test_messages_of_machines(what, line):
+    fault = machine_fault(None, f"running on 4 cores\n{line}\n")
+    assert fault is not None and (fault.what, fault.words) == (what, " ".join(line.split()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ZBRENT: fatal error in bracketing",
+        "Error EDDDAV: Call to ZHEGV failed. Returncode =   7   1   8",
+        "internal error in subroutine PRICEL (probably precision problem)",
+        "LAPACK: Routine ZPOTRF failed!    8   1  0",
+        "VERY BAD NEWS! internal error in subroutine SGRCON",
+        "forrtl: severe (174): SIGSEGV, segmentation fault occurred",
+        "convergence NOT achieved after 100 iterations: stopping",
+        "Error in routine cdiaghg (12):  S matrix not positive definite",
+        "The old and the new charge density differ",
+        "    total memory used by VASP MPI-rank0    30000. kBytes",
+    ],
+)
+def test_messages_of_crystals(line):
+    assert machine_fault(None, f"running on 4 cores\n{line}\n") is None
+
+
+def test_vasps_own_words(tmp_path):
+    banner = "|  EEEEEEE  RRRRRR   RRRRRR   OOOOOOO  RRRRRR  |"
+    box = "|     internal error in: mkpoints_full.F  at line: 1050   |\n|     increase SYMPREC  |"
+    (tmp_path / "vasp.out").write_text(f" running 4 mpi-ranks\n{banner}\n{box}\n -----\n")
+    assert (
+        own_words(tmp_path) == "internal error in: mkpoints_full.F at line: 1050 increase SYMPREC"
+    )
+    (tmp_path / "vasp.out").write_text(" running 4 mpi-ranks\n DAV:   1  -0.1E+01\n")
+    assert own_words(tmp_path) is None
 
 
 # -------------------------------------------------------------------------------- runs that fail

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.frames import Frame
+from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StructureDict
 
 
@@ -33,6 +34,14 @@ class Relaxation(BaseModel):
     steps: int = Field(default=0, description="Ionic steps.")
     converged: bool = False
     reason: str | None = Field(default=None, description="Why it did not converge.")
+    failure: FailureClass | None = Field(
+        default=None, description="Whose fault it was that there is no result; None with one."
+    )
+    said: str | None = Field(
+        default=None, description="What the code itself said last, of a relaxation that failed."
+    )
+    host: str | None = Field(default=None, description="Where its last run was.")
+    folder: str | None = Field(default=None, description="Where its files lie, of a DFT code.")
     seconds: float = Field(
         default=0.0, description="Processor time; of a DFT code, time on the clock."
     )

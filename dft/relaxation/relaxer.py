@@ -15,11 +15,10 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines.base import CalculatorEngine, wrong
-from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.dft.frames import FRAME_STEPS, Frame
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
-from ccdcgan.dft.relaxation.failure import machine_fault
+from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 
@@ -78,7 +77,7 @@ class Relaxer:
                     result.frames.append(Frame.of(atoms))
                 if kept is not None:
                     _keep(atoms, kept)
-        except UserError:
+        except MachineError:
             raise
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
             fault = machine_fault(error, "")
