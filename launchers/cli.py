@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers import cli_cluster, cli_migrate, cli_results
+from ccdcgan.launchers import cli_cluster, cli_failures, cli_migrate, cli_results
+from ccdcgan.launchers.terminal import Console, progress_bars
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Inverse design of crystals with constrained generative adversarial networks.",
 )
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True)
 
 PRESETS = ("quickstart", "workstation", "paper")
 
@@ -73,10 +73,10 @@ def run(
         settings = parse_campaign(data, "--without")
     assert isinstance(settings, Campaign)
     system = "–".join(settings.elements)
-    console.print(f"[bold]{system}[/], seed {settings.seed}, in {workdir}", soft_wrap=True)
+    title = Text.assemble((system, "bold"), f", seed {settings.seed}, in {workdir}")
+    console.print(title, soft_wrap=True)
 
     from ccdcgan.launchers.local import run_campaign
-    from ccdcgan.launchers.terminal import progress_bars
 
     with progress_bars(console):
         outcome = run_campaign(settings, workdir)
@@ -109,11 +109,11 @@ def check(
     settings = load_campaign(campaign) if campaign else default_campaign()
     if submit and config is None:
         raise UserError("--submit needs the file of a cluster: name it with --config")
-    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
+    colours = {"ok": "green", "note": "yellow", "missing": "red"}
     problems = 0
     for finding in findings(settings, config, timeout if submit else None):
         problems += finding.state == "missing"
-        console.print(f"{marks[finding.state]}  {escape(finding.text)}", soft_wrap=True)
+        _tell_of(finding.state, colours[finding.state], f" {finding.text}")
     if problems:
         sys.exit(2)
 
@@ -168,13 +168,12 @@ def train(
     ] = None,
 ) -> None:
     """Train networks on a file of crystals; a killed training goes on where it was."""
-    from ccdcgan.launchers.terminal import progress_bars
     from ccdcgan.launchers.train import Options, figures_table, train
 
     options = Options(preset, system, seed, property_ or (), goal or (), references, autoencoder)
     with progress_bars(console):
         manifest = train(stage, data, out, options, _say)
-    Console(highlight=False).print(figures_table(manifest))
+    Console().print(figures_table(manifest))
 
 
 @app.command()
@@ -195,7 +194,6 @@ def sample(
 ) -> None:
     """Draw crystals from trained networks, with their predicted properties."""
     from ccdcgan.launchers.sample import sample
-    from ccdcgan.launchers.terminal import progress_bars
 
     with progress_bars(console):
         funnel = sample(models, count, seed, out, composition, atoms, valid)
@@ -220,7 +218,6 @@ def evaluate(
 ) -> None:
     """Relax any set of structures and count what is valid, unique, new and near the hull."""
     from ccdcgan.launchers.evaluate import evaluate, table_of
-    from ccdcgan.launchers.terminal import progress_bars
 
     if against not in ("database", "all"):
         raise UserError(f"--against {against!r}: choose database or all")
@@ -250,7 +247,6 @@ def known(
 ) -> None:
     """Relax the known crystals of a system and see which of them a campaign has found again."""
     from ccdcgan.launchers.known import known, table_of
-    from ccdcgan.launchers.terminal import progress_bars
 
     _prepare(out)
     with progress_bars(console):
@@ -260,6 +256,7 @@ def known(
 
 # After the commands above, so that help begins with them.
 cli_cluster.register(app)
+cli_failures.register(app)
 cli_results.register(app)
 cli_migrate.register(app)
 
@@ -279,14 +276,19 @@ def _tell(found: dict[str, Any], table: Table, out: Path | None) -> None:
 
     if out is not None:
         write_atomically(out, json.dumps(found, indent=2).encode() + b"\n")
-    output = Console(highlight=False)
+    output = Console()
     output.print(table)
     for name, text in found["definitions"].items():
-        output.print(f"[dim]{escape(name)}: {escape(text)}[/]", soft_wrap=True)
+        output.print(f"{name}: {text}", style="dim", soft_wrap=True)
 
 
 def _say(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False)
+    console.print(line, soft_wrap=True)
+
+
+def _tell_of(mark: str, colour: str, text: str, on: Console = console) -> None:
+    """One line after a mark in colour."""
+    on.print(Text(mark, colour), text, soft_wrap=True)
 
 
 def preset_text(name: str) -> str:
@@ -309,7 +311,7 @@ def default_campaign() -> Any:
 
 def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
     summary = outcome["summary"]
-    out = Console(highlight=False)
+    out = Console()
     table = Table(title=f"{'–'.join(summary['system'])}: generated crystals")
     table.add_column("round")
     for number in range(1, len(summary["rounds"]) + 1):
@@ -320,7 +322,7 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
             table.add_row(stage.replace("_", ", "), *map(str, counts))
     out.print(table)
     for line in summary["warnings"]:
-        out.print(f"[yellow]note[/] {escape(line)}", soft_wrap=True)
+        _tell_of("note", "yellow", line, out)
     best = [p for p in outcome["phases"] if p["file"]]
     best.sort(key=lambda p: p["e_above_hull"])
     for phase in best[:10]:
@@ -347,7 +349,7 @@ def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
             f"{agreement['formation_energy'] or 0.0:.3f} eV/atom"
         )
     if confirmed["problem"]:
-        console.print(f"[red]not confirmed:[/] {escape(confirmed['problem'])}", soft_wrap=True)
+        _tell_of("not confirmed:", "red", confirmed["problem"])
     out.print(f"report: {workdir / 'report.html'}")
 
 
@@ -397,7 +399,7 @@ def main() -> None:
             message = getattr(error, "format_message", error.__str__)()
         if message is None:
             raise
-        console.print(f"[red]error:[/] {escape(message)}", soft_wrap=True, markup=True)
+        _tell_of("error:", "red", message)
         sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""The commands for a cluster: from ``submit`` to ``retry``."""
+"""The commands for a cluster: from ``submit`` to ``fetch``."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.terminal import Console, Formatter
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster import Cluster
     from ccdcgan.launchers.launchpad import Pad
     from ccdcgan.launchers.status import Status
 
-console = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+console = Console(stderr=True)
+out = Console()
 
 CONFIG = Path("my_fireworks.yaml")
 
@@ -44,7 +44,7 @@ cluster_app = typer.Typer(no_args_is_help=True, help="Files for FireWorks' own c
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.add_typer(cluster_app, name="cluster")
-    for command in (submit, launch, status, retry, pause, resume, cancel, fetch, worker):
+    for command in (submit, launch, status, pause, resume, cancel, fetch, worker):
         app.command()(command)
 
 
@@ -125,7 +125,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Until Ctrl-C.")] = False,
 ) -> None:
     """Show stage by stage what waits, runs, is done, has failed or was lost."""
-    cluster, pad = _open(config)
+    cluster, pad = open_pad(config)
     if not watch:
         for part in _picture(cluster, pad, campaign):
             # Paths are to be copied: they stay in one line.
@@ -135,28 +135,6 @@ def status(
         while True:
             live.update(Group(*_picture(cluster, pad, campaign)), refresh=True)
             time.sleep(5)
-
-
-def retry(
-    campaign: Annotated[str | None, typer.Option(help="Only jobs of this campaign.")] = None,
-    config: Config = CONFIG,
-    failed: Annotated[bool, typer.Option("--failed", help="Jobs that failed.")] = False,
-    lost: Annotated[bool, typer.Option("--lost", help="Jobs whose worker is gone.")] = False,
-    only: Annotated[
-        str | None, typer.Option(help="Of the failed, those whose reason contains this.")
-    ] = None,
-) -> None:
-    """Run again what failed or was lost; without --failed or --lost, both."""
-    cluster, pad = _open(config, to_change=True)
-    from ccdcgan.launchers.jobs import mend
-
-    both = not failed and not lost
-    # --only speaks of failures.
-    failed, lost = failed or both or only is not None, lost or (both and only is None)
-    done = mend(pad, cluster, _query(pad, campaign), lost=lost, failed=failed, only=only)
-    lines = list(done.lines())
-    for line in lines or ["nothing to run again"]:
-        _say(line)
 
 
 def pause(campaign: CampaignName, config: Config = CONFIG) -> None:
@@ -204,7 +182,7 @@ def worker(
 
     # FireWorks and jobflow bring handlers of their own: one for all would say everything twice.
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(message)s"))
     logging.getLogger("ccdcgan").addHandler(handler)
     logging.getLogger("ccdcgan").setLevel(logging.INFO)
     from ccdcgan.launchers.worker import work
@@ -221,7 +199,8 @@ def _fireworks_settings(cluster: Cluster) -> None:
     os.environ["FW_CONFIG_FILE"] = str(config / FIREWORKS)
 
 
-def _open(config: Path, to_change: bool = False) -> tuple[Cluster, Pad]:
+def open_pad(config: Path, to_change: bool = False) -> tuple[Cluster, Pad]:
+    """The cluster of a file, and its LaunchPad."""
     from ccdcgan.launchers.cluster import load_cluster
 
     cluster = load_cluster(config)
@@ -233,14 +212,15 @@ def _open(config: Path, to_change: bool = False) -> tuple[Cluster, Pad]:
     return cluster, connect(cluster)
 
 
-def _query(pad: Pad, campaign: str | None) -> dict[str, str]:
+def query_of(pad: Pad, campaign: str | None) -> dict[str, str]:
+    """Which jobs: those of a campaign, or all."""
     from ccdcgan.launchers.submit import find_campaign
 
     return {} if campaign is None else {"spec.campaign": str(find_campaign(pad, campaign)["_id"])}
 
 
 def _change(campaign: str, config: Path, before: tuple[str, ...], after: str, what: str) -> None:
-    _, pad = _open(config, to_change=True)
+    _, pad = open_pad(config, to_change=True)
     from ccdcgan.launchers.jobs import change_states
     from ccdcgan.launchers.submit import find_campaign
 
@@ -302,4 +282,4 @@ def _time(seconds: float) -> str:
 
 
 def _say(line: str) -> None:
-    console.print(escape(line), soft_wrap=True)
+    console.print(line, soft_wrap=True)

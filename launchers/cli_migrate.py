@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli_cluster import CONFIG, Config
+from ccdcgan.launchers.terminal import Console
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster import Cluster
     from ccdcgan.workflows.campaign import Campaign
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True)
 
 
 class Target(StrEnum):
@@ -87,4 +86,4 @@ def _campaign(folder: Path, text: str | None, cluster: Cluster) -> Campaign:
 
 
 def _say(line: str) -> None:
-    console.print(escape(line), soft_wrap=True)
+    console.print(line, soft_wrap=True)

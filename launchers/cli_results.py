@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import io
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import to_json
+from ccdcgan.launchers.tables import csv_text
+from ccdcgan.launchers.terminal import Console, readable, readable_lines
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.results import Results
@@ -146,9 +145,11 @@ def query(
         raise UserError("--structures goes with --format json; ccdcgan export writes other formats")
     phases = asked.phases(structures=structures)
     if format_ == "json":
-        _print(json.dumps(phases, indent=1) + "\n")
+        _print(to_json(phases, indent=1) + "\n")
     elif format_ == "csv":
-        _print(_csv(phases))
+        from ccdcgan.launchers.results import COLUMNS, flat
+
+        _print(readable_lines(csv_text(COLUMNS, map(flat, phases))))
     elif phases:
         _print(_table(phases))
         _note_levels(phases)
@@ -201,16 +202,6 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _csv(phases: Sequence[Mapping[str, Any]]) -> str:
-    from ccdcgan.launchers.results import COLUMNS, flat
-
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat(phase) for phase in phases)
-    return stream.getvalue()
-
-
 def _table(phases: Sequence[Mapping[str, Any]]) -> str:
     from ccdcgan.launchers.results import flat
 
@@ -223,7 +214,7 @@ def _table(phases: Sequence[Mapping[str, Any]]) -> str:
         for digest in ("campaign", "id"):
             row[digest] = str(row[digest] or "")[:8]
         table.add_row(*(_cell(row[column]) for column in SHOWN.values()))
-    console = Console(highlight=False)
+    console = Console()
     if not console.is_terminal:
         console.width = 160
     with console.capture() as shown:
@@ -232,9 +223,10 @@ def _table(phases: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Text:
-    """Text as it is, without what would steer the terminal; numbers rounded."""
+    """Text in one line; numbers rounded."""
     text = "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    # Before the table measures it.
+    return Text(readable(text))
 
 
 def _note_levels(phases: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import zipfile
@@ -20,6 +19,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.results import COLUMNS, as_frame, flat, value_of
+from ccdcgan.launchers.tables import csv_text
 
 Phases = Sequence[Mapping[str, Any]]
 
@@ -71,9 +71,7 @@ def _name(phase: Mapping[str, Any]) -> str:
 
 
 def _zip(phases: Phases) -> bytes:
-    table = io.StringIO()
-    writer = csv.DictWriter(table, ["file", *COLUMNS])
-    writer.writeheader()
+    rows = []
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
 
@@ -86,8 +84,8 @@ def _zip(phases: Phases) -> bytes:
         for number, phase in enumerate(phases, 1):
             name = f"{number:05d}_{file_stem(phase['formula'])}.cif"
             add(name, _cif(decode_structure(phase["structure"])))
-            writer.writerow({"file": name, **flat(phase)})
-        add("phases.csv", table.getvalue())
+            rows.append({"file": name, **flat(phase)})
+        add("phases.csv", csv_text(["file", *COLUMNS], rows))
     return stream.getvalue()
 
 

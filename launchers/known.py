@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 from pymatgen.core import Structure
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
@@ -240,7 +240,7 @@ def table_of(found: Known) -> Table:
     table = Table(
         title=f"{count} of {len(found.references)} known crystals found again"
         + (f", {similar} more similar (≈)" if similar else ""),
-        caption=escape(failed) or None,
+        caption=Text(failed) if failed else None,
         # Eleven columns shall fit an ordinary terminal.
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -254,8 +254,8 @@ def table_of(found: Known) -> Table:
     for name in ("Å", "meV", "best"):
         table.add_column(name, no_wrap=True, justify="right")
     for r in found.references:
-        row = [
-            escape(r.id),
+        row: list[str | Text] = [
+            Text(r.id),
             r.formula,
             str(r.atoms),
             r.spacegroup.split()[0],

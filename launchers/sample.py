@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from ccdcgan.launchers.networks import (
     ModelFolder,
     explained,
 )
+from ccdcgan.launchers.tables import csv_text
 from ccdcgan.models.inference import SPACE, Predictor, draw_crystals, load_space
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Screening
@@ -183,9 +183,7 @@ def _json(rows: Sequence[Drawn]) -> bytes:
 
 def _zip(rows: Sequence[Drawn]) -> bytes:
     names = list(dict.fromkeys(name for row in rows for name in row.numbers))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, ["file", "sample", "formula", "atoms", *names])
-    writer.writeheader()
+    table = []
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
 
@@ -200,8 +198,9 @@ def _zip(rows: Sequence[Drawn]) -> bytes:
             add(name, str(CifWriter(row.structure)))
             size = len(row.structure)
             own = {"file": name, "sample": row.number, "formula": row.formula, "atoms": size}
-            writer.writerow({**own, **row.numbers})
-        add("predictions.csv", table.getvalue())
+            table.append({**own, **row.numbers})
+        columns = ["file", "sample", "formula", "atoms", *names]
+        add("predictions.csv", csv_text(columns, table))
     return stream.getvalue()
 
 

@@ -1,11 +1,13 @@
-"""Progress bars with the time that is left, fed by the stages of a campaign."""
+"""What people see: text that steers no terminal, and progress bars fed by a campaign's stages."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from rich.console import Console
+import rich.console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,8 +17,50 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 
 from ccdcgan.workflows import progress
+
+
+def readable(text: object) -> str:
+    """A text in which all that would steer a terminal is to be read instead."""
+    characters = str(text)
+    if characters.isprintable():
+        return characters
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters
+    )
+
+
+def readable_lines(text: str) -> str:
+    """`readable` line by line."""
+    return "\n".join(map(readable, text.split("\n")))
+
+
+class Console(rich.console.Console):
+    """rich's, for text of any origin: it shows all of it, and takes orders from none.
+
+    No markup, no names of emoji, no highlighting; for colours there is `rich.text.Text`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self,
+        renderable: rich.console.RenderableType,
+        options: rich.console.ConsoleOptions | None = None,
+    ) -> Iterable[Segment]:
+        """See rich; everything that is shown comes through here."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else readable_lines(text), style, control)
+
+
+class Formatter(logging.Formatter):
+    """A log's, for text of any origin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return readable_lines(super().format(record))
 
 
 @contextlib.contextmanager
@@ -38,7 +82,7 @@ def progress_bars(console: Console) -> Iterator[None]:
             progress.listen(None)
         return
     with Progress(
-        TextColumn("{task.description:<22}"),
+        TextColumn("{task.description:<22}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
