@@ -31,6 +31,7 @@ from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.failure import machine_fault
+from ccdcgan.dft.settings import FilePath
 
 Namelist = Literal["control", "system", "electrons"]
 
@@ -66,13 +67,14 @@ class EspressoEngine(CalculatorEngine):
 
     absolute: ClassVar[bool] = True
     added: ClassVar[frozenset[str]] = frozenset({"dispersion"})
+    technical: ClassVar[frozenset[str]] = frozenset({"command", "pseudo_dir"})
     name: Literal["espresso"] = "espresso"
     command: str = Field(
         default="pw.x",
         min_length=1,
         description="How pw.x is started, e.g. mpirun -np 16 pw.x -nk 4.",
     )
-    pseudo_dir: Path | None = Field(
+    pseudo_dir: FilePath | None = Field(
         default=None,
         description="Folder of the pseudopotentials (UPF files); by default the environment "
         "variable ESPRESSO_PSEUDO.",

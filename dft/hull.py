@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Element, Structure
 
@@ -21,10 +22,19 @@ class Thresholds(BaseModel):
     are metastable too).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    stable: float = Field(default=0.100, ge=0)
-    metastable: float = Field(default=0.150, ge=0)
+    stable: float = Field(default=0.100, ge=0, description="eV/atom.")
+    metastable: float = Field(default=0.150, ge=0, description="eV/atom.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Thresholds:
+        if self.stable > self.metastable:
+            raise ValueError(
+                f"stable {self.stable:g} eV/atom is above metastable {self.metastable:g} eV/atom: "
+                "stable phases are metastable, too; set both"
+            )
+        return self
 
     def label(
         self, formation_energy: float, e_above_hull: float
@@ -71,7 +81,8 @@ class Hull:
     Raises
     ------
     UserError
-        The entries mix levels of theory, or an end member is missing (its name is in the message).
+        The entries mix levels of theory, an energy is not finite, or an end member is missing (its
+        name is in the message).
     """
 
     def __init__(
@@ -90,6 +101,9 @@ class Hull:
             PDEntry(c, e * c.num_atoms)
             for c, e in zip(compositions, energies_per_atom, strict=True)
         ]
+        for composition, energy in zip(compositions, energies_per_atom, strict=True):
+            if not math.isfinite(energy):
+                raise UserError(f"the energy of {composition.reduced_formula} is not finite")
         for element in elements:
             if not any(c.is_element and c.elements[0].symbol == element for c in compositions):
                 raise UserError(

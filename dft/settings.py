@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -23,7 +25,7 @@ class Settings(BaseModel):
     a field keep their hashes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Fields that joined after the first version; their defaults never change.
     added: ClassVar[frozenset[str]] = frozenset()
@@ -39,11 +41,48 @@ class Settings(BaseModel):
 
 
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
-    """A path of a file that is read with ``context={"folder": ...}``, relative to that folder."""
-    folder = (info.context or {}).get("folder")
-    path = path.expanduser()
-    return path if path.is_absolute() or folder is None else (Path(folder) / path).resolve()
+    """A path of a file that is read with ``context={"folder": ...}``, relative to that folder.
+
+    ``~`` and ``$VARIABLES`` are expanded. How the file has a path that it does not have whole is
+    noted in the context's ``written``, if it has one.
+    """
+    context = info.context or {}
+    text = os.path.expandvars(path)
+    if unset := re.search(r"\$\{?(\w+)", text):
+        raise ValueError(f"the environment variable {unset[1]} of {str(path)!r} is not set")
+    try:
+        whole = Path(text).expanduser()
+        if not whole.is_absolute() and context.get("folder") is not None:
+            whole = (Path(context["folder"]) / whole).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{str(path)!r} is no path: {error}") from None
+    if whole != path:
+        context.get("written", {})[str(whole)] = str(path)
+    return whole
 
 
 #: A path in a campaign file, relative to it.
 FilePath = Annotated[Path, AfterValidator(beside_the_file)]
+
+
+def ordered(unit: str, low: float | None = None) -> AfterValidator:
+    """A check of two bounds: the smaller one first, and none below a number."""
+
+    def check(bounds: tuple[float, float]) -> tuple[float, float]:
+        if not bounds[0] < bounds[1]:
+            raise ValueError(
+                f"from {bounds[0]:g} to {bounds[1]:g} {unit} is nothing: give the smaller bound "
+                "first"
+            )
+        if low is not None and bounds[0] < low:
+            raise ValueError(f"{bounds[0]:g} {unit} is less than {low:g}: give a larger bound")
+        return bounds
+
+    return AfterValidator(check)
+
+
+#: Smallest and largest volume of an atom, Å³.
+VolumeRange = Annotated[tuple[float, float], ordered("Å³ per atom", 0)]
+
+#: Lowest and highest energy of an atom, eV.
+EnergyRange = Annotated[tuple[float, float], ordered("eV per atom")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -11,6 +12,12 @@ from pymatgen.core import Element, Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect
+
+#: Names of hydrogen that pymatgen takes for elements of their own.
+ISOTOPES = ("D", "T")
+
+#: Most elements of a system: all systems of fewer of them are relaxed for the hull.
+MOST_ELEMENTS = 8
 
 
 def substitute(prototype: Prototype, elements: Sequence[str]) -> list[Prototype]:
@@ -133,17 +140,36 @@ def parse_system(system: str | Sequence[str]) -> list[str]:
     Raises
     ------
     UserError
-        An unknown or repeated element, or fewer than two.
+        An unknown or repeated element, an isotope, fewer than two elements or more than
+        `MOST_ELEMENTS`.
     """
-    symbols = system.replace("–", "-").split("-") if isinstance(system, str) else list(system)
-    symbols = [s.strip() for s in symbols if s.strip()]
+    if isinstance(system, str):
+        system = system.replace("–", "-").split("-")
+    if not isinstance(system, Sequence) or not all(isinstance(s, str) for s in system):
+        raise UserError("the system is a text of elements, as in Bi-Se")
+    symbols = [s.strip() for s in system if s.strip()]
     for symbol in symbols:
+        if symbol in ISOTOPES:
+            raise UserError(f"{symbol} is hydrogen, whatever its isotope: write H in the system")
         if not Element.is_valid_symbol(symbol):
-            raise UserError(f"unknown element {symbol!r} in the system: write it as in Bi-Se")
+            raise UserError(
+                f"unknown element {symbol[:20]!r} in the system: write it as in Bi-Se"
+                f"{_meant_by(symbol)}"
+            )
     if len(set(symbols)) != len(symbols):
         raise UserError(f"an element occurs twice in the system {'-'.join(symbols)}")
-    if len(symbols) < 2:
+    if not 2 <= len(symbols) <= MOST_ELEMENTS:
         raise UserError(
-            f"the system {'-'.join(symbols) or '(empty)'} needs at least two elements, as in Bi-Se"
+            f"the system {'-'.join(symbols) or '(empty)'} needs at least two elements, as in "
+            f"Bi-Se, and at most {MOST_ELEMENTS}"
         )
     return symbols
+
+
+def _meant_by(text: str) -> str:
+    """A hint at the elements of a text without hyphens or capitals."""
+    parts = re.findall(r"[A-Z][a-z]?", text) or [text[:3].capitalize()]
+    known = all(map(Element.is_valid_symbol, parts))
+    if known and "".join(parts).lower() == text.lower():
+        return f"; did you mean {'-'.join(parts)}?"
+    return ""

@@ -75,6 +75,10 @@ class VaspEngine(EngineSettings):
     """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
 
     added: ClassVar[frozenset[str]] = frozenset({"dispersion", "hubbard_u"})
+    technical: ClassVar[frozenset[str]] = frozenset(
+        {"attempts", "walltime", "buffer", "frozen_after", "polling"}
+        | {f"incar.{tag}" for tag in TECHNICAL}
+    )
 
     name: Literal["vasp"] = "vasp"
     incar: dict[str, Any] = Field(

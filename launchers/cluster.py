@@ -11,15 +11,17 @@ import sys
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import write_atomically
+from ccdcgan.dft.mistakes import did_you_mean, shown, validated
+from ccdcgan.dft.settings import FilePath
+from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.launchers.environment import ENVIRONMENT, environment_text
-from ccdcgan.workflows.campaign import explain_validation, read_yaml
 from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 
 CLASSES = ("dft", "gpu", "light")
@@ -35,18 +37,26 @@ LOCKED = 60.0
 JOBSTORE, FIREWORKS = "jobflow.yaml", "FW_config.yaml"
 
 
+#: Names that MongoDB takes for a database, and for a collection.
+DatabaseName = Annotated[str, Field(pattern=r"^[\w-]{1,63}$")]
+CollectionName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
+
+#: Name of an environment variable.
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Database(_Section):
     """Where a MongoDB is; its address, which may hold a password, is never in the file."""
 
-    uri_from_environment: str = Field(
+    uri_from_environment: Variable = Field(
         "CCDCGAN_MONGODB_URI",
         description="Environment variable with the address, as mongodb://user:password@host/.",
     )
-    database: str = Field("ccdcgan", min_length=1)
+    database: DatabaseName = "ccdcgan"
 
     @property
     def uri(self) -> str:
@@ -69,20 +79,20 @@ class Database(_Section):
 class Documents(Database):
     """Outputs of jobs: a collection."""
 
-    collection: str = "outputs"
+    collection: CollectionName = "outputs"
 
 
 class Blobs(Database):
     """Networks and large outputs: GridFS."""
 
-    collection: str = "blobs"
+    collection: CollectionName = "blobs"
 
 
 class Results(Database):
     """Relaxations under their content keys, and phases."""
 
-    relaxations: str = "relaxations"
-    phases: str = "phases"
+    relaxations: CollectionName = "relaxations"
+    phases: CollectionName = "phases"
 
 
 class Stores(_Section):
@@ -101,16 +111,19 @@ class Queue(BaseModel):
     type: Literal["SLURM", "PBS", "SGE", "Cobalt", "LoadLeveler", "LoadSharingFacility", "MOAB"] = (
         "SLURM"
     )
-    template: Path | None = Field(None, description="Instead of FireWorks' own.")
+    template: FilePath | None = Field(None, description="Instead of FireWorks' own.")
 
     @model_validator(mode="after")
     def _in_template(self) -> Queue:
         known = self.template_keys()
-        for key in self.parameters:
+        for key, value in self.parameters.items():
             if key not in known:
                 raise ValueError(
-                    f"the template of {self.type} has no {key!r}; it has {', '.join(sorted(known))}"
+                    f"the template of {self.type} has no {shown(key)}{did_you_mean(key, known)} "
+                    f"(it has {', '.join(sorted(known))})"
                 )
+            if not isinstance(value, (str, int, float)):
+                raise ValueError(f"{key} is a text or a number, not {shown(value)}")
         return self
 
     @property
@@ -144,7 +157,7 @@ class Worker(_Section):
     queue: Queue
     jobs: int = Field(1, ge=1, description="Most queue jobs at a time.")
     modules: tuple[str, ...] = Field((), description="For `module load`.")
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[Variable, str] = Field(default_factory=dict)
     before: tuple[str, ...] = Field((), description="Shell commands before the worker starts.")
     idle: float = Field(
         60.0, ge=0, description="Seconds that a worker without work waits for more."
@@ -154,7 +167,7 @@ class Worker(_Section):
 class Cluster(_Section):
     """All that is in ``my_fireworks.yaml``."""
 
-    folder: Path = Field(
+    folder: FilePath = Field(
         Path("~/ccdcgan"),
         description="On a disk that all nodes see: calculations, checkpoints, logs.",
     )
@@ -231,11 +244,7 @@ def load_cluster(path: Path) -> Cluster:
             f"there is no {path}: copy my_fireworks.yaml from ccdcgan's repository and edit it, or "
             "name yours with --config"
         )
-    data = read_yaml(path)
-    try:
-        return Cluster.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain_validation(error, Cluster)}") from None
+    return validated(Cluster, read_yaml(path), str(path), {"folder": path.absolute().parent})
 
 
 def write_files(cluster: Cluster, folder: Path, campaign: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,6 +40,8 @@ class Goal:
     def __post_init__(self) -> None:
         if (self.direction == "near") != (self.value is not None):
             raise ValueError(f"the goal for {self.property}: 'near', and only that, needs a value")
+        if not all(map(math.isfinite, (self.weight, self.value or 0.0))):
+            raise ValueError(f"the goal for {self.property}: weight and value are finite numbers")
 
 
 def score(values: FloatArray, names: Sequence[str], goals: Sequence[Goal]) -> NDArray[np.float64]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.mistakes import did_you_mean, in_one_line, mistakes, not_numbers, shown
+from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.models.voxels import SitesGrid
+
+Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 #: Changes whenever models of an earlier version can no longer be used.
 FORMAT = 5
@@ -44,14 +50,14 @@ class ConstraintSettings:
         Errors are also given for crystals within this distance of the hull, eV/atom.
     """
 
-    references: int = 1000
-    zeta: int = 6
-    ridge: float = 1e-4
-    copy_weight: float = 0.04
-    start_weight: float = 0.1
-    members: int = 8
-    test_fraction: float = 0.1
-    near_hull: float = 0.3
+    references: Count = 1000
+    zeta: Count = 6
+    ridge: Positive = 1e-4
+    copy_weight: Weight = 0.04
+    start_weight: Weight = 0.1
+    members: Count = 8
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    near_hull: Weight = 0.3
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,11 @@ class GuideSettings:
         Most passes over them; training stops early when the held-out tenth improves no more.
     """
 
-    samples: int = 2000
-    width: int = 256
-    epochs: int = 60
-    batch: int = 64
-    learning_rate: float = 1e-3
+    samples: Annotated[int, Field(ge=0)] = 2000
+    width: Count = 256
+    epochs: Count = 60
+    batch: Count = 64
+    learning_rate: Positive = 1e-3
 
 
 @dataclass(frozen=True)
@@ -107,19 +113,19 @@ class GanSettings:
 
     variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
     loss: Literal["wgan-gp", "hinge", "bce"] = "wgan-gp"
-    omega: float = 0.1
+    omega: Weight = 0.1
     guidance: Literal["energy", "exp"] = "energy"
-    latent: int = 1024
-    blur: float = 0.5
-    width: int = 256
-    steps: int = 1000
-    critic_steps: int = 2
-    batch: int = 64
-    learning_rate: float = 3e-4
-    penalty: float = 10.0
-    average: float = 0.995
-    energy_scale: float | None = 0.12
-    composition_jitter: float = 0.15
+    latent: Count = 1024
+    blur: Weight = 0.5
+    width: Count = 256
+    steps: Count = 1000
+    critic_steps: Count = 2
+    batch: Count = 64
+    learning_rate: Positive = 3e-4
+    penalty: Weight = 10.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    energy_scale: Positive | None = 0.12
+    composition_jitter: Share = 0.15
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
 
 
@@ -142,8 +148,8 @@ class Preset:
     name: str = "quickstart"
     grid: SitesGrid = SitesGrid(points=16, sigma=0.75)
     networks: Literal["dense", "paper"] = "dense"
-    max_sites: int = 20
-    autoencoder_epochs: int = 60
+    max_sites: Count = 20
+    autoencoder_epochs: Count = 60
     constraint: ConstraintSettings = field(default_factory=ConstraintSettings)
     guide: GuideSettings = field(default_factory=GuideSettings)
     gan: GanSettings = field(default_factory=GanSettings)
@@ -202,38 +208,35 @@ def load_preset(path: Path) -> Preset:
         names it.
     """
     try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the preset {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, YAMLError):
-        raise ValueError(f"{path} is not valid YAML") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold keys and values, such as 'based_on: default'")
-    return preset_from(data, str(path))
+        return preset_from(read_yaml(path), str(path))
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def preset_from(data: dict[str, Any], name: str = "preset") -> Preset:
     """A preset from plain values, as `load_preset`; `name` is for messages."""
     values = dict(data)
     base = values.pop("based_on", "default")
-    if base not in PRESETS:
-        raise ValueError(f"{name}: based_on must be one of {', '.join(PRESETS)}, not {base!r}")
+    if not isinstance(base, str) or base not in PRESETS:
+        raise ValueError(f"{name}: based_on must be one of {', '.join(PRESETS)}, not {shown(base)}")
     merged = _merge(asdict(PRESETS[base]), values, name, "")
+    wrong = dict(not_numbers(merged))
     try:
-        return TypeAdapter(Preset).validate_python(merged)
+        if not wrong:
+            return TypeAdapter(Preset).validate_python(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{name}: {where}: {first['msg']}") from None
+        wrong = mistakes(error, Preset, merged)
+    raise ValueError(f"{name}: {in_one_line(list(wrong.values()))}")
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any], name: str, where: str) -> dict[str, Any]:
     for key, value in change.items():
         if key not in base:
-            close = difflib.get_close_matches(str(key), base, n=1, cutoff=0.5)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{name}: unknown key '{where}{key}'{hint}")
-        if isinstance(base[key], dict) and isinstance(value, dict):
+            hint = did_you_mean(str(key), base)
+            raise ValueError(f"{name}: unknown key {shown(f'{where}{key}')}{hint}")
+        if isinstance(base[key], dict):
+            if not isinstance(value, dict):
+                raise ValueError(f"{name}: {where}{key} holds keys and values, not {shown(value)}")
             value = _merge(base[key], value, name, f"{where}{key}.")
         base = {**base, key: value}
     return base

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pymatgen.core import Composition
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ccdcgan.dft.engines import corrections
-from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings
+from ccdcgan.dft.engines.base import CalculatorEngine
 from ccdcgan.dft.engines.potentials import SevenNetEngine
-from ccdcgan.dft.engines.registry import OWN
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Thresholds
+from ccdcgan.dft.mistakes import validated
 from ccdcgan.dft.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.settings import Settings
+from ccdcgan.dft.settings import Settings, VolumeRange
 from ccdcgan.dft.sources import AflowSource, Filters, Source
 from ccdcgan.dft.structures.references import ReferenceSource
 from ccdcgan.dft.substitution import parse_system
+from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal
 
 
@@ -101,7 +100,7 @@ class Screening(Settings):
         gt=0,
         description="Shortest distance, Å; null for 0.8 of the shortest in known crystals.",
     )
-    volume_range: tuple[float, float] | None = Field(
+    volume_range: VolumeRange | None = Field(
         None,
         description="Å³ per atom; null: from 0.6 of the smallest in known crystals to 1.2 of the "
         "largest.",
@@ -148,10 +147,27 @@ class Confirmation(Settings):
     count: int = Field(10, ge=1, description="New crystals, nearest to the hull first.")
 
 
+#: Beginnings of the keys that make a campaign the one it is: what its numbers stand for and what
+#: its networks are. All others say how much is done, and where; with other values of theirs a
+#: campaign goes on with all that it has.
+IDENTITY = (
+    "system",
+    "seed",
+    "database.without",
+    "relaxation.",
+    "thresholds.",
+    "networks.",
+    "confirm.relaxation.",
+)
+
+#: Ends of keys among them that only say how much is done.
+AMOUNTS = (".second_opinion", ".gan_steps", ".guide_epochs", ".autoencoder_epochs")
+
+
 class Campaign(Settings):
     """One search for new crystals of one chemical system."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"confirm", "references"})
+    added: ClassVar[frozenset[str]] = frozenset({"confirm", "references", "written"})
 
     system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
     seed: int = Field(0, ge=0, lt=2**24)
@@ -169,11 +185,18 @@ class Campaign(Settings):
         None, description="Engine and number for confirming the best; null for none."
     )
     workers: int | None = Field(None, ge=1, description="Relaxations at a time; null: all cores.")
+    written: dict[str, str] = Field(
+        {},
+        description="Whole paths, and how the campaign file has them; filled in where it is read.",
+    )
 
     @field_validator("system", mode="before")
     @classmethod
     def _parse_system(cls, value: Any) -> tuple[str, ...]:
-        return tuple(parse_system(value))
+        try:
+            return tuple(parse_system(value))
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     @model_validator(mode="after")
     def _leaves_out_compounds(self) -> Campaign:
@@ -256,47 +279,71 @@ class Campaign(Settings):
         return self.model_dump(mode="json", include={"loop", "thresholds"})
 
     def digest(self) -> str:
-        """Hash of all that decides the result; the number of workers does not."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"workers"}), sort_keys=True)
+        """Hash of all that decides the result, with paths as the file has them.
+
+        The number of workers does not, nor where the file lies.
+        """
+        plain = self.model_dump(mode="json", exclude={"workers", "written"})
+        text = json.dumps(self._as_written(plain), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def differences(self, other: Campaign) -> dict[str, tuple[Any, Any]]:
+        """What makes another campaign another one: values here and there, by key (`IDENTITY`)."""
+        here, there = self._identity(), other._identity()
+        if self.confirm is None or other.confirm is None:
+            here, there = (
+                {k: v for k, v in values.items() if not k.startswith("confirm.")}
+                for values in (here, there)
+            )
+        return {
+            key: (here.get(key), there.get(key))
+            for key in {**here, **there}
+            if here.get(key) != there.get(key)
+            and self._as_written(here.get(key)) != other._as_written(there.get(key))
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        engines = {"relaxation.engine": self.relaxation.engine}
+        if self.confirm is not None:
+            engines["confirm.relaxation.engine"] = self.confirm.relaxation.engine
+        free = {f"{place}.{key}" for place, e in engines.items() for key in e.technical}
+        return {
+            key: value
+            for key, value in _flat(self.model_dump(mode="json"))
+            if key.startswith(IDENTITY) and key not in free and not key.endswith(AMOUNTS)
+        }
+
+    def _as_written(self, value: Any) -> Any:
+        """A value with the paths in it as the file has them."""
+        if isinstance(value, dict):
+            return {k: self._as_written(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._as_written(v) for v in value]
+        return self.written.get(value, value) if isinstance(value, str) else value
+
+
+def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their keys, as ``loop.rounds``."""
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def load_campaign(path: Path) -> Campaign:
-    """Read a campaign file.
+    """Read a campaign file; paths in it are relative to it, and whole from then on.
 
     Raises
     ------
     UserError
-        The file cannot be read, is no YAML, or has a key or value that does not fit; an unknown
-        key is named together with the nearest valid one.
+        The file cannot be read, is no YAML, or has keys or values that do not fit; an unknown key
+        is named together with the nearest valid one.
     """
-    return parse_campaign(read_yaml(path), str(path), path.resolve().parent)
+    return parse_campaign(read_yaml(path), str(path), path.absolute().parent)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file; an empty one has none.
-
-    Raises
-    ------
-    UserError
-        The file cannot be read, is no YAML, or holds something else than keys and values.
-    """
-    try:
-        data = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"cannot read {path}: {reason}") from None
-    except YAMLError as error:
-        line = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{path} is not valid YAML: {line}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold keys and values, such as 'system: Bi-Se'")
-    return data
-
-
-def parse_campaign(data: dict[str, Any], name: str, folder: Path | None = None) -> Campaign:
+def parse_campaign(data: Any, name: str, folder: Path | None = None) -> Campaign:
     """A campaign from plain data.
 
     Parameters
@@ -304,35 +351,15 @@ def parse_campaign(data: dict[str, Any], name: str, folder: Path | None = None) 
     name
         Where they come from, for messages.
     folder
-        What relative paths are relative to; by default the working directory.
+        What relative paths are relative to; by default they stay as they are.
+
+    Raises
+    ------
+    UserError
+        Keys or values do not fit.
     """
-    try:
-        return Campaign.model_validate(data, context={"folder": folder})
-    except ValidationError as error:
-        raise UserError(f"{name}: {explain_validation(error, Campaign)}") from None
-
-
-def explain_validation(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake in one line; an unknown key with the nearest key of the model."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    where = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(location[-1], _all_keys(model), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"unknown key {where!r}{hint}"
-    return f"{where}: {first['msg']}" if where else first["msg"]
-
-
-def _all_keys(annotation: Any, found: set[str] | None = None) -> list[str]:
-    found = set() if found is None else found
-    for part in get_args(annotation):
-        _all_keys(part, found)
-    if annotation is EngineSettings:
-        for engine in OWN.values():
-            _all_keys(engine, found)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, info in annotation.model_fields.items():
-            found.add(name)
-            _all_keys(info.annotation, found)
-    return sorted(found)
+    written: dict[str, str] = {}
+    campaign = validated(Campaign, data, name, {"folder": folder, "written": written})
+    if not written:
+        return campaign
+    return campaign.model_copy(update={"written": {**campaign.written, **written}})

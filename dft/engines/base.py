@@ -63,6 +63,9 @@ class EngineSettings(Settings, ABC):
     #: Whether it runs in our own process, in milliseconds a call: hundreds of structures a job.
     is_potential: ClassVar[bool] = False
 
+    #: Fields that leave every energy as it is: where things lie, how long a run may take.
+    technical: ClassVar[frozenset[str]] = frozenset()
+
     #: By which name a campaign file asks for it.
     name: str
 

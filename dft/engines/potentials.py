@@ -98,7 +98,7 @@ class SevenNetEngine(PotentialEngine):
         """Names as the package writes them; a file of the user's is looked for beside the file."""
         if value.lower().replace("sevennet-", "7net-") in {*_CHECKPOINTS, "7net-0_22may2024"}:
             return value.lower().replace("sevennet-", "7net-")
-        path = Path(value).expanduser()
+        path = Path(value)
         if "/" in value or path.suffix in {".pth", ".pt"}:
             return str(beside_the_file(path, info))
         return value

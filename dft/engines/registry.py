@@ -9,7 +9,6 @@ literal, and an entry point of that name:
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from functools import cache
@@ -24,15 +23,15 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import EspressoEngine
 from ccdcgan.dft.gpaw import GpawEngine
+from ccdcgan.dft.mistakes import did_you_mean, in_one_line, mistakes, shown
 from ccdcgan.dft.vasp import VaspEngine
+from ccdcgan.dft.yaml_files import parse_yaml
 
 GROUP = "ccdcgan.engines"
 
@@ -63,11 +62,10 @@ def engine_class(name: str) -> type[EngineSettings]:
         return OWN[name]
     points = list(entry_points(group=GROUP, name=name))
     if not points:
-        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        known = names()
         raise ValueError(
-            f"there is no engine {name!r} here{hint} (there are {', '.join(names())}; others come "
-            f"with packages that declare an entry point in {GROUP})"
+            f"there is no engine {shown(name)} here{did_you_mean(name, known)} (there are "
+            f"{', '.join(known)}; others come with packages that declare an entry point in {GROUP})"
         )
     try:
         found = points[0].load()
@@ -105,11 +103,10 @@ def engine_of(text: str) -> EngineSettings:
     UserError
         It names none, or its settings are wrong.
     """
+    value = parse_yaml(text, repr(text))
     try:
-        value = YAML(typ="safe").load(text)
         return TypeAdapter(Engine).validate_python(value, context={"folder": Path.cwd()})
-    except YAMLError as error:
-        raise UserError(f"cannot read {text!r}: {' '.join(str(error).split())[:200]}") from None
     except ValidationError as error:
-        said = [": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors()]
-        raise UserError("; ".join(said).replace("Value error, ", "")) from None
+        raise UserError(
+            in_one_line(list(mistakes(error, EngineSettings, value).values()))
+        ) from None

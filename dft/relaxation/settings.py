@@ -13,8 +13,8 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.engines.registry import Engine
-from ccdcgan.dft.settings import Settings
-from ccdcgan.dft.structures.validity import overlap
+from ccdcgan.dft.settings import EnergyRange, Settings, VolumeRange
+from ccdcgan.dft.structures.validity import fault, overlap
 
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 
@@ -60,12 +60,12 @@ class RelaxationSettings(Settings):
         description="Shortest distance between atoms on the way, Å; between small atoms, and for "
         "all at the end, 0.625 of the sum of their covalent radii.",
     )
-    volume_range: tuple[float, float] = Field(
+    volume_range: VolumeRange = Field(
         default=(8.0, 120.0),
         description="Å³ per atom; with elements up to neon down to 0.6 of the lower, of small "
         "atoms down to twice the spheres of their covalent radii, of large ones up to eight times.",
     )
-    energy_range: tuple[float, float] = Field(
+    energy_range: EnergyRange = Field(
         default=(-15.0, 10.0),
         description="eV per atom; down to 5 less with gadolinium or actinides, whose atoms alone "
         "lie as low.",
@@ -102,6 +102,8 @@ class RelaxationSettings(Settings):
             low *= 0.6
         if not min(low, 2 * spheres) <= volume <= max(high, 8 * spheres):
             return "volume per atom out of range"
+        if reason := fault(atoms):
+            return reason
         if overlap(atoms, self.min_distance):
             return "atoms too close"
         if energy_per_atom is None:
