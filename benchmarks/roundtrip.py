@@ -39,8 +39,9 @@ import numpy as np
 from pymatgen.core import Element, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_degenerate, is_same
+from ccdcgan.dft.matching import is_same
 from ccdcgan.dft.sources import Prototype, primitive_cell, read_structures
+from ccdcgan.dft.structures.validity import is_degenerate
 from ccdcgan.models.presets import Preset
 
 #: Crystals encoded and decoded at once.

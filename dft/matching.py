@@ -10,6 +10,8 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
+from ccdcgan.dft.structures.validity import is_degenerate
+
 #: By which structures count as the same (paper, Methods): fractional length, site, angle (°).
 TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
 
@@ -87,16 +89,6 @@ class SeenStructures:
             return found
         self._add(reduced)
         return new
-
-
-def is_degenerate(structure: Structure) -> bool:
-    """Whether a cell is not finite or so flat that reducing and matching it would never end."""
-    matrix = structure.lattice.matrix
-    if not (np.isfinite(matrix).all() and np.isfinite(structure.frac_coords).all()):
-        return True
-    areas = np.linalg.norm(np.cross(matrix, np.roll(matrix, 1, axis=0)), axis=1)
-    lengths = np.linalg.norm(matrix, axis=1)
-    return bool(abs(np.linalg.det(matrix)) <= 0.01 * lengths.max() * areas.max())
 
 
 def _reduced(structure: Structure) -> Structure:

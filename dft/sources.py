@@ -21,8 +21,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_degenerate
+from ccdcgan.dft.settings import FilePath
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.validity import is_degenerate
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class FilesSource(_Source):
     """A file or a folder of the user's: CIF, POSCAR, extxyz, JSON or JSON.gz."""
 
     source: Literal["files"] = "files"
-    path: Path = Field(description="A structure file or a folder of them.")
+    path: FilePath = Field(description="A structure file or a folder of them.")
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
         yield from read_structures(self.path)
@@ -176,7 +177,7 @@ Source = Annotated[
 class Filters(BaseModel):
     """Which prototypes take part (paper: at most 20 atoms, lattice vectors below 10 Å)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     max_sites: int = Field(default=20, ge=1, description="Most atoms in the primitive cell.")
     max_length: float = Field(default=10.0, gt=0, description="Longest lattice vector in Å.")

@@ -15,7 +15,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from ccdcgan.dft.frames import FloatArray
-from ccdcgan.dft.matching import is_degenerate
+from ccdcgan.dft.structures.validity import is_degenerate
 
 #: Largest principal strain (its logarithm) between two planes; that of bismuth and Bi₂Se₃ is 0.09.
 STRAIN = 0.15

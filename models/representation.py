@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.structures.validity import disordered, fault, too_close
 from ccdcgan.models.autoencoder import PATCH
 from ccdcgan.models.voxels import FloatArray, SitesGrid, grid_shapes, lattice_from_metric
 
@@ -19,8 +20,6 @@ REFERENCE_LENGTH = 5.0
 REFERENCE_COUNT = 8.0
 #: Cell (3 lengths, 3 angles) and grid shape (3) come before the numbers of atoms.
 CELL = 9
-#: Atoms closer than this, Å, are one atom written down twice.
-OVERLAP = 0.5
 #: Pictures that go through a network at once.
 BLOCK = 128
 
@@ -218,20 +217,17 @@ def problem(structure: Structure, elements: Sequence[str], max_sites: int) -> st
     max_sites
         Most atoms in the cell.
     """
-    if not structure.is_ordered:
+    if disordered(structure):
         return "has partly occupied sites"
     foreign = foreign_elements(structure, elements)
     if foreign:
         return foreign
-    matrix = structure.lattice.matrix
-    if not (np.isfinite(matrix).all() and np.isfinite(structure.frac_coords).all()):
-        return "has a lattice or coordinate that is not finite"
-    if abs(np.linalg.det(matrix)) < 1e-3:
-        return "has a cell without volume"
+    if reason := fault(structure):
+        return f"cannot be a crystal: {reason}"
     if len(structure) > max_sites:
         return f"has {len(structure)} atoms in the primitive cell; the preset takes {max_sites}"
-    if not structure.is_valid(tol=OVERLAP):
-        return f"has atoms closer than {OVERLAP} Å"
+    if reason := too_close(structure):
+        return f"has {reason}"
     return None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 from scipy.optimize import nnls
 
+from ccdcgan.dft.structures.validity import neighbours
 from ccdcgan.models.voxels import FloatArray
 
 #: Distances shorter than this share of the shortest that is known between two elements are
@@ -36,7 +36,7 @@ def shortest_distances(
     shortest = np.full((len(elements), len(elements)), np.inf)
     for structure in structures:
         kinds = _kinds(structure, elements)
-        i, j, d = neighbor_list("ijd", structure.to_ase_atoms(), 4.0)
+        i, j, d = neighbours(structure, 4.0)
         np.minimum.at(shortest, (kinds[i], kinds[j]), d)
     return np.where(np.isfinite(shortest), shortest, 0.0)
 
@@ -52,7 +52,7 @@ def extremes(structures: Iterable[Structure]) -> NDArray[np.float64]:
     """
     shortest, volumes = [4.0], []
     for structure in structures:
-        shortest.extend(neighbor_list("d", structure.to_ase_atoms(), 4.0))
+        shortest.extend(neighbours(structure, 4.0)[2])
         volumes.append(structure.volume / len(structure))
     return np.array([min(shortest), min(volumes), max(volumes)])
 

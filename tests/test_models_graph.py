@@ -132,9 +132,9 @@ def test_what_cannot_be_learnt_from_says_why() -> None:
     mixed = Structure(Lattice.cubic(4), [{"Bi": 0.5, "Se": 0.5}], [[0, 0, 0]])
     assert problem(mixed, elements, 20) == "has partly occupied sites"
     endless = Structure(Lattice([[np.nan, 0, 0], [0, 4, 0], [0, 0, 4]]), ["Bi"], [[0, 0, 0]])
-    assert problem(endless, elements, 20) == "has a lattice or coordinate that is not finite"
+    assert problem(endless, elements, 20) == "cannot be a crystal: cell or coordinates not finite"
     flat = Structure(Lattice([[4, 0, 0], [0, 4, 0], [4, 4, 0]]), ["Bi"], [[0, 0, 0]])
-    assert problem(flat, elements, 20) == "has a cell without volume"
+    assert problem(flat, elements, 20) == "cannot be a crystal: lattice vector shorter than 0.5 Å"
 
 
 def test_a_row_does_not_depend_on_its_batch(autoencoder: keras.Model) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.structures.validity import shortest_distance
+from ccdcgan.dft.structures.validity import disordered, fault, too_close
 from ccdcgan.models.voxels import FloatArray
 from ccdcgan.workflows.campaign import Screening
 
@@ -45,11 +45,18 @@ class Limits:
             screening.volume_range or (0.6 * small, 1.2 * large),
         )
 
+    def problem(self, structure: Structure) -> str | None:
+        """Why a crystal does not keep to them, or None."""
+        if reason := disordered(structure) or fault(structure):
+            return reason
+        if len(structure) > self.max_sites:
+            return f"more than {self.max_sites} atoms"
+        low, high = self.volume_range
+        volume = structure.volume / len(structure)
+        if not low <= volume <= high:
+            return f"not {low:.1f} to {high:.1f} Å³ per atom"
+        return too_close(structure, self.min_distance)
+
     def allow(self, structure: Structure) -> bool:
         """Whether a crystal keeps to them."""
-        low, high = self.volume_range
-        return (
-            len(structure) <= self.max_sites
-            and low <= structure.volume / len(structure) <= high
-            and shortest_distance(structure.to_ase_atoms()) >= self.min_distance
-        )
+        return self.problem(structure) is None

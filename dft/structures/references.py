@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import SeenStructures, is_degenerate
+from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.settings import FilePath, Settings
 from ccdcgan.dft.sources import (
     Prototype,
@@ -18,6 +18,7 @@ from ccdcgan.dft.sources import (
     primitive_cell,
     read_structures,
 )
+from ccdcgan.dft.structures.validity import disordered, fault, too_close
 
 
 class FileReferences(Settings):
@@ -71,8 +72,8 @@ def load_references(
             if isinstance(item, Skipped):
                 skipped.append(item)
                 continue
-            if not item.structure.is_ordered:
-                skipped.append(Skipped(item.id, "disordered"))
+            if reason := disordered(item.structure):
+                skipped.append(Skipped(item.id, reason))
                 continue
             cell = primitive_cell(item.structure)
             others = sorted({e.symbol for e in cell.composition} - set(elements))
@@ -82,8 +83,8 @@ def load_references(
                     f"{' and '.join(others)}, which is not of the system {'-'.join(elements)}: "
                     "take it out of references"
                 )
-            if is_degenerate(cell):
-                skipped.append(Skipped(item.id, "degenerate cell"))
+            if reason := fault(cell) or too_close(cell):
+                skipped.append(Skipped(item.id, reason))
             elif seen.add_if_new(cell):
                 kept.append(Prototype(f"reference:{item.id}", cell))
     return kept, skipped
