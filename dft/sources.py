@@ -17,13 +17,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Element, Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import FilePath
+from ccdcgan.dft.structures.crystal import Crystal, Skipped
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.dft.structures.validity import is_degenerate
+from ccdcgan.dft.structures.reader import read
+from ccdcgan.dft.structures.texts import one_line
+from ccdcgan.dft.structures.validity import coincident, disordered, fault, is_degenerate
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,6 @@ ANY = ("Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In")
 
 #: Most symmetry orbits of a prototype that is decorated: two elements have 31 ways on six.
 MOST_ORBITS = 6
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Something that a source could not read, with the reason."""
-
-    id: str
-    reason: str
 
 
 class _Source(BaseModel):
@@ -100,7 +94,7 @@ class AflowSource(_Source):
 
 
 class FilesSource(_Source):
-    """A file or a folder of the user's: CIF, POSCAR, extxyz, JSON or JSON.gz."""
+    """A file, a folder or a ZIP file of the user's: CIF, POSCAR, extxyz, JSON and others."""
 
     source: Literal["files"] = "files"
     path: FilePath = Field(description="A structure file or a folder of them.")
@@ -160,7 +154,7 @@ def materials_project(**query: Any) -> Iterator[Prototype | Skipped]:
                 fields=["material_id", "structure"],
             )
     except Exception as error:  # noqa: BLE001  network, server and key, each with its own kind
-        text = _one_line(error, secret=key)
+        text = one_line(error, secret=key)
         raise UserError(f"the Materials Project gave no answer: {text}") from None
     for document in documents:
         structure = document.structure
@@ -184,14 +178,12 @@ class Filters(BaseModel):
 
     def reason(self, structure: Structure, n_elements: int) -> str | None:
         """Why a primitive cell is rejected, or None."""
-        if not structure.is_ordered:
-            return "disordered"
+        if reason := disordered(structure):
+            return reason
         if len(structure.composition) != n_elements:
             return "number of elements"
         if not all(isinstance(site.specie, Element) for site in structure):
             return "dummy species"
-        if is_degenerate(structure):
-            return "degenerate cell"
         if len(structure) > self.max_sites:
             return "too many sites"
         if max(structure.lattice.abc) > self.max_length:
@@ -206,7 +198,7 @@ def collect(
 
     Returns
     -------
-    prototypes, rejections counted by reason, and what could not be read.
+    prototypes, rejections counted by reason, and what could not be read or is no crystal.
     """
     kept: list[Prototype] = []
     rejected: Counter[str] = Counter()
@@ -216,12 +208,13 @@ def collect(
             if isinstance(item, Skipped):
                 skipped.append(item)
                 continue
-            if not item.structure.is_ordered:
-                rejected["disordered"] += 1
+            if reason := disordered(item.structure):
+                rejected[reason] += 1
                 continue
             structure = primitive_cell(item.structure)
-            reason = filters.reason(structure, n_elements)
-            if reason:
+            if reason := fault(structure) or coincident(structure):
+                skipped.append(Skipped(item.id, reason))
+            elif reason := filters.reason(structure, n_elements):
                 rejected[reason] += 1
             else:
                 kept.append(Prototype(item.id, structure))
@@ -257,7 +250,7 @@ def decorations(
     try:
         symmetry = SpacegroupAnalyzer(structure, symprec=0.01).get_symmetry_dataset()
     except Exception as error:  # noqa: BLE001  spglib and pymatgen, each with its own kind
-        yield Skipped(f"{prototype.id}~", _one_line(error))
+        yield Skipped(f"{prototype.id}~", one_line(error))
         return
     _, orbit = np.unique(symmetry.equivalent_atoms, return_inverse=True)
     count = int(orbit.max()) + 1
@@ -330,91 +323,16 @@ def random_crystals(
             yield Skipped(f"random:{seed}-{number}", f"no crystal in {attempts} draws")
 
 
-_SUFFIXES = {".cif", ".vasp", ".poscar", ".xyz", ".extxyz", ".json", ".gz"}
-
-
 def read_structures(path: Path) -> Iterator[Prototype | Skipped]:
-    """Structures of a file or of all structure files in a folder.
-
-    A file or an entry that cannot be read is yielded as `Skipped`.
+    """Structures of a file or of all structure files in a folder or a ZIP file.
 
     Raises
     ------
     UserError
         The path does not exist, or nothing in it can be read.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give a structure file or a folder of them")
-    files = [path]
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.is_file() and _is_structure_file(f))
-        if not files:
-            raise UserError(f"{path} holds no structure file (CIF, POSCAR, extxyz, JSON, JSON.gz)")
-    found = False
-    reasons: list[Skipped] = []
-    for file in files:
-        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-        for item in _read_file(file, f"file:{name}"):
-            if isinstance(item, Skipped):
-                reasons.append(item)
-            else:
-                found = True
-            yield item
-    if not found:
-        first = reasons[0] if reasons else Skipped(str(path), "empty")
-        raise UserError(f"no structure in {path} can be read: {first.id}: {first.reason}")
-
-
-def _is_structure_file(file: Path) -> bool:
-    return file.suffix.lower() in _SUFFIXES or "POSCAR" in file.name or "CONTCAR" in file.name
-
-
-def _read_file(file: Path, name: str) -> Iterator[Prototype | Skipped]:
-    try:
-        if file.stat().st_size == 0:
-            yield Skipped(name, "empty file")
-            return
-        suffixes = [s.lower() for s in file.suffixes]
-        if ".json" in suffixes:
-            opener: Any = gzip.open if suffixes[-1] == ".gz" else open
-            with opener(file, "rt", encoding="utf-8") as stream:
-                yield from _from_json(json.load(stream), name)
-        elif suffixes and suffixes[-1] in {".xyz", ".extxyz"}:
-            from ase.io import read
-
-            for i, atoms in enumerate(read(file, index=":", format="extxyz")):
-                if atoms.cell.rank != 3:
-                    yield Skipped(f"{name}#{i}", "no cell")
-                else:
-                    structure = AseAtomsAdaptor.get_structure(atoms)
-                    yield Prototype(f"{name}#{i}", structure)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if suffixes and suffixes[-1] == ".cif":
-                    structure = Structure.from_file(file)
-                else:
-                    structure = Structure.from_str(file.read_text(encoding="utf-8"), fmt="poscar")
-            yield Prototype(name, structure)
-    except Exception as error:  # noqa: BLE001  a broken file may raise anything in its parser
-        yield Skipped(name, _one_line(error))
-
-
-def _from_json(data: Any, name: str) -> Iterator[Prototype | Skipped]:
-    rows = data if isinstance(data, list) else [data]
-    for i, row in enumerate(rows):
-        label = f"{name}#{i}" if isinstance(data, list) else name
-        try:
-            inner = row.get("structure", row) if isinstance(row, dict) else None
-            if not isinstance(inner, dict) or "lattice" not in inner or "sites" not in inner:
-                raise ValueError("not a pymatgen structure")
-            yield Prototype(label, decode_structure(inner))
-        except Exception as error:  # noqa: BLE001
-            yield Skipped(label, _one_line(error))
-
-
-def _one_line(error: BaseException, secret: str = "") -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if secret:
-        text = text.replace(secret, "***")
-    return text[:200]
+    for item in read(path):
+        if isinstance(item, Crystal):
+            yield Prototype(f"file:{item.id}", item.structure)
+        elif isinstance(item, Skipped):
+            yield Skipped(f"file:{item.id}", item.reason)

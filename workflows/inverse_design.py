@@ -153,9 +153,12 @@ def conclude(
     counts = database_counts(phases, len(settings.elements))
     for reason, number in proposed["rejected"].items():
         counts.rejected[f"prototype: {reason}"] = number
+    names: dict[str, list[str]] = {}
     for skipped in proposed["skipped"]:
-        reason = f"unreadable: {skipped['reason']}"
-        counts.rejected[reason] = counts.rejected.get(reason, 0) + 1
+        names.setdefault(skipped["reason"], []).append(skipped["id"])
+    for reason, ids in names.items():
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        counts.rejected[f"unreadable: {reason} ({', '.join(ids[:3])}{more})"] = len(ids)
     errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
     summary = Summary(
         warnings=warnings_of(phases, documents, settings),

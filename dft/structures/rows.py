@@ -1,0 +1,438 @@
+"""Structures in JSON, CSV and Parquet: of pymatgen, ASE, OPTIMADE, pandas, and in rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Element, Lattice, Structure
+
+from ccdcgan.dft.structures.archives import VARIABLE, TooLargeError, limit
+from ccdcgan.dft.structures.crystal import (
+    FAILED,
+    Crystal,
+    Passed,
+    Skipped,
+    crystal_of,
+    is_converged,
+)
+from ccdcgan.dft.structures.decoding import (
+    MOST_ATOMS,
+    StructureError,
+    decode_structure,
+    named_type,
+    number_of,
+    numbers_of,
+)
+from ccdcgan.dft.structures.texts import one_line, read_cif, read_poscar
+
+#: Least bytes of JSON for each list or object, on average: fewer are a way to fill memories.
+BYTES_EACH = 25
+
+#: Objects of a file without any structure after which no more is looked for.
+MOST_OTHERS = 10_000
+
+#: How deep structures may lie in objects of objects.
+DEEPEST = 4
+
+#: Names of what holds a structure in a row.
+_STRUCTURE = ("structure", "final_structure", "relaxed_structure", "initial_structure", "atoms")
+_CIF = ("cif", "CIF", "cif_string")
+
+Item = Crystal | Skipped | Passed
+
+
+def read_json(text: str, name: str, lines: bool = False) -> Iterator[Item]:
+    """Structures of JSON or JSON lines.
+
+    What cannot be a structure is refused where it stands in a list with structures, and passed over
+    where the file has none.
+    """
+    if text.count("[") + text.count("{") > max(limit() // BYTES_EACH, 1000):
+        raise TooLargeError(
+            f"it has more lists and objects than the memory should hold: set {VARIABLE} to allow it"
+        )
+    values = _lines(text) if lines else _values(text)
+    found = False
+    others: list[str] = []
+    for key, value in values:
+        label = name if key is None else f"{name}#{key}"
+        if isinstance(value, Skipped):
+            yield Skipped(label, value.reason)
+            found = True
+            continue
+        some = False
+        for item in _items(value, label, DEEPEST):
+            if not found:
+                yield from (Skipped(o, "not a structure of a known layout") for o in others)
+            found = some = True
+            yield item
+        if some:
+            continue
+        if found:
+            if not _is_header(value):
+                yield Skipped(label, "not a structure of a known layout")
+        elif not _is_header(value):
+            others.append(label)
+            if len(others) > MOST_OTHERS:
+                break
+    if not found:
+        yield Passed(name, "JSON without structures" if text.strip() else "empty")
+
+
+def _values(text: str) -> Iterator[tuple[int | None, Any]]:
+    """Values of a list one by one with their numbers, or the only value; or those of lines."""
+    decoder = json.JSONDecoder()
+    begin = _next(text, 0)
+    if text[begin : begin + 1] != "[":
+        try:
+            value, end = decoder.raw_decode(text, begin)
+        except (ValueError, RecursionError) as error:
+            value, end = Skipped("", _json_reason(error)), len(text)
+        if _next(text, end) < len(text) or (isinstance(value, Skipped) and _looks_like_lines(text)):
+            yield from _lines(text)
+        else:
+            yield None, value
+        return
+    position, number = _next(text, begin + 1), 0
+    while text[position : position + 1] != "]":
+        try:
+            value, position = decoder.raw_decode(text, position)
+            position = _next(text, position)
+            yield number, value
+            if text[position : position + 1] == ",":
+                position = _next(text, position + 1)
+            elif text[position : position + 1] != "]":
+                raise ValueError("a comma is missing" if position < len(text) else "it is cut")
+        except (ValueError, RecursionError) as error:
+            yield number, Skipped("", _json_reason(error))
+            return
+        number += 1
+
+
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(line for line in text.split("\n") if line.strip()):
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, Skipped("", _json_reason(error))
+
+
+def _looks_like_lines(text: str) -> bool:
+    """Whether the second line is an object by itself."""
+    second = text.strip().split("\n", 2)[1:2]
+    try:
+        return bool(second) and isinstance(json.loads(second[0]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _next(text: str, position: int) -> int:
+    """Where the next character is that is no space."""
+    match = re.compile(r"[ \t\n\r]*").match(text, position)
+    return match.end() if match else position
+
+
+def _json_reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "JSON nested too deeply"
+    return f"broken JSON: {one_line(error)}"
+
+
+def _is_header(value: Any) -> bool:
+    """Whether it is one of the lines that OPTIMADE begins with."""
+    return (isinstance(value, dict) and bool({"x-optimade", "meta"} & value.keys())) or (
+        isinstance(value, dict) and value.get("type") in ("info", "references", "links")
+    )
+
+
+def _items(value: Any, label: str, depth: int) -> Iterator[Crystal | Skipped]:
+    """Crystals and refusals of a value; none if it is no structure and holds none."""
+    if isinstance(value, dict):
+        if (table := _table(value)) is not None:
+            for i, row in table:
+                yield from _items(row, f"{label}#{i}", depth - 1)
+        elif _is_row(value):
+            yield of_row(value, label)
+        elif depth > 0:
+            for key, inner in value.items():
+                if isinstance(inner, (dict, list)):
+                    part = f"{label}#{str(key)[:60]}"
+                    yield from _items(inner, part, depth - 1)
+    elif isinstance(value, list) and depth > 0 and not _is_array(value):
+        for i, inner in enumerate(value):
+            yield from _items(inner, f"{label}#{i}", depth - 1)
+
+
+def _is_array(value: list[Any]) -> bool:
+    return bool(value) and not isinstance(value[0], (dict, list))
+
+
+def _is_row(value: Mapping[str, Any]) -> bool:
+    """Whether an object is meant to be a structure."""
+    keys = value.keys()
+    return (
+        "sites" in keys
+        or "lattice" in keys
+        or any(name in keys for name in (*_STRUCTURE, *_CIF))
+        or {"positions", "cell"} <= keys
+        or {"numbers", "positions"} <= keys
+        or "lattice_vectors" in keys
+        or value.get("type") == "structures"
+        or ("attributes" in keys and "id" in keys)
+        or (bool({"converged", "status"} & keys) and _failed(value))
+    )
+
+
+def _table(value: Mapping[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]] | None:
+    """Rows of a table as pandas writes it by columns, or split into names and data; or None."""
+    names = (*_STRUCTURE, *_CIF)
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list):
+        keys = [str(c) for c in columns]
+        return (
+            (i, dict(zip(keys, row, strict=False)))
+            for i, row in enumerate(data)
+            if isinstance(row, list)
+        )
+    whole = all(isinstance(v, dict) for v in value.values())
+    name = next((n for n in names if n in value), None)
+    if whole and name is not None and not {"lattice", "sites"} & value[name].keys():
+        return ((key, {c: column.get(key) for c, column in value.items()}) for key in value[name])
+    return None
+
+
+def _failed(row: Mapping[str, Any]) -> bool:
+    try:
+        return not is_converged(row)
+    except StructureError:
+        return False
+
+
+def of_row(row: Mapping[str, Any], label: str) -> Crystal | Skipped:
+    """The crystal of an object with a structure in one of the layouts that are known."""
+    try:
+        found = _structure(row)
+    except StructureError as error:
+        if _failed(row) and not _holds(row):
+            return Skipped(label, FAILED)
+        return Skipped(label, str(error))
+    except Exception as error:  # noqa: BLE001  pymatgen raises many kinds on wrong numbers
+        return Skipped(label, one_line(error))
+    if isinstance(found, Structure):
+        return crystal_of(label, found, row)
+    if isinstance(found, Skipped):
+        return Skipped(label, found.reason)
+    return crystal_of(label, found.structure, row, found.warning)
+
+
+def _holds(row: Mapping[str, Any]) -> bool:
+    return any(row.get(name) is not None for name in (*_STRUCTURE, *_CIF))
+
+
+def _structure(row: Mapping[str, Any]) -> Structure | Crystal | Skipped:
+    """What a row holds: the structure, or what became of the text that it is in."""
+    if "sites" in row or "lattice" in row:
+        return decode_structure(row)
+    for name in _STRUCTURE:
+        value = row.get(name)
+        if isinstance(value, str):
+            return _of_text(value)
+        if isinstance(value, Mapping):
+            return _structure(value)
+        if value is not None:
+            raise StructureError(f"{name} is {named_type(value)}, not a structure")
+    for name in _CIF:
+        if isinstance(row.get(name), str):
+            return _of_text(row[name])
+    if isinstance(row.get("attributes"), Mapping):
+        return _of_optimade(row["attributes"])
+    if "lattice_vectors" in row:
+        return _of_optimade(row)
+    if "cell" in row or "positions" in row:
+        return _of_ase(row)
+    raise StructureError("a row without structure")
+
+
+def _of_text(text: str) -> Structure | Crystal | Skipped:
+    """A structure in a column of text: JSON, CIF or POSCAR."""
+    if text.lstrip().startswith("{"):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise StructureError(_json_reason(error)) from None
+        return _structure(value)
+    items = read_cif(text, "") if "_cell_length_a" in text else read_poscar(text, "")
+    found = [item for item in items if not isinstance(item, Passed)]
+    return found[0]
+
+
+def _of_optimade(data: Mapping[str, Any]) -> Structure:
+    matrix = numbers_of(data.get("lattice_vectors"), (3, 3), "lattice_vectors")
+    positions = numbers_of(
+        data.get("cartesian_site_positions"), (-1, 3), "cartesian_site_positions"
+    )
+    names = data.get("species_at_sites")
+    if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != len(positions):
+        raise StructureError("species_at_sites is not a list with a name for each site")
+    kinds: dict[str, Any] = {}
+    for kind in data.get("species") or []:
+        if not isinstance(kind, Mapping):
+            raise StructureError("species is not a list of objects")
+        kinds[str(kind.get("name"))] = kind
+    species = [_of_kind(kinds.get(str(name)), str(name)) for name in names]
+    return _made(matrix, species, positions)
+
+
+def _of_kind(kind: Mapping[str, Any] | None, name: str) -> dict[str, float]:
+    if kind is None:
+        return {_element(name): 1.0}
+    symbols, shares = kind.get("chemical_symbols"), kind.get("concentration", [1.0])
+    if not isinstance(symbols, list) or not isinstance(shares, list) or len(symbols) != len(shares):
+        raise StructureError(f"species {name[:20]!r} has no concentration for each symbol")
+    found: dict[str, float] = {}
+    for symbol, share in zip(symbols, shares, strict=True):
+        amount = number_of(share, "concentration")
+        if not 0 <= amount <= 1 + 1e-6:
+            raise StructureError(f"concentration {amount:g} is not from 0 to 1")
+        if symbol != "vacancy":
+            found[_element(symbol)] = found.get(symbol, 0.0) + amount
+    if not found:
+        raise StructureError(f"species {name[:20]!r} is a vacancy alone")
+    return found
+
+
+def _element(symbol: Any) -> str:
+    if not isinstance(symbol, str) or not Element.is_valid_symbol(symbol):
+        raise StructureError(f"no element {str(symbol)[:20]!r}")
+    return symbol
+
+
+def _made(matrix: Any, species: Sequence[Any], positions: Any, cartesian: bool = True) -> Structure:
+    if not len(positions):
+        raise StructureError("a structure without sites")
+    if len(positions) > MOST_ATOMS:
+        raise StructureError(f"{len(positions)} atoms are more than {MOST_ATOMS}")
+    if cartesian and abs(np.linalg.det(matrix)) < 1e-12:
+        raise StructureError("no cell" if not np.any(matrix) else "a cell without volume")
+    return Structure(Lattice(matrix), species, positions, coords_are_cartesian=cartesian)
+
+
+def _of_ase(row: Mapping[str, Any]) -> Structure:
+    cell = _array(row.get("cell"))
+    if cell is None:
+        raise StructureError("no cell")
+    if np.shape(cell) == (3,):
+        matrix = np.diag(numbers_of(cell, (3,), "cell"))
+    elif np.shape(cell) == (6,):
+        matrix = Lattice.from_parameters(*numbers_of(cell, (6,), "cell")).matrix
+    else:
+        matrix = numbers_of(cell, (3, 3), "cell")
+    scaled = "positions" not in row and "scaled_positions" in row
+    name = "scaled_positions" if scaled else "positions"
+    positions = numbers_of(_array(row.get(name)), (-1, 3), name)
+    species: list[str]
+    if "numbers" in row:
+        numbers = numbers_of(_array(row["numbers"]), (len(positions),), "numbers")
+        if not ((numbers == np.round(numbers)) & (numbers >= 1) & (numbers <= 118)).all():
+            raise StructureError("numbers of elements are from 1 to 118")
+        species = [Element.from_Z(int(z)).symbol for z in numbers]
+    else:
+        symbols = row.get("symbols", row.get("species"))
+        if isinstance(symbols, str):
+            symbols = re.findall(r"[A-Z][a-z]?", symbols)
+        if not isinstance(symbols, list) or len(symbols) != len(positions):
+            raise StructureError("symbols is not a list with a symbol for each atom")
+        species = [_element(s) for s in symbols]
+    return _made(matrix, species, positions, not scaled)
+
+
+def _array(value: Any) -> Any:
+    """An array as ASE writes it, or a list as it is."""
+    if isinstance(value, Mapping) and "__ndarray__" in value:
+        parts = value["__ndarray__"]
+        if not isinstance(parts, list) or len(parts) != 3:
+            raise StructureError("an array of ASE without shape, type and numbers")
+        shape, _, numbers = parts
+        if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise StructureError("an array of ASE without shape")
+        try:
+            return np.array(numbers).reshape(shape).tolist()
+        except (ValueError, TypeError, RecursionError):
+            raise StructureError("an array of ASE of another shape than it says") from None
+    if isinstance(value, Mapping) and "array" in value:
+        return _array(value["array"])
+    return value
+
+
+def read_csv(text: str, name: str) -> Iterator[Item]:
+    """Rows of a table that has a column of structures in CIF, POSCAR or JSON."""
+    rows = _csv_rows(text)
+    columns = next(rows, None)
+    if columns is None or not set(columns) & {*_STRUCTURE, *_CIF}:
+        yield Passed(name, "a table without a column of structures")
+        return
+    for i, row in enumerate(_csv_rows(text)):
+        yield of_row({k: _typed(v) for k, v in row.items()}, f"{name}#{i}")
+
+
+def csv_numbers(text: str) -> dict[str, dict[str, Any]]:
+    """Rows of a table by what stands in their column ``file``, in which archives list CIF files."""
+    rows = ({k: _typed(v) for k, v in row.items()} for row in _csv_rows(text))
+    return {str(row["file"]): row for row in rows if row.get("file")}
+
+
+def _csv_rows(text: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(10**8)
+    try:
+        for row in csv.DictReader(io.StringIO(text)):
+            yield {k: v for k, v in row.items() if isinstance(k, str)}
+    except csv.Error as error:
+        raise StructureError(f"not CSV: {one_line(error)}") from None
+
+
+def _typed(value: Any) -> Any:
+    """The number that a text is, or the text."""
+    if isinstance(value, str) and len(value) < 40:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_parquet(content: bytes, name: str) -> Iterator[Item]:
+    """Rows of Parquet."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        yield Skipped(name, "Parquet needs a package: pip install 'ccdcgan[parquet]'")
+        return
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        size = sum(
+            file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)
+        )
+        if size > limit() or file.metadata.num_rows > limit() // 100:
+            raise TooLargeError(f"it unpacks to more than {VARIABLE} allows")
+        number = 0
+        for batch in file.iter_batches(batch_size=500):
+            for row in batch.to_pylist():
+                if not _is_row(row) and not number:
+                    yield Passed(name, f"a table without a column of structures ({_listed(row)})")
+                    return
+                yield of_row(row, f"{name}#{number}")
+                number += 1
+    except TooLargeError:
+        raise
+    except Exception as error:  # noqa: BLE001  pyarrow raises kinds of its own
+        yield Skipped(name, one_line(error))
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(str(n)[:30] for n in list(names)[:8])
