@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from maggma.stores import MontyStore
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import locked, writing
+from ccdcgan.dft.files import locked, write_atomically, writing
+from ccdcgan.dft.mistakes import shown
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 
@@ -36,14 +38,52 @@ def embedded_store(folder: Path) -> JobStore:
     )
 
 
+def taken_up(folder: Path, campaign: Campaign) -> Campaign:
+    """The campaign as a folder would go on with it.
+
+    That is the campaign itself. Where it leaves the choice of the engine to us, it has the one that
+    the folder began with.
+
+    Raises
+    ------
+    UserError
+        The folder holds another campaign (see `Campaign.differences`) or other files.
+    """
+    stored = folder / CAMPAIGN_FILE
+    if not stored.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder} is not empty and holds no campaign: choose another --workdir"
+            )
+        return campaign
+    begun = load_campaign(stored)
+    differences = begun.differences(campaign)
+    before = campaign.as_begun_before()
+    if differences and before is not None and not begun.differences(before):
+        return before
+    if differences:
+        told = [
+            f"{key} is {shown(there)} there and {shown(here)} here"
+            for key, (there, here) in differences.items()
+        ]
+        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+        raise UserError(
+            f"{folder} holds another campaign ({', '.join(told[:3])}{more}): choose another "
+            f"--workdir, or set what is in {stored}"
+        )
+    return campaign
+
+
 @contextlib.contextmanager
 def open_workdir(folder: Path, campaign: Campaign) -> Iterator[Campaign]:
     """Make or enter the folder of a campaign and hold it for this process.
 
+    A campaign that only does more or less than the one in the folder goes on with it; the earlier
+    file stays beside the new one as ``campaign.1.yaml``, ``campaign.2.yaml`` and so on.
+
     Yields
     ------
-    The campaign: where it leaves the choice of the engine to us, with the one that the folder began
-    with.
+    The campaign as `taken_up`.
 
     Raises
     ------
@@ -51,20 +91,18 @@ def open_workdir(folder: Path, campaign: Campaign) -> Iterator[Campaign]:
         The folder holds another campaign or other files, is in use, or cannot be written.
     """
     stored = folder / CAMPAIGN_FILE
-    if stored.exists():
-        before = campaign.as_begun_before()
-        begun = load_campaign(stored).digest()
-        if before is not None and before.digest() == begun:
-            campaign = before
-        if begun != campaign.digest():
-            raise UserError(
-                f"{folder} holds another campaign (see {stored}): choose another --workdir"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no campaign: choose another --workdir")
+    campaign = taken_up(folder, campaign)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"{folder} is in use by another ccdcgan run"):
-        if not stored.exists():
-            with writing(stored) as stream:
-                YAML().dump(campaign.model_dump(mode="json"), stream)
+        if not stored.exists() or load_campaign(stored) != campaign:
+            _store(campaign, stored)
         yield campaign
+
+
+def _store(campaign: Campaign, path: Path) -> None:
+    if path.exists():
+        numbers = itertools.count(1)
+        earlier = next(p for n in numbers if not (p := path.with_suffix(f".{n}.yaml")).exists())
+        write_atomically(earlier, path.read_bytes())
+    with writing(path) as stream:
+        YAML().dump(campaign.model_dump(mode="json"), stream)

@@ -18,7 +18,7 @@ from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
-from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 
 #: Seconds after which a submission that was begun and not finished is taken over.
 UNFINISHED = 60.0
@@ -72,11 +72,13 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
 
 
 def _as_begun(pad: Pad, campaign: Campaign) -> Campaign:
-    """The campaign as it was submitted before, if it leaves the choice of the engine to us."""
-    before = campaign.as_begun_before()
-    if before is None or not pad.db[CAMPAIGNS].find_one({"digest": before.digest()}, {"_id": 1}):
-        return campaign
-    return before
+    """The campaign as it was submitted by earlier versions, if it was."""
+    # Before 0.2 the paths of references were part of the digest as they are here.
+    whole = campaign.model_copy(update={"written": {}}) if campaign.written else None
+    for before in (campaign.as_begun_before(), whole):
+        if before and pad.db[CAMPAIGNS].find_one({"digest": before.digest()}, {"_id": 1}):
+            return before
+    return campaign
 
 
 def _claim(pad: Pad, campaign: Campaign, name: str, again: bool) -> str:
@@ -179,6 +181,6 @@ def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
         raise UserError(
             f"campaign {found['_id']} is not done: see ccdcgan status {found['_id']}"
         ) from None
-    with open_workdir(folder, Campaign.model_validate(found["settings"])):
+    with open_workdir(folder, parse_campaign(found["settings"], str(found["_id"]))):
         write_results(outcome, folder)
     return outcome

@@ -287,30 +287,32 @@ class Campaign(Settings):
         text = json.dumps(self._as_written(plain), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def differences(self, other: Campaign) -> dict[str, tuple[Any, Any]]:
-        """What makes another campaign another one: values here and there, by key (`IDENTITY`)."""
-        here, there = self._identity(), other._identity()
-        if self.confirm is None or other.confirm is None:
-            here, there = (
-                {k: v for k, v in values.items() if not k.startswith("confirm.")}
-                for values in (here, there)
-            )
+    def changes(self, other: Campaign) -> dict[str, tuple[Any, Any]]:
+        """Values here and in another campaign where they differ, by key."""
+        here, there = (dict(_flat(c.model_dump(mode="json"))) for c in (self, other))
         return {
             key: (here.get(key), there.get(key))
             for key in {**here, **there}
             if here.get(key) != there.get(key)
             and self._as_written(here.get(key)) != other._as_written(there.get(key))
+            and not key.startswith("written")
         }
 
-    def _identity(self) -> dict[str, Any]:
-        engines = {"relaxation.engine": self.relaxation.engine}
-        if self.confirm is not None:
-            engines["confirm.relaxation.engine"] = self.confirm.relaxation.engine
-        free = {f"{place}.{key}" for place, e in engines.items() for key in e.technical}
+    def differences(self, other: Campaign) -> dict[str, tuple[Any, Any]]:
+        """Those of the changes that make the other another campaign; see `IDENTITY`."""
+        free: set[str] = set()
+        for campaign in (self, other):
+            for stage, relaxation in campaign.relaxations.items():
+                place = "confirm.relaxation" if stage == "confirmation" else stage
+                free |= {f"{place}.engine.{key}" for key in relaxation.engine.technical}
+        confirms = self.confirm is not None and other.confirm is not None
         return {
-            key: value
-            for key, value in _flat(self.model_dump(mode="json"))
-            if key.startswith(IDENTITY) and key not in free and not key.endswith(AMOUNTS)
+            key: values
+            for key, values in self.changes(other).items()
+            if key.startswith(IDENTITY)
+            and (confirms or not key.startswith("confirm."))
+            and not key.endswith(AMOUNTS)
+            and key not in free
         }
 
     def _as_written(self, value: Any) -> Any:
