@@ -114,7 +114,7 @@ def locked(path: Path, in_use: str) -> Iterator[None]:
 
 def file_stem(text: object) -> str:
     """A text, such as a formula, as part of the name of a file: nothing in it leads elsewhere."""
-    return re.sub(r"[^\w()]", "_", str(text), flags=re.ASCII)[:80]
+    return re.sub(r"[^\w()-]", "_", str(text), flags=re.ASCII)[:80]
 
 
 def digest(content: bytes | str, length: int = 64) -> str:

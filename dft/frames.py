@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ class Frame(BaseModel):
     energy: float = Field(description="Of the cell, eV.")
     forces: list[list[float]] = Field(description="eV/Å.")
     stress: list[float] = Field(description="xx, yy, zz, yz, xz, xy; positive in tension; eV/Å³.")
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all its numbers are: a sum is not, of what has one that is not."""
+        tables = (self.cell, self.positions, self.forces)
+        return math.isfinite(
+            self.energy + sum(self.stress) + sum(sum(row) for table in tables for row in table)
+        )
 
     @classmethod
     def of(cls, atoms: Atoms) -> Frame:

@@ -6,6 +6,7 @@ computes those that its goals name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -62,7 +63,8 @@ def compute(relaxer: Relaxer, structure: Structure, names: Sequence[str]) -> dic
     found: dict[str, float | str] = {}
     for name in names:
         try:
-            found[name] = PROPERTIES[name](relaxer, structure)
+            value = PROPERTIES[name](relaxer, structure)
+            found[name] = value if math.isfinite(value) else "not finite"
         except PropertyError as error:
             found[name] = str(error)
         except Exception as error:  # noqa: BLE001  an engine may fail in any way on a wild cell

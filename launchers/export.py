@@ -56,7 +56,7 @@ def export(phases: Phases, path: Path) -> int:
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise UserError(f"cannot write {path}: its name must end in {', '.join(_WRITERS)}")
-    placed = [phase for phase in phases if phase["energy_per_atom"] is not None]
+    placed = [phase for phase in phases if value_of(phase, COLUMNS["energy_per_atom"]) is not None]
     if not placed:
         raise UserError("no phase matches what was asked for: nothing is written")
     content = write(placed)

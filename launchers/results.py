@@ -169,7 +169,7 @@ def phase_filter(
     """
     query: dict[str, Any] = {}
     if formula is not None:
-        query["formula"] = _reduced(formula)
+        query["formula"] = reduced_formula(formula)
     wanted: dict[str, Any] = {}
     if elements is not None:
         wanted["$eq"] = _symbols(elements)
@@ -271,7 +271,8 @@ class Results:
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
         with _explained(filters.get("where")):
             found = self._store.query(query, properties=hidden, sort=order, limit=limit or 0)
-            return list(found)
+            # Versions before this one have published energies that are no numbers.
+            return [phase for phase in found if _has_energy(phase)]
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many phases pass all filters of `phase_filter`."""
@@ -308,7 +309,12 @@ def value_of(phase: Mapping[str, Any], column: Column) -> Any:
     value: Any = phase
     for key in column.path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _has_energy(phase: Mapping[str, Any]) -> bool:
+    energy = phase.get("energy_per_atom")
+    return energy is not None and math.isfinite(energy)
 
 
 def parse_where(text: str) -> dict[str, Any]:
@@ -329,7 +335,14 @@ def parse_where(text: str) -> dict[str, Any]:
     return where
 
 
-def _reduced(formula: str) -> str:
+def reduced_formula(formula: str) -> str:
+    """A formula in any multiple and order, reduced.
+
+    Raises
+    ------
+    UserError
+        It is none.
+    """
     try:
         composition = Composition(formula)
         if not composition or not all(isinstance(e, Element) for e in composition):
@@ -404,9 +417,7 @@ def _read(file: Path, workdir: Path) -> Store:
         raise UserError(f"{file} cannot be read: {error}") from None
     campaign = load_campaign(workdir / CAMPAIGN_FILE)
     digest, system = campaign.digest(), "-".join(sorted(campaign.elements))
-    documents = [
-        phase_document(p, digest, system) for p in phases if p["energy_per_atom"] is not None
-    ]
+    documents = [phase_document(p, digest, system) for p in phases if _has_energy(p)]
     store = MemoryStore(PHASES, key="uid")
     store.connect()
     if documents:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from jobflow.managers.fireworks import flow_to_workflow
+from maggma.core import Sort
+from pydantic import ValidationError
 from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
@@ -19,6 +21,7 @@ from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+from ccdcgan.workflows.documents import Phase
 
 #: Seconds after which a submission that was begun and not finished is taken over.
 UNFINISHED = 60.0
@@ -175,11 +178,22 @@ def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
     found = find_campaign(connect(cluster), name)
     store = cluster.job_store()
     store.connect()
+    # Not jobflow's get_output, which imports what the data name.
+    output = store.query_one(
+        {"uuid": found.get("outcome")}, ["output"], sort={"index": Sort.Descending}, load=True
+    )
+    if output is None:
+        raise UserError(f"campaign {found['_id']} is not done: see ccdcgan status {found['_id']}")
+    outcome: dict[str, Any] = output["output"]
     try:
-        outcome: dict[str, Any] = store.get_output(found["outcome"], which="last", load=True)
-    except (KeyError, ValueError):
+        for phase in outcome["phases"]:
+            Phase.model_validate(phase)
+    except (KeyError, TypeError, ValidationError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else repr(error)
         raise UserError(
-            f"campaign {found['_id']} is not done: see ccdcgan status {found['_id']}"
+            f"the results of campaign {found['_id']} in the database are damaged ({what}): "
+            "submit it once more with --again"
         ) from None
     with open_workdir(folder, parse_campaign(found["settings"], str(found["_id"]))):
         write_results(outcome, folder)

@@ -92,6 +92,25 @@ def test_what_the_database_refuses_does_not_stop_the_others(spool, store):
     assert spool.waiting() == []
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[]", b"1", b'{"store": []}', b'{"store": "results"}']
+)
+def test_a_file_that_is_none_of_ours_is_set_aside(spool, store, content):
+    spool.folder.mkdir()
+    (spool.folder / "results-a.json").write_bytes(content)
+    spool.put("results", store, {"key": "b"})
+    assert keys(store) == ["b"]
+    assert [p.name for p in spool.folder.iterdir()] == ["results-a.refused"]
+
+
+def test_no_key_leads_out_of_the_folder(spool, store, tmp_path, monkeypatch):
+    monkeypatch.setattr(Spool, "deliver", lambda *_: True)
+    for key in ("../../outside", str(tmp_path / "outside")):
+        spool.put("results", store, {"key": key})
+    written = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(written) == 2 and {p.parent for p in written} == {spool.folder}
+
+
 def test_files_of_other_stores_are_left_to_those_who_have_them(spool, store):
     spool.folder.mkdir()
     path = spool.folder / "data-x.json"

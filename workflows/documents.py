@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.structures.decoding import StructureDict
 from ccdcgan.models.potential import PotentialErrors
 
@@ -58,9 +59,19 @@ class RelaxationDocument(Relaxation):
     properties: dict[str, float] = Field(
         default_factory=dict, description="Further numbers of the relaxed crystal, by name."
     )
+    retry: bool = Field(False, description="Whether it failed, and is to be tried again.")
     lacking: dict[str, str] = Field(
         default_factory=dict, description="Properties that could not be computed, and why."
     )
+
+    @model_validator(mode="after")
+    def _no_nan_beside(self) -> Self:
+        if not is_finite(self.structure):
+            self.structure = self.initial_structure
+        for name in [name for name, n in self.properties.items() if not math.isfinite(n)]:
+            del self.properties[name]
+            self.lacking[name] = "not finite"
+        return self
 
     @classmethod
     def of(cls, result: Relaxation, candidate: Candidate, campaign: str) -> RelaxationDocument:

@@ -16,7 +16,7 @@ from maggma.core import Store
 from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import to_json, write_atomically
+from ccdcgan.dft.files import file_stem, to_json, write_atomically
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Spool:
             store.update([dict(document)], key="key")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{name}-{document['key']}.json"
+        path = self.folder / f"{name}-{file_stem(document['key'])}.json"
         write_atomically(path, to_json({"store": name, "document": document}))
         if monotonic() >= self._away_until and not self.deliver({name: store}, path):
             self._away_until = monotonic() + PAUSE
@@ -95,21 +95,22 @@ class Spool:
     def deliver(self, stores: Mapping[str, Store], own: Path | None = None) -> bool:
         """Bring what is on disk into the stores; False if the database is away.
 
-        A file that the database refuses is set aside as ``*.refused``, unless it is one's own.
+        A file that the database refuses, or that is none of ours, is set aside as ``*.refused``,
+        unless it is one's own.
         """
         for path in self.waiting():
             try:
-                text = path.read_text()
+                text = path.read_bytes()
             except FileNotFoundError:
                 # Another worker has delivered it.
                 continue
-            found = json.loads(text)
-            if found["store"] not in stores:
-                continue
             try:
+                found = json.loads(text)
+                if found["store"] not in stores:
+                    continue
                 with pymongo.timeout(DEADLINE + len(text) / RATE):
                     _update(stores[found["store"]], found["document"])
-            except (PyMongoError, BSONError) as error:
+            except (PyMongoError, BSONError, ValueError, TypeError, KeyError) as error:
                 if is_away(error):
                     logger.warning("the database is away (%s): %s waits", _short(error), path)
                     return False
@@ -117,7 +118,7 @@ class Spool:
                     path.unlink(missing_ok=True)
                     raise
                 # It must not stop everybody else's.
-                logger.error("the database refuses %s: %s", path, _short(error))
+                logger.error("the database does not take %s: %s", path, _short(error))
                 os.replace(path, path.with_suffix(".refused"))
                 continue
             path.unlink(missing_ok=True)

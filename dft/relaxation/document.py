@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, model_validator
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.frames import Frame
@@ -55,3 +59,35 @@ class Relaxation(BaseModel):
     second_opinion: SecondOpinion | None = Field(
         default=None, description="What another checkpoint says of the relaxed crystal."
     )
+
+    @model_validator(mode="after")
+    def _no_nan(self) -> Self:
+        # Engines, and versions before this one, have handed on what is no number.
+        numbers = {
+            "energy": self.energy_per_atom,
+            "force": self.max_force,
+            "stress": self.max_stress,
+        }
+        wrong = [name for name, n in numbers.items() if n is not None and not math.isfinite(n)]
+        if not is_finite(self.structure):
+            wrong.append("geometry")
+        if wrong:
+            self.energy_per_atom = self.max_force = self.max_stress = None
+            self.converged, self.failure = False, "crystal"
+            self.reason = self.reason or f"{wrong[0]} is not finite"
+        if wrong or not (
+            self.second_opinion and math.isfinite(self.second_opinion.energy_per_atom)
+        ):
+            self.second_opinion = None
+        self.frames = [frame for frame in self.frames if frame.is_finite]
+        return self
+
+
+def is_finite(structure: Mapping[str, Any]) -> bool:
+    """Whether the lattice and the coordinates of a stored structure are, as far as it has them."""
+    try:
+        rows = [*structure["lattice"]["matrix"], *(site["abc"] for site in structure["sites"])]
+        return math.isfinite(sum(sum(row) for row in rows))
+    except (KeyError, TypeError):
+        # Whoever decodes it says what is wrong.
+        return True
