@@ -7,10 +7,11 @@ power cut, finds there how far it got.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import time
@@ -46,6 +47,9 @@ RECORD = "calculation.json"
 #: Reasons of runs that somebody has stopped: the queue or the machine, or the user.
 KILLED, INTERRUPTED = "killed", "interrupted"
 
+#: What somebody has asked for when a calculation is tried again.
+RETRY = "retry.json"
+
 #: What the next run of the same cutoff and elements can start from.
 REUSED = ("WAVECAR", "CHGCAR")
 
@@ -79,6 +83,8 @@ class Attempt:
         Ionic steps, also those before custodian's corrections.
     host, fault, said
         Where it ran, what of that machine failed, and VASP's own last words.
+    retired
+        Before somebody asked for a new ladder: only its geometry counts.
     """
 
     folder: str
@@ -93,6 +99,7 @@ class Attempt:
     host: str = ""
     fault: str | None = None
     said: str | None = None
+    retired: bool = False
 
 
 class Calculation:
@@ -110,10 +117,8 @@ class Calculation:
 
     def __init__(self, folder: Path, start: Structure, settings: RelaxationSettings) -> None:
         self.folder, self.start, self.settings = folder, start, settings
-        self.attempts: list[Attempt] = []
-        with contextlib.suppress(FileNotFoundError):
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-            self.attempts = [Attempt(**a) for a in record]
+        self.attempts = read_record(folder)
+        self.asked = _asked(folder)
         for attempt in self.attempts:
             # The folder is ours alone: who wrote this is dead.
             if attempt.outcome == "running":
@@ -131,17 +136,22 @@ class Calculation:
     @property
     def stage(self) -> int:
         """Index of the stage that is to be run."""
-        return sum(a.outcome == "done" for a in self.attempts)
+        return sum(a.outcome == "done" for a in self.current)
+
+    @property
+    def current(self) -> list[Attempt]:
+        """Runs since somebody asked for a new ladder."""
+        return [a for a in self.attempts if not a.retired]
 
     @property
     def rung(self) -> int:
         """Runs of this stage that failed by themselves."""
-        return sum(a.outcome == "failed" and a.stage == self.stage for a in self.attempts)
+        return sum(a.outcome == "failed" and a.stage == self.stage for a in self.current)
 
     @property
     def stalled(self) -> bool:
         """Whether the last runs were all stopped before their first ionic step was done."""
-        last = [a for a in self.attempts if a.fault is None][-STALLED:]
+        last = [a for a in self.current if a.fault is None][-STALLED:]
         return len(last) == STALLED and all(
             a.outcome == "stopped" and a.reason != INTERRUPTED and not a.steps for a in last
         )
@@ -151,16 +161,17 @@ class Calculation:
         """Runs that count: not those that were stopped on their way, nor the machine's faults."""
         return sum(
             a.outcome != "stopped" or not (a.steps or a.fault or a.reason == INTERRUPTED)
-            for a in self.attempts
+            for a in self.current
         )
 
     def faults(self, what: str) -> list[Attempt]:
         """Earlier runs that the same fault of a machine has ended."""
-        return [a for a in self.attempts if a.fault == what]
+        return [a for a in self.current if a.fault == what]
 
     def geometry(self) -> Structure:
         """The latest geometry that any run has left and that a crystal can have."""
-        for attempt in reversed(self.attempts):
+        from_first = self.asked.get("start") == "first"
+        for attempt in reversed(self.current if from_first else self.attempts):
             for found in geometries(self.path(attempt)):
                 if (
                     found.composition == self.start.composition
@@ -171,7 +182,7 @@ class Calculation:
 
     def begin(self, name: Stage) -> Attempt:
         """A new run in a folder of its own, with what the last one can give it."""
-        last = self.attempts[-1] if self.attempts else None
+        last = self.current[-1] if self.current else None
         number = len(self.attempts) + 1
         attempt = Attempt(f"{number:02d}-{name}", self.stage, self.rung, LADDER[self.rung])
         attempt.host = socket.gethostname()
@@ -250,16 +261,62 @@ def relax_by_vasp(
         return result, calculation.path(attempts[-1])
 
 
+def read_record(folder: Path) -> list[Attempt]:
+    """The runs of a calculation's folder.
+
+    Of a record that is cut, nothing but the runs' folders is believed: their geometries count.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return [Attempt(**a) for a in record]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError):
+        runs = sorted(f.name for f in folder.glob("[0-9][0-9]-*") if f.is_dir())
+        return [
+            Attempt(name, 0, 0, outcome="stopped", reason=KILLED, retired=True) for name in runs
+        ]
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / RETRY).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def retry_calculation(
+    folder: Path, incar: Mapping[str, Any], start: Literal["last", "first"]
+) -> None:
+    """Let a calculation that failed be tried again with a new ladder.
+
+    Stages that are done stay done, unless it begins at the first geometry.
+
+    Raises
+    ------
+    UserError
+        It is being calculated.
+    """
+    if not folder.is_dir():
+        return
+    with locked(folder / ".lock", f"{folder} is being calculated: wait for its end"):
+        attempts = read_record(folder)
+        for attempt in attempts:
+            attempt.retired |= start == "first" or attempt.outcome != "done"
+        # A stage that was done and refused all the same is to be run again.
+        if attempts and start == "last" and attempts[-1].outcome == "done":
+            attempts[-1].retired = True
+        write_atomically(folder / RECORD, to_json([asdict(a) for a in attempts], indent=1))
+        write_atomically(folder / RETRY, to_json({"incar": dict(incar), "start": start}))
+
+
 def final_run(key: str) -> Path | None:
     """Folder of the run that gave the energy of a content key; None where none did."""
     folder = calculations_folder() / key
-    try:
-        attempts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    if not attempts or attempts[-1]["outcome"] != "done":
-        return None
-    return folder / str(attempts[-1]["folder"])
+    attempts = read_record(folder)
+    last = attempts[-1] if attempts else None
+    return folder / last.folder if last and last.outcome == "done" and not last.retired else None
 
 
 def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSettings) -> Structure:
@@ -290,13 +347,12 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
     while calculation.stage < len(engine.stages):
         if calculation.rung >= len(LADDER):
             return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"
-        last = calculation.attempts[-1] if calculation.attempts else None
-        if last is not None and last.outcome == "failed" and last.fault is not None:
-            return run, last.reason
-        steps = sum(a.steps for a in calculation.attempts)
-        most = engine.attempts * calculation.settings.max_steps
-        if last is not None and (calculation.counted >= engine.attempts or steps >= most):
-            return run, f"not converged in {len(calculation.attempts)} runs: {last.reason}"
+        if runs := calculation.current:
+            if runs[-1].outcome == "failed" and runs[-1].fault is not None:
+                return run, runs[-1].reason
+            most = engine.attempts * calculation.settings.max_steps
+            if calculation.counted >= engine.attempts or sum(a.steps for a in runs) >= most:
+                return run, f"not converged in {len(runs)} runs: {runs[-1].reason}"
         if calculation.stalled:
             return run, f"no ionic step fits into the queue time: {STALLED} runs were stopped in it"
         run, reason = _attempt(calculation, engine)
@@ -320,7 +376,7 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
     tags: dict[str, Any] = {}
     if name == "relax":
         tags = {"ISIF": 3, "EDIFFG": -settings.fmax, "NSW": settings.max_steps}
-    tags |= {**engine.tags, **attempt.incar}
+    tags |= {**engine.tags, **attempt.incar, **calculation.asked.get("incar", {})}
     start = time()
     run: Run | None = None
     left: list[str] = []
@@ -376,10 +432,9 @@ def _is_the_crystals(calculation: Calculation, attempt: Attempt) -> bool:
     for record in calculation.folder.parent.glob(f"*/{RECORD}"):
         if record.parent == calculation.folder or record.stat().st_mtime < since:
             continue
-        with contextlib.suppress(OSError, ValueError):
-            others = [Attempt(**a) for a in json.loads(record.read_text(encoding="utf-8"))]
-            if any(a.outcome == "done" and a.host == attempt.host for a in others):
-                return True
+        others = read_record(record.parent)
+        if any(a.outcome == "done" and a.host == attempt.host for a in others):
+            return True
     return False
 
 
@@ -390,6 +445,10 @@ def _refused(
     if run.changed:
         tags = ", ".join(difference(t, v) for t, v in run.changed.items())
         return f"ran with {tags}"
+    numbers = {"energy": run.energy_per_atom, "force": run.max_force, "stress": run.max_stress}
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            return f"{name} is not finite"
     gate = settings.final_gate(run.structure, run.energy_per_atom)
     if gate:
         return gate

@@ -107,7 +107,8 @@ def read_run(folder: Path) -> Run:
         changed["KPOINTS"] = (grids[0], grids[1])
     elif both[0].style != both[1].style and any(n % 2 == 0 for n in grids[1]):
         # Custodian takes the one for the other; with odd divisions they are the same points.
-        changed["KPOINTS"] = tuple(f"{k.style.name} {g}" for k, g in zip(both, grids, strict=True))
+        first, second = (f"{k.style.name} {g}" for k, g in zip(both, grids, strict=True))
+        changed["KPOINTS"] = (first, second)
     potcar = Potcar.from_file(folder / "POTCAR")
     stress = np.abs(np.array(last["stress"], float)).max() / KBAR
     return Run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import sqlite3
@@ -88,6 +87,9 @@ def check(
     campaign: Annotated[
         Path | None, typer.Argument(help="Campaign file; without one, Bi-Se in minutes.")
     ] = None,
+    workdir: Annotated[Path, typer.Option(help="Folder that the campaign would run in.")] = Path(
+        "ccdcgan-run"
+    ),
     config: Annotated[
         Path | None,
         typer.Option(
@@ -102,7 +104,7 @@ def check(
         float, typer.Option(min=0, help="Seconds to wait for the jobs of --submit.")
     ] = 300.0,
 ) -> None:
-    """Look whether all that a campaign needs is there: engines, POTCARs, database, queues."""
+    """Say what ``run`` would do, and whether all that it needs is there, down to the queues."""
     from ccdcgan.launchers.check import findings
     from ccdcgan.workflows.campaign import load_campaign
 
@@ -111,7 +113,7 @@ def check(
         raise UserError("--submit needs the file of a cluster: name it with --config")
     colours = {"ok": "green", "note": "yellow", "missing": "red"}
     problems = 0
-    for finding in findings(settings, config, timeout if submit else None):
+    for finding in findings(settings, workdir, config, timeout if submit else None):
         problems += finding.state == "missing"
         _tell_of(finding.state, colours[finding.state], f" {finding.text}")
     if problems:
@@ -126,11 +128,16 @@ def init(
     ] = "quickstart",
 ) -> None:
     """Write a commented campaign file to edit."""
+    from ccdcgan.dft.files import write_atomically
+    from ccdcgan.dft.mistakes import did_you_mean
+
     if preset not in PRESETS:
-        raise UserError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        hint = did_you_mean(preset, PRESETS)
+        raise UserError(f"unknown preset {preset!r}{hint} (choose one of {', '.join(PRESETS)})")
     if path.exists():
         raise UserError(f"{path} exists already: choose another name")
-    path.write_text(preset_text(preset), encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, preset_text(preset))
     text = f"wrote {path}; run it with: ccdcgan run {path} --workdir {path.stem}-run"
     console.print(text, soft_wrap=True)
 
@@ -203,7 +210,7 @@ def sample(
 @app.command()
 def evaluate(
     structures: Annotated[
-        Path, typer.Argument(help="CIF, POSCAR, extxyz or JSON, a folder of them, or ZIP of CIF.")
+        Path, typer.Argument(help="CIF, POSCAR, extxyz, JSON and others; a folder or ZIP of them.")
     ],
     campaign: Judge = cli_results.DEFAULT_FOLDER,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
@@ -215,9 +222,12 @@ def evaluate(
     against: Annotated[
         str, typer.Option(help="New is what is not in the campaign's: database or all.")
     ] = "database",
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Name each structure that was left out, and why.")
+    ] = False,
 ) -> None:
     """Relax any set of structures and count what is valid, unique, new and near the hull."""
-    from ccdcgan.launchers.evaluate import evaluate, table_of
+    from ccdcgan.launchers.evaluate import evaluate, names_of, notes_of, reasons_of, table_of
 
     if against not in ("database", "all"):
         raise UserError(f"--against {against!r}: choose database or all")
@@ -230,7 +240,11 @@ def evaluate(
             limit=limit,
             against="all" if against == "all" else "database",
         )
-    _tell(found.model_dump(mode="json"), table_of(found), out)
+    _tell(found.model_dump(mode="json"), table_of(found), out, reasons_of(found))
+    for line in names_of(found) if verbose else []:
+        Console().print(line, soft_wrap=True)
+    for line in notes_of(found):
+        _tell_of("note", "yellow", line)
 
 
 @app.command()
@@ -240,7 +254,7 @@ def known(
     references: Annotated[
         Path | None,
         typer.Option(
-            help="CIF, POSCAR, extxyz or JSON, a folder of them, or ZIP of CIF; needed for other "
+            help="CIF, POSCAR, extxyz, JSON and others; a folder or ZIP of them; needed for other "
             "systems than Bi-Se. [stacks of Bi2Se3 and Bi layers]"
         ),
     ] = None,
@@ -270,14 +284,16 @@ def _prepare(out: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _tell(found: dict[str, Any], table: Table, out: Path | None) -> None:
+def _tell(found: dict[str, Any], table: Table, out: Path | None, more: Table | None = None) -> None:
     """Print what a command has found, with what its words mean, and write it into a file."""
-    from ccdcgan.dft.files import write_atomically
+    from ccdcgan.dft.files import to_json, write_atomically
 
     if out is not None:
-        write_atomically(out, json.dumps(found, indent=2).encode() + b"\n")
+        write_atomically(out, to_json(found, indent=2) + "\n")
     output = Console()
     output.print(table)
+    if more is not None:
+        output.print(more)
     for name, text in found["definitions"].items():
         output.print(f"{name}: {text}", style="dim", soft_wrap=True)
 

@@ -54,8 +54,8 @@ class Relaxations:
         self._spool = Spool()
 
     def done(self, keys: Iterable[str]) -> set[str]:
-        """Those of the keys whose result is there."""
-        return {d["key"] for d in self._of(keys, {}, ["key"])}
+        """Those of the keys whose result is there, and that nobody wants tried again."""
+        return {d["key"] for d in self._of(keys, {"retry": {"$ne": True}}, ["key"])}
 
     def _of(
         self, keys: Iterable[str], criteria: dict[str, Any], properties: list[str] | None = None
