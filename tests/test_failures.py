@@ -13,6 +13,7 @@ from test_vasp_campaign import DRIVER, crystal
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.vasp import VaspEngine
+from ccdcgan.launchers.cli import main
 from ccdcgan.launchers.failures import (
     FailedStructure,
     Wanted,
@@ -86,7 +87,27 @@ def failed(tmp_path_factory):
     return folder
 
 
-def test_failures_are_listed_with_the_codes_own_words(failed):
+@pytest.fixture
+def inside(failed, monkeypatch, capsys):
+    """The command line in this process, which has imported everything: status and output."""
+
+    def run(*arguments):
+        monkeypatch.chdir(failed.path)
+        monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
+        monkeypatch.delenv("CCDCGAN_CONFIG", raising=False)
+        monkeypatch.setenv("COLUMNS", "200")
+        status = 0
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_failures_are_listed_with_the_codes_own_words(failed, inside):
     said = failed.command("failures", failed.path, "--format", "json")
     rows = {row["formula"]: row for row in json.loads(said.stdout)}
     assert set(rows) == {"BiSe2", "Bi3Se"} and said.returncode == 0
@@ -95,12 +116,12 @@ def test_failures_are_listed_with_the_codes_own_words(failed):
     assert "ZHEGV failed" in row["said"] and "failed in 3 ways" in row["reason"]
     assert row["runs"] == 3 and row["steps"] > 0 and row["host"]
     assert Path(row["folder"]).is_dir() and Path(row["folder"]).name == row["key"]
-    table = failed.command("failures", failed.path)
-    assert "BiSe2" in table.stdout and "1 crystal: " in table.stdout
-    one = failed.command("failures", failed.path, "--formula", "Se4Bi2", "--format", "json")
-    assert [r["formula"] for r in json.loads(one.stdout)] == ["BiSe2"]
-    none = failed.command("failures", failed.path, "--only", "no such words")
-    assert none.returncode == 0 and "nothing failed" in none.stderr
+    _, table, _ = inside("failures", ".")
+    assert "BiSe2" in table and "1 crystal: " in table
+    _, one, _ = inside("failures", ".", "--formula", "Se4Bi2", "--format", "json")
+    assert [r["formula"] for r in json.loads(one)] == ["BiSe2"]
+    status, _, none = inside("failures", ".", "--only", "no such words")
+    assert status == 0 and "nothing failed" in none
 
 
 def test_successes_have_host_and_folder(failed):
@@ -121,19 +142,18 @@ def test_successes_have_host_and_folder(failed):
         (["retry", "--dry-run"], "go with --structures"),
     ],
 )
-def test_bad_input_is_one_line(failed, arguments, words):
+def test_bad_input_is_one_line(failed, inside, arguments, words):
     before = failed.documents()
-    said = failed.command(*arguments)
-    assert said.returncode == 2, said
-    assert words in said.stderr and len(said.stderr.strip().splitlines()) == 1
+    status, _, said = inside(*arguments)
+    assert status == 2 and words in said and len(said.strip().splitlines()) == 1
     assert failed.documents() == before
 
 
-def test_nothing_to_retry_is_said(failed):
-    said = failed.command("retry", ".", "--structures", "--formula", "BiSe")
-    assert said.returncode == 0 and "nothing to try again" in said.stderr
-    shown = failed.command("retry", ".", "--structures", "--dry-run")
-    assert "BiSe2" in shown.stdout and not any(d["retry"] for d in failed.documents().values())
+def test_nothing_to_retry_is_said(failed, inside):
+    status, _, said = inside("retry", ".", "--structures", "--formula", "BiSe")
+    assert status == 0 and "nothing to try again" in said
+    _, shown, _ = inside("retry", ".", "--structures", "--dry-run")
+    assert "BiSe2" in shown and not any(d["retry"] for d in failed.documents().values())
 
 
 def test_retried_structures_go_on_from_their_last_geometry(failed):
