@@ -67,13 +67,13 @@ def validated(
     raise UserError(f"{name}: {in_one_line(list(found.values()))}") from None
 
 
-def in_one_line(texts: Sequence[str]) -> str:
+def in_one_line(texts: Sequence[str], what: str = "mistakes") -> str:
     """Several mistakes as one text, numbered where there is more than one."""
     if len(texts) == 1:
         return texts[0]
     told = " ".join(f"({i}) {text};" for i, text in enumerate(texts[:MOST], 1)).rstrip(";")
     more = f"; and {len(texts) - MOST} more" if len(texts) > MOST else ""
-    return f"{len(texts)} mistakes: {told}{more}"
+    return f"{len(texts)} {what}: {told}{more}"
 
 
 def mistakes(error: ValidationError, model: Any, data: Any) -> dict[str, str]:

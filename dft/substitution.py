@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from pymatgen.core import Element, Structure
 
@@ -134,8 +135,13 @@ def _designated(
     return [p for system in systems for p in candidates(prototypes, system)[0][:most]]
 
 
-def parse_system(system: str | Sequence[str]) -> list[str]:
-    """Element symbols of a system such as ``Bi-Se``, in the order given.
+def parse_system(system: Any) -> list[str]:
+    """Element symbols of a system, in the order given.
+
+    Parameters
+    ----------
+    system
+        A text such as ``Bi-Se``, or the symbols; what a file holds in their place is refused.
 
     Raises
     ------

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from ccdcgan.dft.engines.corrections import warnings_of
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
+from ccdcgan.dft.mistakes import in_one_line
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
-from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.launchers.findings import Finding, tried
+from ccdcgan.launchers.folder import CAMPAIGN_FILE, taken_up
+from ccdcgan.launchers.outlook import run_findings, source_findings
+from ccdcgan.workflows.campaign import Campaign, load_campaign
 
 #: Packages whose versions decide whether two machines understand each other.
 PACKAGES = (
@@ -48,36 +51,53 @@ ENGINE_PACKAGES = {
 SPACE = 5.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, or what to do if it is not as it should be."""
+def require_ready(campaign: Campaign, folder: Path) -> None:
+    """Look at what the campaign needs to run in a folder, before anything that takes long.
 
-    state: Literal["ok", "note", "missing"]
-    text: str
+    Raises
+    ------
+    UserError
+        Something is missing: all that is, in one line.
+    """
+    campaign = taken_up(folder, campaign)
+    stored = folder / CAMPAIGN_FILE
+    # What began goes on with what its first job has proposed.
+    unchanged = stored.exists() and not load_campaign(stored).changes(campaign)
+    looks = engine_findings(campaign) if unchanged else local_findings(campaign, folder)
+    missing = [f.text for f in looks if f.state == "missing"]
+    if missing:
+        raise UserError(in_one_line(missing, "things are missing"))
 
 
-def tried(look: Callable[[], Finding]) -> Finding:
-    """What a look finds; its `UserError` is a finding, too."""
-    try:
-        return look()
-    except UserError as error:
-        return Finding("missing", str(error))
+def local_findings(campaign: Campaign, folder: Path) -> Iterator[Finding]:
+    """Look at engines, references, sources, and the folder of a run on this machine."""
+    # A folder that holds something else is among the findings.
+    with contextlib.suppress(UserError):
+        campaign = taken_up(folder, campaign)
+    yield from engine_findings(campaign)
+    most = yield from source_findings(campaign)
+    yield from run_findings(campaign, folder, most)
 
 
 def findings(
-    campaign: Campaign, config: Path | None = None, timeout: float | None = None
+    campaign: Campaign,
+    folder: Path,
+    config: Path | None = None,
+    timeout: float | None = None,
 ) -> Iterator[Finding]:
     """Look at each part that the campaign uses.
 
     Parameters
     ----------
+    folder
+        Where the results of a run on this machine go.
     config
         ``my_fireworks.yaml`` of a cluster; None looks at the engines on this machine only.
     timeout
         Seconds to wait for a small job of each worker class; None submits none.
     """
     if config is None:
-        yield from engine_findings(campaign)
+        yield from local_findings(campaign, folder)
         return
     yield from _package_findings(campaign)
     cluster: Cluster | None = None
@@ -90,6 +110,7 @@ def findings(
     if cluster is None:
         yield Finding("note", "not tested without them: database, folder, queues")
         yield from engine_findings(campaign)
+        yield from source_findings(campaign)
         return
     yield Finding("ok", f"{config}")
     yield tried(partial(_fireworks_settings, cluster))
@@ -97,6 +118,7 @@ def findings(
 
     parts = yield from cluster_findings(cluster)
     yield from engine_findings(campaign, elsewhere=timeout is not None)
+    yield from source_findings(campaign)
     if timeout is not None:
         yield from worker_findings(cluster, campaign, parts, timeout)
 
@@ -116,7 +138,10 @@ def engine_findings(campaign: Campaign, elsewhere: bool = False) -> Iterator[Fin
             found = Finding("note", f"on this machine: {found.text}")
         yield found
         if found.state == "ok":
-            yield from _energies(name, relaxation, campaign)
+            try:
+                yield from _energies(name, relaxation, campaign)
+            except UserError as error:
+                yield Finding("missing", str(error))
     if campaign.references:
         yield tried(partial(_references, campaign))
 

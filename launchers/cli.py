@@ -147,7 +147,9 @@ def train(
     stage: Annotated[str, typer.Argument(help="autoencoder, constraint, gan or all.")],
     data: Annotated[
         Path,
-        typer.Argument(help="phases.json.gz, rows of structures and numbers (JSON), or extxyz."),
+        typer.Argument(
+            help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the networks.")],
     preset: Annotated[
@@ -173,11 +175,26 @@ def train(
         str | None,
         typer.Option(help="shipped or train. [shipped in 'all', train in 'autoencoder']"),
     ] = None,
+    energy: Annotated[
+        str | None,
+        typer.Option(
+            help="Number of the data that is the energy, eV of all atoms. [a known name, as energy]"
+        ),
+    ] = None,
+    energy_per_atom: Annotated[
+        bool, typer.Option("--energy-per-atom", help="The number of --energy is in eV/atom.")
+    ] = False,
 ) -> None:
     """Train networks on a file of crystals; a killed training goes on where it was."""
     from ccdcgan.launchers.train import Options, figures_table, train
+    from ccdcgan.launchers.training_data import EnergyKey
 
-    options = Options(preset, system, seed, property_ or (), goal or (), references, autoencoder)
+    if energy_per_atom and energy is None:
+        raise UserError("--energy-per-atom says what the number of --energy is: name that, too")
+    key = EnergyKey(energy, energy_per_atom) if energy is not None else None
+    options = Options(
+        preset, system, seed, property_ or (), goal or (), references, autoencoder, key
+    )
     with progress_bars(console):
         manifest = train(stage, data, out, options, _say)
     Console().print(figures_table(manifest))

@@ -25,8 +25,9 @@ from maggma.stores.gridfs import GridFSStore
 from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.check import Finding, engine_findings, folder_finding, tried, versions
+from ccdcgan.launchers.check import engine_findings, folder_finding, versions
 from ccdcgan.launchers.cluster import Cluster, Database, Worker, adapter_settings, write_files
+from ccdcgan.launchers.findings import Finding, tried
 from ccdcgan.launchers.jobs import failures
 from ccdcgan.launchers.launch import adapter_of, in_queue, last_words, submit_to_queue
 from ccdcgan.launchers.launchpad import (

@@ -14,7 +14,7 @@ from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.dft.structures.references import load_references
+from ccdcgan.launchers.check import require_ready
 from ccdcgan.launchers.folder import embedded_store, open_workdir
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign
@@ -29,9 +29,7 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
     ``summary``, ``phases`` and ``curves`` as they were written.
     """
     folder = folder.resolve()
-    for relaxation in campaign.relaxations.values():
-        relaxation.engine.check(campaign.elements)
-    load_references(campaign.references, campaign.elements)
+    require_ready(campaign, folder)
     with open_workdir(folder, campaign) as campaign:
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / "calculations")
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")

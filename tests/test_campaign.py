@@ -117,22 +117,30 @@ def test_what_an_engine_lacks_is_said_before_the_start(tmp_path, monkeypatch, ca
     assert not workdir.exists()
 
 
-def test_check_names_what_is_missing_line_by_line(tmp_path, monkeypatch, capsys):
+def test_check_says_what_run_would_do_line_by_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ATOMATE2_VASP_CMD", "no-such-vasp")
+    monkeypatch.chdir(tmp_path)
     code, message = command(monkeypatch, capsys, "check")
-    assert (code, message.splitlines()) == (
+    *lines, guess = message.splitlines()
+    assert (code, lines) == (
         0,
         [
             "ok  relaxation by sevennet of Bi, Se: SevenNet-l3i5 + D3(BJ) of PBE",
             "ok  relaxation: second opinion by SevenNet-MF-0 + PBE + D3(BJ) of PBE",
+            "ok  source aflow: 103 prototypes; left out: 70 too many sites, 3 lattice vector too "
+            "long",
+            "ok  candidates: 96 of Bi-Se",
+            "ok  results go to ccdcgan-run, which is new",
         ],
     )
+    assert guess.startswith("note") and "a guess of" in guess and "minutes" in guess
     path = tmp_path / "campaign.yaml"
     path.write_text("confirm: {relaxation: {engine: {name: vasp}}}")
     code, message = command(monkeypatch, capsys, "check", str(path))
-    *others, last = message.splitlines()
-    assert code == 2 and all(line.startswith("ok") for line in others)
-    assert last.startswith("missing  'no-such-vasp'")
+    missing = [line for line in message.splitlines() if line.startswith("missing")]
+    assert code == 2 and len(missing) == 1
+    assert missing[0].startswith("missing  'no-such-vasp'")
+    assert not (tmp_path / "ccdcgan-run").exists()
 
 
 def test_missing_campaign_file(tmp_path, monkeypatch, capsys):

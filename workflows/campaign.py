@@ -16,7 +16,7 @@ from ccdcgan.dft.engines.base import CalculatorEngine
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.hull import Thresholds
-from ccdcgan.dft.mistakes import validated
+from ccdcgan.dft.mistakes import did_you_mean, shown, validated
 from ccdcgan.dft.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.settings import Settings, VolumeRange
@@ -25,6 +25,12 @@ from ccdcgan.dft.structures.references import ReferenceSource
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal
+
+#: A training needs at least this many crystals that hold every element.
+SMALLEST_DATABASE = 15
+
+#: Properties of crystals that goals may name.
+KNOWN_PROPERTIES = (FORMATION_ENERGY, "e_above_hull", "volume_per_atom", "density", *PROPERTIES)
 
 
 class DatabaseSettings(Settings):
@@ -84,6 +90,18 @@ class NetworkSettings(Settings):
     gan_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
     guide_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
     autoencoder_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
+
+    @field_validator("goals")
+    @classmethod
+    def _of_known_properties(cls, goals: tuple[Goal, ...]) -> tuple[Goal, ...]:
+        for goal in goals:
+            if goal.property not in KNOWN_PROPERTIES:
+                raise ValueError(
+                    f"no crystal has a property {shown(goal.property)}"
+                    f"{did_you_mean(goal.property, KNOWN_PROPERTIES)} (known are "
+                    f"{', '.join(KNOWN_PROPERTIES)})"
+                )
+        return goals
 
     @model_validator(mode="after")
     def _paper_trains(self) -> NetworkSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.sources import collect
+from ccdcgan.dft.sources import Prototype, collect
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import end_members
 from ccdcgan.dft.structures.references import load_references
@@ -59,6 +60,32 @@ def in_stage(job: Job, stage: str, inherit: bool = True) -> Job:
     return job
 
 
+def substituted(
+    campaign: Campaign, prototypes: Sequence[Prototype], rejected: Counter[str]
+) -> list[Prototype]:
+    """Candidates of a campaign's system; those left out join the ones `rejected`, by reason.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    chosen = campaign.database
+    found, duplicates = candidates(prototypes, campaign.elements)
+    if duplicates:
+        rejected["duplicate"] += duplicates
+    kept = [p for p in found if p.structure.composition.reduced_formula not in chosen.without]
+    if len(kept) < len(found):
+        rejected["left out by database.without"] += len(found) - len(kept)
+    if not kept:
+        reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
+        raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
+    if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
+        rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
+        kept = kept[: chosen.max_candidates]
+    return kept
+
+
 @dataclass
 class ProposeMaker(Maker):
     """Substituted prototypes and end members of a campaign."""
@@ -76,18 +103,7 @@ class ProposeMaker(Maker):
         prototypes, rejected, skipped = collect(
             chosen.sources, chosen.filters, len(settings.elements), settings.seed
         )
-        found, duplicates = candidates(prototypes, settings.elements)
-        if duplicates:
-            rejected["duplicate"] += duplicates
-        kept = [p for p in found if p.structure.composition.reduced_formula not in chosen.without]
-        if len(kept) < len(found):
-            rejected["left out by database.without"] += len(found) - len(kept)
-        if not kept:
-            reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
-            raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
-        if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
-            rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
-            kept = kept[: chosen.max_candidates]
+        kept = substituted(settings, prototypes, rejected)
         elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
         references, unread = load_references(settings.references, settings.elements)
         fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)

@@ -31,15 +31,12 @@ from ccdcgan.models.presets import PRESETS, Preset
 from ccdcgan.models.representation import anchored
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.campaign import SMALLEST_DATABASE, Campaign
 from ccdcgan.workflows.database import worker_class
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, training_set
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact, load_artifact
 from ccdcgan.workflows.trust import trusted
-
-#: A training needs at least this many crystals that hold every element.
-SMALLEST_DATABASE = 15
 
 
 def preset_of(campaign: Campaign) -> Preset:
@@ -71,7 +68,8 @@ def samples_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) 
     if len(good) < SMALLEST_DATABASE:
         raise UserError(
             f"{len(good)} relaxed crystals hold {' and '.join(campaign.elements)}; training "
-            f"needs at least {SMALLEST_DATABASE}: add prototype sources or widen database.filters"
+            f"needs at least {SMALLEST_DATABASE}: add prototype sources, widen database.filters or "
+            "raise database.max_candidates; what is relaxed stays"
         )
     return [samples[i] for i in good]
 
