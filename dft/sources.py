@@ -48,6 +48,9 @@ class Prototype:
 #: volume.
 ANY = ("Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In")
 
+#: Most atoms of a cell that is reduced to its primitive one: of more it takes ten seconds.
+MOST_REDUCED = 800
+
 #: Most symmetry orbits of a prototype that is decorated: two elements have 31 ways on six.
 MOST_ORBITS = 6
 
@@ -222,13 +225,16 @@ def collect(
 
 
 def primitive_cell(structure: Structure) -> Structure:
-    """The Niggli-reduced primitive cell, without oxidation states and site properties."""
+    """The Niggli-reduced primitive cell, without oxidation states and site properties.
+
+    A cell of more than `MOST_REDUCED` atoms, or with a fault, stays as it is.
+    """
     plain = Structure(
         structure.lattice,
         [getattr(site.specie, "element", site.specie) for site in structure],
         structure.frac_coords,
     )
-    if is_degenerate(plain):
+    if len(plain) > MOST_REDUCED or is_degenerate(plain):
         return plain
     try:
         return plain.get_primitive_structure(tolerance=0.1).get_reduced_structure()

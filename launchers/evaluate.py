@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,18 +14,45 @@ from rich.table import Table
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import TOLERANCES
+from ccdcgan.dft.hull import Hull
+from ccdcgan.dft.matching import TOLERANCES, SeenStructures
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.finished import open_finished, read_suitable
+from ccdcgan.launchers.finished import Suitable, open_finished, read_suitable
 from ccdcgan.models.separation import extremes
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Origin
-from ccdcgan.workflows.evaluation import DISTANCES, Share, Yield, share, yield_of
+from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.evaluation import (
+    DISTANCES,
+    Fate,
+    Share,
+    Yield,
+    fates,
+    place,
+    share,
+    yield_of,
+)
 from ccdcgan.workflows.phases import build_hull
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.trust import untrusted
 
+#: Reasons that the table of them shows.
+MOST_REASONS = 20
+
 Against = Literal["database", "all"]
+
+
+class Outcome(BaseModel):
+    """What became of one structure of the set."""
+
+    id: str = Field(description="File, and number or key in it.")
+    outcome: Literal["unreadable", "not valid", "not relaxed"] | Fate
+    reason: str | None = Field(None, description="Why.")
+    formula: str | None = None
+    key: str | None = Field(None, description="Content key of its relaxation.")
+    formation_energy_per_atom: float | None = Field(None, description="eV/atom.")
+    e_above_hull: float | None = Field(
+        None, description="From the hull of the campaign's phases, eV/atom; negative below it."
+    )
 
 
 class Evaluation(BaseModel):
@@ -43,6 +71,11 @@ class Evaluation(BaseModel):
     valid: Share
     invalid: dict[str, int] = Field(description="Why structures were left out, and how many.")
     found: Yield
+    outcomes: list[Outcome] = Field(description="Of each structure, in the order of the files.")
+    no_structures: dict[str, str] = Field(
+        description="Files that hold no structure and do not count, and why."
+    )
+    warnings: dict[str, str] = Field(description="What to know about structures, by name.")
     definitions: dict[str, str]
 
 
@@ -62,7 +95,7 @@ def evaluate(
     Parameters
     ----------
     path
-        A file or folder of structures, or a ZIP file of CIF files.
+        A file, a folder or a ZIP file of structures.
     folder
         Folder of a campaign that has been run.
     sampled
@@ -81,15 +114,17 @@ def evaluate(
     with open_finished(folder, "evaluate") as finished:
         campaign = finished.campaign
         limits = Limits.of(campaign.loop.screening, extremes(finished.crystals()))
-        problem = partial(_problem, elements=campaign.elements, limits=limits)
-        structures, left_out = read_suitable(path, problem)
-        total = len(structures) + left_out.total()
-        if sampled is not None and sampled < total:
-            raise UserError(f"--sampled {sampled} is less than the {total} structures in {path}")
+        suited = read_suitable(
+            path, campaign.elements, partial(_problem, elements=campaign.elements, limits=limits)
+        )
+        if sampled is not None and sampled < suited.total:
+            raise UserError(
+                f"--sampled {sampled} is less than the {suited.total} structures in {path}"
+            )
         documents = finished.relax(
             [
                 (Origin(kind="generated", id=f"evaluated:{number}"), p.structure)
-                for number, p in enumerate(structures[:limit])
+                for number, p in enumerate(suited.crystals[:limit])
             ]
         )
     known = [
@@ -99,29 +134,63 @@ def evaluate(
     ]
     hull = build_hull(finished.documents, campaign)
     aside = untrusted([*finished.documents, *documents])
-    sampled = sampled or total
+    sampled = sampled or suited.total
     return Evaluation(
         structures=path.name,
         campaign=campaign.digest(),
         level_of_theory=hull.level,
         against=against,
         known=len(known),
-        decoded=share(total - left_out["unreadable"], sampled),
-        valid=share(len(structures), sampled),
-        invalid=dict(left_out),
+        decoded=share(suited.total - len(suited.unreadable), sampled),
+        valid=share(len(suited.crystals), sampled),
+        invalid=dict(suited.left_out()),
         found=yield_of(documents, known, hull, untrusted=aside),
+        outcomes=_outcomes(suited, documents, known, hull, aside),
+        no_structures={p.id: p.reason for p in suited.passed},
+        warnings={w.id: w.reason for w in suited.warnings},
         definitions=_definitions(campaign, limits, hull.level, against),
     )
 
 
 def _problem(structure: Structure, elements: Sequence[str], limits: Limits) -> str | None:
-    if not structure.is_ordered:
-        return "disordered"
-    if {e.symbol for e in structure.composition.elements} != set(elements):
-        return f"other elements than {'-'.join(elements)}"
-    if not limits.allow(structure):
-        return "size, distances or volume out of range"
-    return None
+    if lacking := set(elements) - {e.symbol for e in structure.composition.elements}:
+        return f"without {' and '.join(sorted(lacking))}"
+    return limits.problem(structure)
+
+
+def _outcomes(
+    suited: Suitable,
+    documents: Sequence[RelaxationDocument],
+    known: Sequence[Structure],
+    hull: Hull,
+    untrusted: Mapping[str, str],
+) -> list[Outcome]:
+    """What became of each structure, in the order of the files."""
+    found = {
+        number: Outcome(id=s.id, outcome="unreadable", reason=s.reason)
+        for number, s in suited.unreadable.items()
+    }
+    found |= {
+        number: Outcome(id=s.id, outcome="not valid", reason=s.reason)
+        for number, s in suited.unsuitable.items()
+    }
+    judged = fates(documents, SeenStructures(known))
+    relaxed = dict(zip(suited.read, zip(documents, judged, strict=True), strict=False))
+    for number, crystal in zip(suited.read, suited.crystals, strict=True):
+        outcome = Outcome(
+            id=crystal.id,
+            outcome="not relaxed",
+            reason="beyond --limit",
+            formula=crystal.structure.composition.reduced_formula,
+        )
+        if number in relaxed:
+            document, outcome.outcome = relaxed[number]
+            outcome.key = document.key
+            outcome.reason = untrusted.get(document.key, document.reason)
+            if document.energy_per_atom is not None:
+                outcome.formation_energy_per_atom, outcome.e_above_hull = place(document, hull)
+        found[number] = outcome
+    return [found[number] for number in sorted(found)]
 
 
 def _definitions(
@@ -181,3 +250,51 @@ def table_of(evaluation: Evaluation) -> Table:
     if found.mean_formation_energy is not None:
         table.add_row("mean formation energy", f"{found.mean_formation_energy:+.3f} eV/atom")
     return table
+
+
+def reasons_of(evaluation: Evaluation) -> Table | None:
+    """Why structures did not get further, with counts; None where all did."""
+    counted = Counter(
+        (o.outcome, o.reason or "")
+        for o in evaluation.outcomes
+        if o.outcome in ("unreadable", "not valid", "not relaxed", "not converged")
+    )
+    if not counted:
+        return None
+    table = Table(title="What was left out")
+    for name in ("", "reason", "count", "such as"):
+        table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
+    for (outcome, reason), count in counted.most_common(MOST_REASONS):
+        first = next(
+            o.id for o in evaluation.outcomes if (o.outcome, o.reason or "") == (outcome, reason)
+        )
+        table.add_row(outcome, reason, str(count), first)
+    if len(counted) > MOST_REASONS:
+        rest = counted.total() - sum(n for _, n in counted.most_common(MOST_REASONS))
+        table.add_row("", f"{len(counted) - MOST_REASONS} more reasons", str(rest), "")
+    return table
+
+
+def names_of(evaluation: Evaluation) -> list[str]:
+    """A line for each structure that was left out, and for each file without structures."""
+    lines = [
+        f"{o.outcome}: {o.id}: {o.reason or ''}".removesuffix(": ")
+        for o in evaluation.outcomes
+        if o.outcome != "new"
+    ]
+    return [*lines, *(f"no structure: {k}: {v}" for k, v in evaluation.no_structures.items())]
+
+
+def notes_of(evaluation: Evaluation) -> list[str]:
+    """What to know of files and structures, in few lines."""
+    notes = [f"{name}: {text}" for name, text in list(evaluation.warnings.items())[:5]]
+    if more := len(evaluation.warnings) - 5 if len(evaluation.warnings) > 5 else 0:
+        notes.append(f"{more} more structures like these: see --verbose or --out")
+    if evaluation.no_structures:
+        name, reason = next(iter(evaluation.no_structures.items()))
+        count = len(evaluation.no_structures)
+        notes.append(
+            f"{count} {'file' if count == 1 else 'files'} without structures not counted, as "
+            f"{name} ({reason})"
+        )
+    return notes

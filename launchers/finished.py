@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.sources import Prototype, Skipped, primitive_cell, read_structures
+from ccdcgan.dft.sources import Prototype, primitive_cell
+from ccdcgan.dft.structures.crystal import Passed, Skipped
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.reader import read
+from ccdcgan.dft.structures.validity import disordered, fault
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.database import key_of, relax_missing
@@ -97,55 +97,86 @@ def open_finished(folder: Path, command: str) -> Iterator[Finished]:
         yield Finished(campaign, relaxations, phases)
 
 
+@dataclass(frozen=True)
+class Suitable:
+    """What files come to.
+
+    Attributes
+    ----------
+    crystals
+        Primitive cells that suit, named as the files.
+    read
+        Number, from 0, of each of them among all structures of the files, good or bad.
+    unreadable, unsuitable
+        The others with the reasons, by number.
+    passed
+        Files that hold no structure: they do not count.
+    warnings
+        What the user should know about crystals that suit.
+    """
+
+    crystals: list[Prototype] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
+    unreadable: dict[int, Skipped] = field(default_factory=dict)
+    unsuitable: dict[int, Skipped] = field(default_factory=dict)
+    passed: list[Passed] = field(default_factory=list)
+    warnings: list[Skipped] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return len(self.crystals) + len(self.unreadable) + len(self.unsuitable)
+
+    def left_out(self) -> Counter[str]:
+        """Numbers of those that were left out, by reason."""
+        return Counter(
+            [f"unreadable: {s.reason}" for s in self.unreadable.values()]
+            + [s.reason for s in self.unsuitable.values()]
+        )
+
+
 def read_suitable(
-    path: Path, problem: Callable[[Structure], str | None]
-) -> tuple[list[Prototype], Counter[str]]:
-    """Primitive cells of the structures in a file, a folder or a ZIP file of CIF files.
+    path: Path, elements: Sequence[str], problem: Callable[[Structure], str | None]
+) -> Suitable:
+    """Primitive cells of the structures in a file, a folder or a ZIP file.
 
     Parameters
     ----------
     path
         Where they are.
+    elements
+        All that they may hold.
     problem
         Why a primitive cell does not suit, or None.
-
-    Returns
-    -------
-    structures, numbers of those left out by reason
 
     Raises
     ------
     UserError
         Nothing can be read, or nothing suits.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        source = path
-        if path.suffix.lower() == ".zip":
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(temporary)
-            # Damaged and encrypted members raise errors of many kinds.
-            except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-                raise UserError(f"cannot read {path}: {error}") from None
-            # A table may lie beside the crystals.
-            source = Path(temporary)
-        try:
-            found = list(read_structures(source))
-        except UserError as error:
-            raise UserError(str(error).replace(temporary, str(path))) from None
-    suitable: list[Prototype] = []
-    left_out: Counter[str] = Counter()
-    for item in found:
-        if isinstance(item, Skipped):
-            left_out["unreadable"] += 1
-            continue
-        ordered = item.structure.is_ordered
-        cell = primitive_cell(item.structure) if ordered else item.structure
-        if reason := problem(cell):
-            left_out[reason] += 1
+    found = Suitable()
+    for item in read(path):
+        number = found.total
+        if isinstance(item, Passed):
+            found.passed.append(item)
+        elif isinstance(item, Skipped):
+            found.unreadable[number] = item
+        elif reason := _foreign(item.structure, elements) or disordered(item.structure):
+            found.unsuitable[number] = Skipped(item.id, reason)
         else:
-            suitable.append(Prototype(item.id, cell))
-    if not suitable:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
-        raise UserError(f"none of the {len(found)} structures can be relaxed: {reasons}")
-    return suitable, left_out
+            cell = primitive_cell(item.structure)
+            if reason := fault(cell) or problem(cell):
+                found.unsuitable[number] = Skipped(item.id, reason)
+                continue
+            found.crystals.append(Prototype(item.id, cell))
+            found.read.append(number)
+            if item.warning:
+                found.warnings.append(Skipped(item.id, item.warning))
+    if not found.crystals:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out().most_common(5))
+        raise UserError(f"none of the {found.total} structures in {path} can be relaxed: {reasons}")
+    return found
+
+
+def _foreign(structure: Structure, elements: Sequence[str]) -> str | None:
+    others = {e.symbol for e in structure.composition.elements} - set(elements)
+    return f"other elements than {'-'.join(elements)}" if others else None

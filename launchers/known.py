@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import TOLERANCES, WIDER, displacement, is_same
 from ccdcgan.dft.sources import Prototype, primitive_cell
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.validity import too_close
 from ccdcgan.launchers.finished import open_finished, read_suitable
-from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import place
 from ccdcgan.workflows.phases import build_hull, spacegroup
@@ -94,7 +93,7 @@ def known(folder: Path, references: Path | None = None) -> Known:
     folder
         Folder of a campaign that has been run.
     references
-        A file or folder of structures, or a ZIP file of CIF files; by default, for Bi-Se, the
+        A file, a folder or a ZIP file of structures; by default, for Bi-Se, the
         stacks of `known_crystals`.
 
     Raises
@@ -107,8 +106,9 @@ def known(folder: Path, references: Path | None = None) -> Known:
         campaign = finished.campaign
         left_out: dict[str, int] = {}
         if references is not None:
-            crystals, counted = read_suitable(references, partial(_problem, campaign=campaign))
-            left_out = dict(counted)
+            suited = read_suitable(references, campaign.elements, too_close)
+            crystals = [Prototype(f"file:{c.id}", c.structure) for c in suited.crystals]
+            left_out = dict(suited.left_out())
         elif set(campaign.elements) == {"Bi", "Se"}:
             crystals = known_crystals()
         else:
@@ -153,14 +153,6 @@ def known(folder: Path, references: Path | None = None) -> Known:
             "another, minus the reference's, meV/atom",
         },
     )
-
-
-def _problem(structure: Structure, campaign: Campaign) -> str | None:
-    if not structure.is_ordered:
-        return "disordered"
-    if not {e.symbol for e in structure.composition.elements} <= set(campaign.elements):
-        return f"other elements than {'-'.join(campaign.elements)}"
-    return None
 
 
 def _reference(

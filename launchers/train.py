@@ -28,6 +28,7 @@ from ccdcgan.launchers.networks import (
 )
 from ccdcgan.launchers.training_data import (
     Data,
+    EnergyKey,
     Say,
     parse_references,
     prepared,
@@ -38,7 +39,8 @@ from ccdcgan.models.pipeline import train_constraints, train_generator
 from ccdcgan.models.presets import PRESETS, Preset, load_preset
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.learning import SMALLEST_DATABASE, autoencoder_of, stage_progress
+from ccdcgan.workflows.campaign import SMALLEST_DATABASE
+from ccdcgan.workflows.learning import autoencoder_of, stage_progress
 
 #: Fewest crystals, each with all elements of the system, that a stage takes.
 SMALLEST = {"autoencoder": 10, "constraint": SMALLEST_DATABASE, "gan": SMALLEST_DATABASE}
@@ -97,6 +99,8 @@ class Options:
     autoencoder
         ``shipped`` or ``train``; None trains where the stage is called by its name and wherever
         none is shipped.
+    energy
+        Which number of the data is the energy.
     """
 
     preset: str | None = None
@@ -106,6 +110,7 @@ class Options:
     goals: Sequence[str] = ()
     references: str | None = None
     autoencoder: str | None = None
+    energy: EnergyKey | None = None
 
 
 def train(stage: str, path: Path, out: Path, options: Options, say: Say) -> Manifest:
@@ -169,7 +174,7 @@ def train(stage: str, path: Path, out: Path, options: Options, say: Say) -> Mani
             with explained(out, {}):
                 check_goals(known, [Goal(name) for name in names])
             names, goals = known, goals or folder.manifest.goals
-    data = prepared(path, elements, preset, names, references, say)
+    data = prepared(path, elements, preset, names, references, say, options.energy)
     if folder is None:
         folder = ModelFolder.new(out, preset, data.elements)
     data.elements = _same_system(folder, data.elements)

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from pymatgen.core import Composition, Element, Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.sources import Skipped, primitive_cell, read_structures
-from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.dft.structures.crystal import ENERGY, FAILED, Passed, Skipped
+from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.substitution import parse_system
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.models.pipeline import Crystals, usable
 from ccdcgan.models.presets import Preset
 from ccdcgan.workflows import progress
 
-ENERGY, DISTANCE = "energy_per_atom", "e_above_hull"
+DISTANCE = "e_above_hull"
 
 #: Crystals that are left out and named on stderr; the others are counted.
 NAMED = 5
 
-#: What the status of a row may say; anything else means that it did not converge.
-GOOD_STATUS = {"converged", "ok", "success", "successful", "completed", "finished", "done"}
+#: Formation energies that can be, eV/atom: the lowest known, of oxides and fluorides, are above -5.
+PHYSICAL = (-10.0, 10.0)
+
+#: How far the energies of one element can lie from their median, eV/atom.
+OUTLYING = 25.0
 
 Say = Callable[[str], None]
 
@@ -53,8 +52,6 @@ class Row:
         Its primitive cell, once `prepared`.
     numbers
         All numbers by name: energies in eV/atom, others in their own units.
-    converged
-        False if the row says that its relaxation did not end well.
     level
         Level of theory, where the data tell it.
     """
@@ -62,91 +59,32 @@ class Row:
     name: str
     structure: Structure
     numbers: dict[str, float] = field(default_factory=dict)
-    converged: bool = True
     level: str | None = None
 
 
-def read_rows(path: Path, energies: bool) -> Iterator[Row | Skipped]:
-    """Rows of JSON, JSON.gz and extxyz; without `energies`, any structures.
+@dataclass(frozen=True)
+class EnergyKey:
+    """The number that the user names as the energy.
 
-    Raises
-    ------
-    UserError
-        The file cannot be read, or is of a kind that holds no energies.
+    Attributes
+    ----------
+    name
+        As it stands in the data.
+    per_atom
+        Whether it is in eV/atom; otherwise it is that of all atoms of the structure, eV.
     """
-    suffixes = [s.lower() for s in path.suffixes]
-    try:
-        if path.is_file() and ".json" in suffixes:
-            data = path.read_bytes()
-            if suffixes[-1] == ".gz":
-                data = gzip.decompress(data)
-            yield from _json_rows(json.loads(data), path.name)
-            return
-        if path.is_file() and suffixes[-1:] in ([".xyz"], [".extxyz"]):
-            yield from _extxyz_rows(path)
-            return
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        text = " ".join(str(error).split())[:150]
-        raise UserError(f"{path} cannot be read: {text}") from None
-    if energies and path.exists():
-        raise UserError(
-            f"{path} holds no energies: give phases.json.gz of a ccdcgan run, rows of structures "
-            "and numbers in JSON, or extxyz with numbers"
-        )
-    for item in read_structures(path):
-        yield item if isinstance(item, Skipped) else Row(item.id, item.structure)
 
+    name: str
+    per_atom: bool = False
 
-def _json_rows(data: Any, name: str) -> Iterator[Row | Skipped]:
-    for i, row in enumerate(data if isinstance(data, list) else [data]):
-        label = f"{name}#{i}"
-        inner = row.get("structure", row) if isinstance(row, dict) else None
-        try:
-            structure = decode_structure(inner)
-        except Exception:  # noqa: BLE001  pymatgen raises many kinds on wrong dictionaries
-            # What failed in the campaign often has no structure: that is no fault of the file.
-            failed = isinstance(row, dict) and not _converged(row)
-            yield Skipped(label, "did not converge" if failed else "no pymatgen structure")
-            continue
-        numbers = _numbers(row)
-        if isinstance(row.get("properties"), dict):
-            numbers = {**_numbers(row["properties"]), **numbers}
-        level = row.get("level_of_theory")
-        text = json.dumps(level, sort_keys=True) if level else None
-        yield Row(label, structure, numbers, _converged(row), text)
-
-
-def _extxyz_rows(path: Path) -> Iterator[Row | Skipped]:
-    try:
-        frames = ase.io.read(path, index=":", format="extxyz")
-    except Exception as error:  # noqa: BLE001  ASE's parser raises many kinds
-        raise ValueError(f"{type(error).__name__} {error}") from None
-    for i, atoms in enumerate(frames):
-        label = f"{path.name}#{i}"
-        if atoms.cell.rank != 3:
-            yield Skipped(label, "no cell")
-            continue
-        numbers = _numbers(atoms.info)
-        # ASE takes the energy out of the comment line.
-        results = _numbers(atoms.calc.results if atoms.calc else {})
-        if "energy" in results:
-            numbers.setdefault(ENERGY, results["energy"] / len(atoms))
-        bare = AseAtomsAdaptor.get_structure(atoms)
-        yield Row(label, bare, numbers, _converged(atoms.info))
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        k: float(v)
-        for k, v in values.items()
-        if not isinstance(v, bool) and isinstance(v, Real) and math.isfinite(v)
-    }
-
-
-def _converged(row: Mapping[str, Any]) -> bool:
-    status = row.get("status")
-    good = not isinstance(status, str) or status.lower() in GOOD_STATUS
-    return good and bool(row.get("converged", True))
+    def apply(self, row: Row) -> None:
+        """Make it the energy of a row as it was read; what followed from another one is dropped."""
+        for name in (ENERGY, FORMATION_ENERGY, DISTANCE):
+            if name != self.name:
+                row.numbers.pop(name, None)
+        if self.name in row.numbers:
+            atoms = 1 if self.per_atom else len(row.structure)
+            row.numbers[ENERGY] = row.numbers[self.name] / atoms
 
 
 @dataclass
@@ -190,6 +128,7 @@ def prepared(
     properties: Sequence[str] | None,
     references: Mapping[str, float],
     say: Say,
+    energy: EnergyKey | None = None,
 ) -> Data:
     """Primitive cells of a file with their targets.
 
@@ -207,27 +146,30 @@ def prepared(
         Energies of pure elements, eV/atom; of the others the lowest in the data counts.
     say
         Gets a line about what is left out.
+    energy
+        Which number is the energy; by default one of a known name.
 
     Raises
     ------
     UserError
         Nothing can be read, or energies or properties are missing.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give a file of crystals")
     found: list[Row] = []
     bad: list[tuple[str, str]] = []
-    failed = total = 0
-    for item in read_rows(path, properties is not None):
-        total += 1
-        if isinstance(item, Skipped):
-            failed += item.reason == "did not converge"
-            if item.reason != "did not converge":
-                bad.append((item.id, item.reason))
-        elif item.converged:
-            found.append(item)
-        else:
+    passed: list[Passed] = []
+    failed = 0
+    for item in read(path):
+        if isinstance(item, Passed):
+            passed.append(item)
+        elif isinstance(item, Skipped) and item.reason != FAILED:
+            bad.append((item.id, item.reason))
+        elif isinstance(item, Skipped) or not item.converged:
             failed += 1
+        else:
+            found.append(Row(item.id, item.structure, dict(item.numbers), item.level))
+            if energy is not None:
+                energy.apply(found[-1])
+    total = len(found) + len(bad) + failed
     ordered = [r for r in found if r.structure.is_ordered]
     if not ordered:
         first = f"{bad[0][0]}: {bad[0][1]}" if bad else "no ordered crystal that converged"
@@ -243,9 +185,19 @@ def prepared(
     bad += [(found[i].name, reason) for i, reason in reasons.items()]
     rows = [found[i] for i in good]
     if properties is not None:
+        wild = _wild_elements(rows)
+        rows = [r for r in rows if r.name not in wild]
         _complete(rows, elements, references, path)
         bad += [(r.name, "has no energy") for r in rows if FORMATION_ENERGY not in r.numbers]
         rows = [r for r in rows if FORMATION_ENERGY in r.numbers]
+        low, high = PHYSICAL
+        wild |= {
+            r.name: r.numbers[FORMATION_ENERGY]
+            for r in rows
+            if not low <= r.numbers[FORMATION_ENERGY] <= high
+        }
+        rows = [r for r in rows if r.name not in wild]
+        _tell_energies(rows, wild, path, say)
     whole = [r for r in rows if len(r.structure.composition) == len(elements)]
     seen = SeenStructures()
     distinct = [r for r in whole if seen.add_if_new(r.structure)]
@@ -259,6 +211,8 @@ def prepared(
     ):
         if number > 0:
             say(f"{number} of {total} {what}")
+    if passed:
+        say(f"{len(passed)} files hold no structure, as {passed[0].id}: {passed[0].reason}")
     data = Data(list(elements), distinct)
     if properties is not None:
         data.crystals = _crystals(rows, distinct, elements, properties)
@@ -295,9 +249,57 @@ def _complete(
         energy = sum(share * pure[e] for e, share in shares.items())
         row.numbers[FORMATION_ENERGY] = row.numbers[ENERGY] - energy
     if rows and not any(FORMATION_ENERGY in r.numbers for r in rows):
+        names = sorted(set().union(*(r.numbers for r in rows)))
+        there = (
+            f"its numbers are {', '.join(names[:12])}: choose one with --energy"
+            if names
+            else ("it has no numbers beside its structures")
+        )
         raise UserError(
-            f"{path} has no energies: add {FORMATION_ENERGY}, or {ENERGY} with structures of the "
-            "pure elements or --references (eV/atom)"
+            f"{path} holds no energies by a known name; {there}, or add {FORMATION_ENERGY}, or "
+            f"{ENERGY} with structures of the pure elements or --references (eV/atom)"
+        )
+
+
+def _wild_elements(rows: Sequence[Row]) -> dict[str, float]:
+    """Energies of pure elements, by name of the row, that no other structure of theirs is near."""
+    own: dict[str, list[Row]] = {}
+    for row in rows:
+        if ENERGY in row.numbers and len(row.structure.composition) == 1:
+            own.setdefault(row.structure.composition.chemical_system, []).append(row)
+    found = {}
+    for same in own.values():
+        middle = float(np.median([r.numbers[ENERGY] for r in same]))
+        found |= {
+            r.name: r.numbers[ENERGY] for r in same if abs(r.numbers[ENERGY] - middle) > OUTLYING
+        }
+    return found
+
+
+def _tell_energies(rows: Sequence[Row], wild: Mapping[str, float], path: Path, say: Say) -> None:
+    """Say how the formation energies spread, and which are no energies of crystals.
+
+    Raises
+    ------
+    UserError
+        None of them can be.
+    """
+    low, high = PHYSICAL
+    if wild:
+        name, value = max(wild.items(), key=lambda item: abs(item[1]))
+        text = (
+            f"{len(wild)} left out: energies out of the range of crystals ({low:.0f} to "
+            f"{high:.0f} eV/atom against the elements), the farthest is {name}: {value:.6g}"
+        )
+        if not rows:
+            raise UserError(f"{path}: all {text}; is it in eV, and of which number of atoms?")
+        say(text)
+    if rows:
+        values = np.array([r.numbers[FORMATION_ENERGY] for r in rows])
+        first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
+        say(
+            f"formation energies: median {middle:.3f}, half of them from {first:.3f} to "
+            f"{third:.3f}, all from {values.min():.3f} to {values.max():.3f} eV/atom"
         )
 
 

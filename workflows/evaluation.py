@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -67,6 +68,26 @@ class Yield(BaseModel):
     mean_formation_energy: float | None = Field(description="Of the converged, eV/atom.")
 
 
+#: What becomes of a relaxed structure: see `Yield`.
+Fate = Literal["not converged", "not unique", "known", "new"]
+
+
+def fates(documents: Sequence[RelaxationDocument], known: SeenStructures) -> list[Fate]:
+    """What became of relaxed structures, in their order. `known` learns what is new."""
+    own = SeenStructures()
+    found: list[Fate] = []
+    for document in documents:
+        if not document.converged:
+            found.append("not converged")
+            continue
+        structure = decode_structure(document.structure)
+        if not own.add_if_new(structure):
+            found.append("not unique")
+        else:
+            found.append("new" if known.add_if_new(structure) else "known")
+    return found
+
+
 def new_crystals(
     documents: Sequence[RelaxationDocument], known: SeenStructures
 ) -> list[RelaxationDocument]:
@@ -74,7 +95,8 @@ def new_crystals(
 
     `known` learns them.
     """
-    return [d for d in documents if d.converged and known.add_if_new(decode_structure(d.structure))]
+    judged = zip(documents, fates(documents, known), strict=True)
+    return [document for document, fate in judged if fate == "new"]
 
 
 def yield_of(
@@ -100,8 +122,8 @@ def yield_of(
         Keys of documents that cannot be believed: they are never near the hull.
     """
     converged = [d for d in documents if d.converged]
-    unique = new_crystals(converged, SeenStructures())
-    new = new_crystals(unique, SeenStructures(known))
+    judged = fates(documents, SeenStructures(known))
+    new = [d for d, fate in zip(documents, judged, strict=True) if fate == "new"]
     n = len(documents)
     below = {}
     places = [place(d, hull) for d in new if d.key not in untrusted]
@@ -117,7 +139,7 @@ def yield_of(
     return Yield(
         relaxed=n,
         converged=share(len(converged), n),
-        unique=share(len(unique), n),
+        unique=share(judged.count("known") + len(new), n),
         new=share(len(new), n),
         untrusted=sum(d.key in untrusted for d in converged),
         below=below,
