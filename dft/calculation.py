@@ -7,19 +7,20 @@ power cut, finds there how far it got.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import time
+from time import sleep, time
 from typing import Any, Literal
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.files import locked, to_json, write_atomically
+from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
 from ccdcgan.dft.frames import KBAR, vasp_frames
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.failure import MEMORY, MachineError, MachineFault, machine_fault
@@ -27,7 +28,7 @@ from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.dft.vasp import LADDER, Stage, VaspEngine, seconds_left, vasp_command
+from ccdcgan.dft.vasp import Stage, VaspEngine, seconds_left, vasp_command
 from ccdcgan.dft.vasp_files import (
     Run,
     corrections,
@@ -53,6 +54,12 @@ RETRY = "retry.json"
 #: What the next run of the same cutoff and elements can start from.
 REUSED = ("WAVECAR", "CHGCAR")
 
+#: How a reason begins that EDIFFG can mend.
+FORCE = "largest force is"
+
+#: Seconds between two looks at a calculation that another process has.
+PAUSE = 2.0
+
 #: A run that ends before its first electronic step without a word of VASP's.
 SILENT = "start of VASP"
 
@@ -73,7 +80,7 @@ class Attempt:
     stage
         Index into the engine's stages.
     rung
-        Step of `vasp.LADDER` that it ran with.
+        Step of the engine's ladder that it ran with.
     incar
         What that step changes in INCAR.
     outcome
@@ -184,7 +191,10 @@ class Calculation:
         """A new run in a folder of its own, with what the last one can give it."""
         last = self.current[-1] if self.current else None
         number = len(self.attempts) + 1
-        attempt = Attempt(f"{number:02d}-{name}", self.stage, self.rung, LADDER[self.rung])
+        engine = self.settings.engine
+        assert isinstance(engine, VaspEngine)
+        tags = engine.ladder[self.rung]
+        attempt = Attempt(f"{number:02d}-{name}", self.stage, self.rung, tags)
         attempt.host = socket.gethostname()
         path = self.path(attempt)
         path.mkdir(exist_ok=True)
@@ -212,7 +222,7 @@ def relax_by_vasp(
     Raises
     ------
     UserError
-        VASP or a POTCAR is missing, or another process holds the calculation.
+        VASP or a POTCAR is missing, or the machine cannot compute.
     OutOfTimeError
         The queue's time is nearly over; calling again later goes on from here.
     """
@@ -232,7 +242,7 @@ def relax_by_vasp(
     engine.check(elements_of(structure))
     folder = calculations_folder() / result.key
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", f"{folder} is being calculated by another process"):
+    with _held(folder, engine.buffer):
         start = _pre_relaxed(folder, structure, settings)
         calculation = Calculation(folder, start, settings)
         run, reason = _runs(calculation, engine)
@@ -256,9 +266,36 @@ def relax_by_vasp(
         result.energy_per_atom = run.energy_per_atom
         result.max_force, result.max_stress = run.max_force, run.max_stress
         result.converged = reason is None
+        if result.converged and not engine.keep_waves:
+            for file in (
+                f for a in attempts for name in REUSED for f in [calculation.path(a) / name]
+            ):
+                file.unlink(missing_ok=True)
         done = [calculation.path(a) for a in attempts if a.outcome == "done"]
         result.frames = [frame for path in done for frame in vasp_frames(path)]
         return result, calculation.path(attempts[-1])
+
+
+@contextlib.contextmanager
+def _held(folder: Path, buffer: float) -> Iterator[None]:
+    """Hold a calculation, as soon as another process that has it is done.
+
+    Raises
+    ------
+    OutOfTimeError
+        The queue's time is nearly over before that.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder / ".lock", str(folder)))
+                break
+            except InUseError:
+                left = seconds_left()
+                if left is not None and left < 2 * buffer:
+                    raise OutOfTimeError from None
+                sleep(PAUSE)
+        yield
 
 
 def read_record(folder: Path) -> list[Attempt]:
@@ -345,7 +382,7 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
         run = read_run(calculation.path(last))
         return run, _refused(run, engine, engine.stages[last.stage], calculation.settings)
     while calculation.stage < len(engine.stages):
-        if calculation.rung >= len(LADDER):
+        if calculation.rung >= len(engine.ladder):
             return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"
         if runs := calculation.current:
             if runs[-1].outcome == "failed" and runs[-1].fault is not None:
@@ -375,7 +412,10 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
     settings = calculation.settings
     tags: dict[str, Any] = {}
     if name == "relax":
-        tags = {"ISIF": 3, "EDIFFG": -settings.fmax, "NSW": settings.max_steps}
+        # VASP looks at the forces before it symmetrises them: what it takes for small may not be.
+        tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
+        fmax = settings.fmax / 2**tight
+        tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
     tags |= {**engine.tags, **attempt.incar, **calculation.asked.get("incar", {})}
     start = time()
     run: Run | None = None
@@ -458,7 +498,7 @@ def _refused(
     if stage == "static":
         return None
     if run.max_force > settings.fmax:
-        return f"largest force is {run.max_force:.3f} eV/Å"
+        return f"{FORCE} {run.max_force:.3f} eV/Å"
     kbar = run.max_stress * KBAR
     if kbar > engine.max_stress:
         return f"largest stress is {kbar:.1f} kbar"

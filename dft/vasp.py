@@ -48,6 +48,9 @@ TECHNICAL = {"ALGO", "AMIN", "AMIX", "AMIX_MAG", "BMIX", "BMIX_MAG", "IBRION", "
 TECHNICAL |= {"LAECHG", "LCHARG", "LELF", "LORBIT", "LPLANE", "LVTOT", "LWAVE", "MAXMIX", "NCORE"}
 TECHNICAL |= {"NELM", "NELMDL", "NELMIN", "NPAR", "NSIM", "POTIM", "SYSTEM", "TIME"}
 
+#: Those, and what only a run that failed is tried again with.
+HARMLESS = TECHNICAL | {"ISYM", "SYMPREC"}
+
 #: Programs after which a word of the command is no program of this machine.
 CONTAINERS = {"apptainer", "bash", "docker", "env", "podman", "podman-hpc", "sh", "shifter"}
 CONTAINERS |= {"singularity"}
@@ -58,6 +61,7 @@ LADDER: tuple[dict[str, Any], ...] = (
     {},
     {"ALGO": "Normal", "POTIM": 0.3, "NELM": 300},
     {"ALGO": "All", "POTIM": 0.1, "NELM": 300, "ISYM": 0, "NELMIN": 6, "AMIX": 0.1, "BMIX": 0.01},
+    {"ALGO": "All", "NELM": 300, "ISYM": 0, "SYMPREC": 1e-8, "IBRION": 1, "POTIM": 0.3},
 )
 
 
@@ -74,7 +78,7 @@ R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
 class VaspEngine(EngineSettings):
     """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"dispersion", "hubbard_u"})
+    added: ClassVar[frozenset[str]] = frozenset({"dispersion", "hubbard_u", "keep_waves", "ladder"})
     technical: ClassVar[frozenset[str]] = frozenset(
         {"attempts", "walltime", "buffer", "frozen_after", "polling"}
         | {f"incar.{tag}" for tag in TECHNICAL}
@@ -121,6 +125,26 @@ class VaspEngine(EngineSettings):
         description="mp2020: the Materials Project's U for its oxides and fluorides, its POTCARs "
         "and ENCUT, so that GGA and GGA+U meet on one hull by MP2020's corrections.",
     )
+
+    ladder: tuple[dict[str, Any], ...] = Field(
+        LADDER,
+        min_length=1,
+        description="INCAR tags of a first run, and of those after each that failed.",
+    )
+    keep_waves: bool = Field(
+        False, description="Whether WAVECAR and CHGCAR stay when all stages are done."
+    )
+
+    @field_validator("ladder")
+    @classmethod
+    def _harmless(cls, ladder: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        steps = tuple({tag.upper(): value for tag, value in step.items()} for step in ladder)
+        for tag in sorted({tag for step in steps for tag in step} - HARMLESS):
+            raise ValueError(
+                f"{tag} would change the energy from one step to the next: only "
+                f"{', '.join(sorted(HARMLESS))} belong there"
+            )
+        return steps
 
     @field_validator("incar")
     @classmethod

@@ -16,7 +16,7 @@ from pymatgen.core import Composition
 
 from ccdcgan.dft.calculation import RECORD, read_record, retry_calculation
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.vasp import TECHNICAL, VaspEngine
+from ccdcgan.dft.vasp import HARMLESS, VaspEngine
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
 from ccdcgan.launchers.results import reduced_formula
 from ccdcgan.workflows.campaign import Campaign, load_campaign
@@ -31,9 +31,6 @@ FIELDS = (
     *("key", "campaign", "origin", "initial_structure", "failure", "reason", "said", "attempts"),
     *("steps", "max_force", "folder", "host", "finished_at", "retry", "level_of_theory.engine"),
 )
-
-#: Tags of VASP that leave the energy of a converged run as it is.
-HARMLESS = TECHNICAL | {"ISYM", "SYMPREC"}
 
 
 class FailedStructure(BaseModel):

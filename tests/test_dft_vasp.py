@@ -307,7 +307,12 @@ def test_stages(log, record):
     assert runs[0]["start"] != runs[1]["start"] == runs[2]["start"]
     assert result.energy_per_atom == pytest.approx(runs[0]["energy_last"] / 2, abs=1e-4)
     assert result.steps == sum(run["steps"] for run in runs)
-    # Density and wavefunctions travel: they are large, and kept once.
+    assert not [*folder.parent.glob("*/WAVECAR"), *folder.parent.glob("*/CHGCAR")]
+
+
+def test_waves_are_kept_if_asked_for():
+    _, folder = relax(stages=("relax", "relax", "static"), keep_waves=True)
+    # They travel: they are large, and kept once.
     assert [p.parent.name for p in folder.parent.glob("*/WAVECAR")] == ["03-static"]
 
 
@@ -462,13 +467,49 @@ def test_queue_time_shorter_than_an_ionic_step(log, reason, gives_up):
         assert result.reason.startswith("no ionic step fits into the queue time")
 
 
-def test_two_processes_on_one_calculation(machine):
+def test_two_processes_on_one_calculation(machine, monkeypatch, log):
+    """The second waits, and finds what the first has computed."""
+    monkeypatch.setattr("ccdcgan.dft.calculation.PAUSE", 0.05)
+    first = relax()[0]
+    with (machine / "calculations" / first.key / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = []
+        waiting = threading.Thread(target=lambda: found.append(relax()[0]))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive() and not found
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        waiting.join(30)
+    assert found[0].energy_per_atom == first.energy_per_atom and len(log()) == 1
+
+
+def test_waiting_ends_before_the_queue_does(machine, monkeypatch):
     key = relax()[0].key
+    monkeypatch.setattr("ccdcgan.dft.calculation.PAUSE", 0.05)
+    monkeypatch.setenv("CCDCGAN_END_TIME", str(int(time.time() + 5)))
     with (machine / "calculations" / key / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="is being calculated by another process"):
-            relax()
-    assert relax()[0].converged
+        with pytest.raises(OutOfTimeError):
+            relax(buffer=10)
+
+
+def test_a_ladder_of_the_users_own(faults, record):
+    faults({"fault": "eddrmm", "times": None})
+    result, _ = relax(ladder=[{}, {"algo": "Normal"}])
+    assert [a["incar"] for a in record()] == [{}, {"ALGO": "Normal"}]
+    assert result.reason.startswith("failed in 2 ways")
+    with pytest.raises(ValidationError, match="ENCUT would change the energy"):
+        VaspEngine(ladder=[{"ENCUT": 300}])
+
+
+def test_forces_that_vasp_takes_for_small(wrapper, record):
+    """VASP stops at its own accuracy; ours is asked for with a tighter one."""
+    from pymatgen.io.vasp import Incar
+
+    wrapper("sed -i 's/^EDIFFG = -0.03.*/EDIFFG = -0.2/' INCAR")
+    result, folder = relax()
+    assert result.converged and record()[0]["reason"].startswith("largest force is")
+    assert Incar.from_file(folder / "INCAR")["EDIFFG"] == pytest.approx(-0.015)
 
 
 @pytest.mark.parametrize(
@@ -720,7 +761,7 @@ def test_the_ladder_and_its_end(faults, record, machine, fault, words):
     faults({"fault": fault, "times": None})
     result, folder = relax()
     assert folder is None and not result.converged and result.energy_per_atom is None
-    assert result.reason.startswith("failed in 3 ways: ") and words in result.reason
+    assert result.reason.startswith("failed in 4 ways: ") and words in result.reason
     assert one_line(result.reason)
     attempts = record()
     assert [a["incar"] for a in attempts] == list(LADDER)

@@ -194,7 +194,7 @@ def test_what_can_be_repaired_converges(campaign, formula):
 def test_what_never_ends_is_a_failure_with_its_reason(campaign):
     document = by_formula(campaign)["Te"]
     assert not document.converged and document.energy_per_atom is None
-    assert document.reason == "failed in 3 ways: custodian could not repair: subspacematrix"
+    assert document.reason == "failed in 4 ways: custodian could not repair: subspacematrix"
     rungs = [a["incar"].get("ALGO") for a in record(campaign, document.key)]
     assert rungs == [None, "Normal", "All"]
 
