@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import math
@@ -64,6 +65,14 @@ LADDER: tuple[dict[str, Any], ...] = (
     {"ALGO": "All", "NELM": 300, "ISYM": 0, "SYMPREC": 1e-8, "IBRION": 1, "POTIM": 0.3},
 )
 
+
+#: Tags that the settings of a campaign decide, and which.
+FOLLOWS = {
+    "EDIFFG": "relaxation.fmax",
+    "NSW": "relaxation.max_steps",
+    "KSPACING": "engine.kpoints_length",
+    "KGAMMA": "engine.kpoints_length",
+}
 
 #: Tags of U by element.
 HUBBARD = ("LDAUU", "LDAUJ", "LDAUL")
@@ -149,10 +158,17 @@ class VaspEngine(EngineSettings):
     @field_validator("incar")
     @classmethod
     def _own_tags(cls, incar: dict[str, Any]) -> dict[str, Any]:
-        incar = {tag.upper(): value for tag, value in incar.items()}
-        for tag, instead in (("EDIFFG", "fmax"), ("NSW", "max_steps")):
+        incar = {str(tag).upper(): value for tag, value in incar.items()}
+        for tag, instead in FOLLOWS.items():
             if tag in incar:
-                raise ValueError(f"{tag} follows from relaxation.{instead}: set that instead")
+                raise ValueError(f"{tag} follows from {instead}: set that instead")
+        if incar.get("ISIF", 3) != 3:
+            raise ValueError(
+                "ISIF: a relaxation relaxes cell and positions, by ISIF = 3: leave it out"
+            )
+        if incar.get("IBRION", 2) not in (1, 2, 3):
+            raise ValueError("IBRION: only 1, 2 and 3 relax a crystal")
+        _known_tags(incar)
         for tag in HUBBARD:
             values = incar.get(tag)
             if values is not None and not (isinstance(values, dict) and _one_number_each(values)):
@@ -286,6 +302,12 @@ class VaspEngine(EngineSettings):
                     f"{program!r} of the VASP command {command!r} is not found: set "
                     "ATOMATE2_VASP_CMD, for example to 'srun vasp_std', or load VASP's module"
                 )
+        noncollinear = self.incar.get("LSORBIT") or self.incar.get("LNONCOLLINEAR")
+        if noncollinear and "ncl" not in command:
+            raise UserError(
+                f"LSORBIT and LNONCOLLINEAR need vasp_ncl, and the VASP command is {command!r}: "
+                "set ATOMATE2_VASP_CMD"
+            )
         self._potcars(elements)
         if self.pre_relax is not None:
             self.pre_relax.check(elements)
@@ -415,6 +437,20 @@ class VaspEngine(EngineSettings):
             )
         finally:
             _end_processes(folder)
+
+
+def _known_tags(incar: Mapping[str, Any]) -> None:
+    """Refuse what is nearly a tag of VASP, which would ignore it."""
+    if not incar:
+        return
+    from pymatgen.io.vasp.inputs import Incar
+
+    # Those of machine-learnt force fields change from one version to the next.
+    unknown = {tag for tag in incar if not tag.startswith("ML_")} - set(Incar.INCAR_PARAMS)
+    for tag in sorted(unknown):
+        close = difflib.get_close_matches(tag, Incar.INCAR_PARAMS, n=1, cutoff=0.75)
+        if close:
+            raise ValueError(f"{tag} is no tag of VASP; did you mean {close[0]}?")
 
 
 def _one_number_each(values: dict[Any, Any]) -> bool:

@@ -216,6 +216,33 @@ def test_one_u_in_all_structures(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("incar", "words"),
+    [
+        ({"KSPACING": 0.2}, "KSPACING follows from engine.kpoints_length"),
+        ({"EDIFFG": -0.01}, "EDIFFG follows from relaxation.fmax"),
+        ({"ISIF": 2}, "ISIF: a relaxation relaxes cell and positions"),
+        ({"IBRION": 0}, "IBRION: only 1, 2 and 3"),
+        ({"ENCUTT": 600}, "ENCUTT is no tag of VASP; did you mean ENCUT"),
+        ({"ALGOO": "All"}, "did you mean ALGO"),
+    ],
+)
+def test_tags_that_cannot_work(incar, words):
+    data = {"system": "Bi-Se", "relaxation": {"engine": {"name": "vasp", "incar": incar}}}
+    with pytest.raises(UserError, match=words) as caught:
+        parse_campaign(data, "file")
+    assert "\n" not in str(caught.value)
+
+
+def test_tags_that_are_new_to_us_are_vasps_affair():
+    assert VaspEngine(incar={"ML_LMLFF": False}).tags == {"ML_LMLFF": False}
+
+
+def test_spin_orbit_needs_another_program():
+    with pytest.raises(UserError, match="need vasp_ncl"):
+        VaspEngine(incar={"LSORBIT": True}).check(["Bi", "Se"])
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"incar": {"LDAU": True}}, "add LDAUU: {Fe: 4.0}"),
