@@ -267,7 +267,7 @@ def _wild_elements(rows: Sequence[Row]) -> dict[str, float]:
     for row in rows:
         if ENERGY in row.numbers and len(row.structure.composition) == 1:
             own.setdefault(row.structure.composition.chemical_system, []).append(row)
-    found = {}
+    found: dict[str, float] = {}
     for same in own.values():
         middle = float(np.median([r.numbers[ENERGY] for r in same]))
         found |= {

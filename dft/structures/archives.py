@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from ccdcgan.dft.errors import UserError
 
@@ -28,7 +28,7 @@ SMALL = 10_000_000
 #: Most members of an archive.
 MOST_MEMBERS = 200_000
 
-_UNPACKERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+_UNPACKERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda packed: gzip.GzipFile(fileobj=packed),
     ".xz": lzma.LZMAFile,
     ".bz2": bz2.BZ2File,
@@ -176,7 +176,13 @@ def _of_archive(archive: zipfile.ZipFile, packed: int, prefix: str) -> Iterator[
                     with archive.open(info) as stream:
                         # What a header says of sizes may be a lie.
                         return _unpacked(io.BytesIO(_bounded(stream)), info.compress_size, name)
-                except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+                except (
+                    RuntimeError,
+                    NotImplementedError,
+                    EOFError,
+                    zlib.error,
+                    zipfile.BadZipFile,
+                ) as error:
                     raise ValueError(f"cannot be unpacked: {error}") from None
 
             yield Member(name, load)
@@ -201,7 +207,7 @@ def _unpacked(stream: IO[bytes], packed: int, name: str) -> bytes:
         with _UNPACKERS[kind](stream) as unpacked:
             return _bounded(unpacked, packed)
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        raise ValueError(f"cannot be unpacked: {error or 'it is cut'}") from None
+        raise ValueError(f"cannot be unpacked: {str(error) or 'it is cut'}") from None
 
 
 def _bounded(stream: IO[bytes], packed: int | None = None) -> bytes:

@@ -11,13 +11,8 @@ from pydantic import Field
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.settings import FilePath, Settings
-from ccdcgan.dft.sources import (
-    Prototype,
-    Skipped,
-    materials_project,
-    primitive_cell,
-    read_structures,
-)
+from ccdcgan.dft.sources import Prototype, materials_project, primitive_cell, read_structures
+from ccdcgan.dft.structures.crystal import Skipped
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,6 +144,8 @@ def _cif_reason(error: Exception) -> str:
         return "a coordinate or length of the cell is '?': it was not determined"
     if match := re.fullmatch(r"Occupancy ([0-9.]+) exceeded tolerance\.", text):
         return f"atoms in one place: occupancies sum to {float(match[1]):g}"
+    if match := re.fullmatch(r"'(\w+)' is not a valid Element", text):
+        return f"no element {match[1]!r}"
     if match := re.fullmatch(r"'(_\w+)'( is missing)?", text):
         return f"{match[1]} is missing"
     if text == "Invalid CIF file with no structures!":
@@ -221,17 +224,17 @@ def read_extxyz(text: str, name: str) -> Iterator[Crystal | Skipped]:
         if not lines[position].strip():
             position += 1
             continue
-        later = next((i for i in starts if i > position), len(lines))
+        later = starts[i] if (i := bisect_right(starts, position)) < len(starts) else len(lines)
         count = _counts(lines[position])
         end = position + 2 + (count[0] if count and len(count) == 1 else 0)
-        whole = end > position + 2 and end <= later
-        if whole and (end >= len(lines) or not lines[end].strip() or _counts(lines[end])):
+        if position + 2 < end <= later and not _is_row(lines[end : end + 1], lines[end - 1]):
             label = f"{name}#{number}"
             try:
                 yield _of_frame(lines[position:end], label)
             except Exception as error:  # noqa: BLE001  ASE's parser raises many kinds
                 yield Skipped(label, _frame_reason(error))
         else:
+            # What follows belongs to this frame, up to the next line that must begin one.
             end = later
             rows = sum(bool(line.strip()) for line in lines[position + 2 : end])
             reason = "no number of atoms where a frame should begin"
@@ -240,6 +243,12 @@ def read_extxyz(text: str, name: str) -> Iterator[Crystal | Skipped]:
             yield Skipped(f"{name}#{number}", reason)
         position = end
         number += 1
+
+
+def _is_row(following: list[str], last: str) -> bool:
+    """Whether a frame goes on after its last atom: with a line of as many columns."""
+    columns = len(last.split())
+    return columns > 1 and any(len(line.split()) == columns for line in following)
 
 
 def _of_frame(lines: list[str], label: str) -> Crystal | Skipped:
