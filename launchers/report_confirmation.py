@@ -17,7 +17,7 @@ def confirmation(summary: Mapping[str, Any], confirmed: Mapping[str, Any]) -> st
     note = f'<p class="note">No hull at the other level: {text(problem)}</p>' if problem else ""
     if crystals:
         own = (summary.get("level_of_theory") or {}).get("engine")
-        note = _table(crystals, text(own), text(crystals[0]["level_of_theory"]["engine"]))
+        note += _table(crystals, text(own), text(crystals[0]["level_of_theory"]["engine"]))
         note += _agreement(confirmed.get("agreement") or {})
     return (
         '<section aria-labelledby="h-confirmed"><h2 id="h-confirmed">Confirmed at another level '

@@ -21,6 +21,7 @@ from ccdcgan.workflows.confirmation import (
     confirmations,
     confirmed_campaign,
     to_confirm,
+    without_hull,
 )
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.phases import judge
@@ -138,6 +139,23 @@ def test_an_element_that_failed_is_named(campaign: Campaign) -> None:
     other["se"].converged, other["se"].energy_per_atom = False, None
     with pytest.raises(UserError, match="Se"):
         confirmations(judge(entries(own), own, campaign), entries(other), other, campaign)
+
+
+def test_what_was_confirmed_is_told_without_a_hull(campaign: Campaign, tmp_path: Path) -> None:
+    own, other = documents(OWN), documents(OTHER)
+    other["se"].converged, other["se"].energy_per_atom = False, None
+    crystals = without_hull(judge(entries(own), own, campaign), entries(other), other)
+    found = {c.id: c for c in crystals}
+    assert set(found) == set(KNOWN)
+    assert found["new"].after.label == "no hull" and found["new"].displacement is not None
+    assert found["new"].before.e_above_hull is not None
+    assert found["se"].after.label == "not converged"
+    plain = [c.model_dump(mode="json") for c in crystals]
+    summary = {"system": ["Bi", "Se"], "rounds": [], "level_of_theory": OWN.model_dump()}
+    path = tmp_path / "report.html"
+    write_report(path, summary, [], [], {"crystals": plain, "problem": "no Se"})
+    text = path.read_text()
+    assert "No hull at the other level: no Se" in text and "no hull</td>" in text
 
 
 def test_the_confirming_campaign_differs_in_its_relaxation(campaign: Campaign) -> None:

@@ -23,7 +23,7 @@ from ccdcgan.workflows.documents import (
     Place,
     RelaxationDocument,
 )
-from ccdcgan.workflows.phases import judge, ranked
+from ccdcgan.workflows.phases import judge, ranked, spacegroup
 from ccdcgan.workflows.stores import Relaxations
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
@@ -98,9 +98,47 @@ def confirmations(
     UserError
         An element has no converged structure at the confirming level; the message names it.
     """
+    return _side_by_side(phases, judge(entries, documents, confirmed_campaign(campaign)))
+
+
+def without_hull(
+    phases: Sequence[Phase],
+    entries: Sequence[Entry],
+    documents: Mapping[str, RelaxationDocument],
+) -> list[Confirmation]:
+    """What was confirmed where the other level has no hull: crystals and displacements alone."""
+    found = []
+    for entry in entries:
+        document = documents[entry.key]
+        structure = decode_structure(document.structure)
+        found.append(
+            Phase(
+                id=entry.key,
+                structure=document.structure,
+                formula=structure.composition.reduced_formula,
+                spacegroup=spacegroup(structure),
+                energy_per_atom=document.energy_per_atom,
+                formation_energy_per_atom=None,
+                e_above_hull=None,
+                label="not converged",
+                converged=document.converged,
+                reason=document.reason,
+                distinct=False,
+                origin=entry.origin,
+                level_of_theory=document.level_of_theory,
+            )
+        )
+    nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
+    return [
+        c.model_copy(update={"after": nowhere}) if c.converged else c
+        for c in _side_by_side(phases, found)
+    ]
+
+
+def _side_by_side(phases: Sequence[Phase], confirmed: Sequence[Phase]) -> list[Confirmation]:
     own = {_name(p): p for p in phases}
     found = []
-    for phase in judge(entries, documents, confirmed_campaign(campaign)):
+    for phase in confirmed:
         before = own[_name(phase)]
         moved = None
         if phase.energy_per_atom is not None:

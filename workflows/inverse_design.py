@@ -16,6 +16,7 @@ from ccdcgan.workflows.confirmation import (
     confirmations,
     confirmed_campaign,
     propose_confirmation,
+    without_hull,
 )
 from ccdcgan.workflows.database import ProposeMaker, RelaxMaker, in_stage, worker_class
 from ccdcgan.workflows.documents import (
@@ -195,12 +196,13 @@ def conclude(
         except UserError as error:
             # The campaign's own results are none the worse for it.
             problem = str(error)
+            both = without_hull(phases, confirming, others)
     return {
         "summary": summary.model_dump(mode="json"),
         "phases": [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None],
         "confirmed": {
             "crystals": [c.model_dump(mode="json") for c in both],
-            "agreement": agreement(both).model_dump(mode="json") if both else None,
+            "agreement": agreement(both).model_dump(mode="json") if both and not problem else None,
             "problem": problem,
         },
         "curves": [c.model_dump(mode="json") for c in _curves(history)],
