@@ -131,7 +131,8 @@ def _place(location: Sequence[int | str], data: Any) -> list[str]:
         if part not in inner and i < len(location) - 1:
             continue
         data = inner.get(part)
-        place.append(str(part)[:60])
+        text = str(part) if str(part).isprintable() else repr(part)
+        place.append(text if len(text) <= 60 else f"{text[:57]}...")
     return place
 
 
@@ -153,6 +154,7 @@ def _told(one: ErrorDetails, place: list[str], model: Any) -> str:
         discriminator = context["discriminator"].strip("'")
         return f"{prefix}the key {discriminator!r} is missing"
     message = one["msg"].removeprefix("Value error, ")
+    message = message if len(message) <= 500 else f"{message[:400]}...{message[-97:]}"
     if kind in {"value_error", "assertion_error"}:
         return f"{prefix}{message}"
     if kind == "literal_error":
@@ -218,5 +220,5 @@ def _keys(annotation: Any) -> dict[str, _Key]:
             }
         if dataclasses.is_dataclass(annotation):
             return {name: _Key(hint, "") for name, hint in get_type_hints(annotation).items()}
-    parts = [p for p in get_args(annotation) if not isinstance(p, str)]
+    parts: list[Any] = [p for p in get_args(annotation) if not isinstance(p, str)]
     return {k: v for part in parts for k, v in _keys(part).items()}

@@ -115,7 +115,7 @@ def _problem(root: Node | None) -> str | None:
                 line = key.start_mark.line + 1
                 if not isinstance(key, ScalarNode):
                     return f"line {line}: a list or mapping stands where a key is expected"
-                name = (key.tag, key.value)
+                name = (str(key.tag), str(key.value))
                 if name in first:
                     lines = f"lines {first[name]} and {line} both give"
                     return f"{lines} {key.value[:80]!r}: keep one"

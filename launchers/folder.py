@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from jobflow import JobStore
 from maggma.stores import MontyStore
@@ -63,7 +64,7 @@ def taken_up(folder: Path, campaign: Campaign) -> Campaign:
         return before
     if differences:
         told = [
-            f"{key} is {shown(there)} there and {shown(here)} here"
+            f"{key} is {_value(there)} there and {_value(here)} here"
             for key, (there, here) in differences.items()
         ]
         more = f", and {len(told) - 3} more" if len(told) > 3 else ""
@@ -72,6 +73,10 @@ def taken_up(folder: Path, campaign: Campaign) -> Campaign:
             f"--workdir, or set what is in {stored}"
         )
     return campaign
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else shown(value)
 
 
 @contextlib.contextmanager

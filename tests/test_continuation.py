@@ -1,0 +1,143 @@
+"""Folders that go on with a campaign that does more or less, and those that hold another one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from small_campaign import CAMPAIGN, ccdcgan, results
+from test_campaign import command
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.folder import embedded_store, open_workdir
+from ccdcgan.workflows.campaign import load_campaign, parse_campaign
+from ccdcgan.workflows.stores import RESULTS
+
+VASP = {"name": "vasp", "incar": {"ALGO": "Fast"}}
+BEGUN: dict[str, Any] = {
+    "system": "Bi-Se",
+    "relaxation": {"engine": {"name": "sevennet"}, "fmax": 0.1},
+    "confirm": {"relaxation": {"engine": VASP}},
+}
+
+
+def changed(where: str, value: Any) -> dict[str, Any]:
+    data = parse_campaign(BEGUN, "x").model_dump(mode="json")
+    *above, key = where.split(".")
+    inner = data
+    for part in above:
+        inner = inner[part]
+    inner[key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("database.max_candidates", 40),
+        ("database.filters.max_sites", 8),
+        ("database.sources", [{"source": "aflow"}, {"source": "random", "count": 7}]),
+        ("database.element_sites", 5),
+        ("references", [{"source": "files", "path": "/known.cif"}]),
+        ("loop.rounds", 5),
+        ("loop.samples", 100),
+        ("loop.relaxations", 100),
+        ("loop.stackings", 10),
+        ("loop.screening.max_sites", 12),
+        ("networks.gan_steps", 500),
+        ("workers", 1),
+        ("confirm", None),
+        ("confirm.count", 3),
+        ("confirm.relaxation.engine.walltime", 12.0),
+        ("confirm.relaxation.engine.incar", {"ALGO": "Fast", "NCORE": 4}),
+    ],
+)
+def test_what_is_done_more_or_less_goes_on(tmp_path: Path, where: str, value: Any) -> None:
+    folder, stored = tmp_path / "run", tmp_path / "run" / "campaign.yaml"
+    before, after = parse_campaign(BEGUN, "x"), parse_campaign(changed(where, value), "x")
+    assert next(iter(before.changes(after))).startswith(where)
+    with open_workdir(folder, before):
+        first = stored.read_bytes()
+    for _ in range(2):
+        with open_workdir(folder, after) as campaign:
+            assert campaign == load_campaign(stored) == after
+    # The earlier file stays, and only a change makes another.
+    assert [p.name for p in folder.glob("campaign.*.yaml")] == ["campaign.1.yaml"]
+    assert (folder / "campaign.1.yaml").read_bytes() == first
+    with open_workdir(folder, before):
+        assert load_campaign(folder / "campaign.2.yaml") == after
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "words"),
+    [
+        ("system", ["Bi", "Te"], ["system is ['Bi', 'Se'] there and ['Bi', 'Te'] here"]),
+        ("seed", 4, ["seed is 0 there and 4 here"]),
+        ("relaxation.fmax", 0.02, ["relaxation.fmax is 0.1 there and 0.02 here"]),
+        ("relaxation.max_steps", 9, ["relaxation.max_steps"]),
+        ("relaxation.engine", {"name": "chgnet"}, ["relaxation.engine.name", "'chgnet'"]),
+        ("relaxation.engine.dispersion", "d3bj", ["relaxation.engine.dispersion", "'d3bj'"]),
+        ("confirm.relaxation.engine.incar", {"ENCUT": 400}, ["engine.incar.ENCUT", "400"]),
+        ("networks.preset", "default", ["networks.preset"]),
+        ("networks.omega", 0.5, ["networks.omega is 0.1 there and 0.5 here"]),
+        ("networks.goals", [{"property": "density"}], ["networks.goals", "density"]),
+        ("database.without", ["BiSe"], ["database.without is not set there and ['BiSe'] here"]),
+        ("thresholds.stable", 0.05, ["thresholds.stable is 0.1 there and 0.05 here"]),
+    ],
+)
+def test_another_campaign_is_refused_with_both_values(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    value: Any,
+    words: list[str],
+) -> None:
+    folder = tmp_path / "run"
+    with open_workdir(folder, parse_campaign(BEGUN, "x")):
+        before = (folder / "campaign.yaml").read_bytes()
+    other = parse_campaign(changed(where, value), "x")
+    with pytest.raises(UserError, match="holds another campaign") as error:
+        open_workdir(folder, other).__enter__()
+    message = str(error.value)
+    assert all(word in message for word in [*words, str(folder), "--workdir"]), message
+    assert "\n" not in message and len(message) < 900
+    assert (folder / "campaign.yaml").read_bytes() == before
+    path = tmp_path / "other.yaml"
+    YAML().dump(other.model_dump(mode="json"), path)
+    for verb in ("run", "check"):
+        code, said = command(monkeypatch, capsys, verb, str(path), "--workdir", str(folder))
+        assert code == 2 and words[0] in said and "Traceback" not in said
+
+
+def documents(folder: Path) -> dict[str, dict[str, Any]]:
+    store = embedded_store(folder)
+    store.connect()
+    found = {d["key"]: d for d in store.additional_stores[RESULTS].query()}
+    store.close()
+    return found
+
+
+def test_more_candidates_and_rounds_take_what_is_there(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    before = documents(folder)
+    assert len(before) > 50
+    text = CAMPAIGN.replace("max_candidates: 24", "max_candidates: 26")
+    text = text.replace("rounds: 2", "rounds: 3").replace("relaxations: 2", "relaxations: 3")
+    campaign = tmp_path / "campaign.yaml"
+    campaign.write_text(text)
+    process = ccdcgan("run", campaign, "--workdir", folder, cwd=tmp_path)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    summary, phases = results(folder)
+    assert summary["database"]["candidates"] == 26 and len(summary["rounds"]) == 3
+    after = documents(folder)
+    # Each has the time that it took: none was relaxed again.
+    assert {key: after[key] for key in before} == before
+    assert len(before) < len(after) <= len(before) + 2 + 3 * 3
+    assert {p["id"] for p in phases} <= after.keys()
+    assert load_campaign(folder / "campaign.1.yaml").loop.rounds == 2
