@@ -89,7 +89,7 @@ class VaspEngine(EngineSettings):
 
     added: ClassVar[frozenset[str]] = frozenset({"dispersion", "hubbard_u", "keep_waves", "ladder"})
     technical: ClassVar[frozenset[str]] = frozenset(
-        {"attempts", "walltime", "buffer", "frozen_after", "polling"}
+        {"attempts", "walltime", "buffer", "frozen_after", "polling", "keep_waves", "ladder"}
         | {f"incar.{tag}" for tag in TECHNICAL}
     )
 
