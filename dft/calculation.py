@@ -378,9 +378,13 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
     reason = None
     if calculation.stage == len(engine.stages):
         # It was broken off between its last run and the database.
-        last = calculation.attempts[-1]
-        run = read_run(calculation.path(last))
-        return run, _refused(run, engine, engine.stages[last.stage], calculation.settings)
+        last = calculation.current[-1]
+        try:
+            run = read_run(calculation.path(last))
+        except Exception:  # noqa: BLE001  files that somebody has removed or cut fail in many ways
+            last.retired = True
+        else:
+            return run, _refused(run, engine, engine.stages[last.stage], calculation.settings)
     while calculation.stage < len(engine.stages):
         if calculation.rung >= len(engine.ladder):
             return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"

@@ -72,10 +72,14 @@ class Frame(BaseModel):
 
 
 def vasp_frames(folder: Path) -> list[Frame]:
-    """Frames of a run of VASP."""
+    """Frames of a run of VASP; none where its files are gone."""
     from pymatgen.io.vasp import Vasprun
 
-    run = Vasprun(folder / "vasprun.xml", parse_dos=False, parse_eigen=False)
+    found = (path for name in ("vasprun.xml", "vasprun.xml.gz") if (path := folder / name).exists())
+    path = next(found, None)
+    if path is None:
+        return []
+    run = Vasprun(path, parse_dos=False, parse_eigen=False)
     last = len(run.ionic_steps) - 1
     frames = []
     for number, step in enumerate(run.ionic_steps):

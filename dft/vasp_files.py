@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monty.io import zopen
 from pymatgen.core import Structure
 
 from ccdcgan.dft.frames import KBAR
@@ -93,10 +94,10 @@ def read_run(folder: Path) -> Run:
 
     # Custodian keeps the inputs that it was given under these names.
     asked_incar, asked_kpoints = (
-        original if (original := folder / f"{name}.orig").exists() else folder / name
+        original if (original := _file(folder, f"{name}.orig")).exists() else _file(folder, name)
         for name in ("INCAR", "KPOINTS")
     )
-    run = Vasprun(folder / "vasprun.xml", parse_dos=False, parse_eigen=False)
+    run = Vasprun(_file(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
     last = run.ionic_steps[-1]
     asked = decisive(Incar.from_file(asked_incar))
     ran = decisive(run.incar)
@@ -109,7 +110,9 @@ def read_run(folder: Path) -> Run:
         # Custodian takes the one for the other; with odd divisions they are the same points.
         first, second = (f"{k.style.name} {g}" for k, g in zip(both, grids, strict=True))
         changed["KPOINTS"] = (first, second)
-    potcar = Potcar.from_file(folder / "POTCAR")
+    potcar = Potcar.from_file(_file(folder, "POTCAR"))
+    with zopen(_file(folder, "OUTCAR"), "rb") as stream:
+        accurate = b"reached required accuracy" in stream.read()
     stress = np.abs(np.array(last["stress"], float)).max() / KBAR
     return Run(
         structure=run.final_structure,
@@ -118,13 +121,19 @@ def read_run(folder: Path) -> Run:
         max_stress=float(stress),
         electronic=bool(run.converged_electronic),
         # pymatgen counts any relaxation that ends early, even one that is told to stop.
-        ionic=b"reached required accuracy" in (folder / "OUTCAR").read_bytes(),
+        ionic=accurate,
         changed=changed,
         pseudopotentials={
             p.element: f"{p.keywords['TITEL']} {hashlib.sha256(p.data.encode()).hexdigest()[:8]}"
             for p in potcar
         },
     )
+
+
+def _file(folder: Path, name: str) -> Path:
+    """A file of a run, packed or not."""
+    packed = folder / f"{name}.gz"
+    return packed if packed.exists() and not (folder / name).exists() else folder / name
 
 
 def decisive(incar: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,20 +252,20 @@ def geometries(folder: Path) -> Iterator[Structure]:
     """
     from pymatgen.io.vasp import Vasprun, Xdatcar
 
-    if (last := geometry(folder / "CONTCAR")) is not None:
+    if (last := geometry(_file(folder, "CONTCAR"))) is not None:
         yield last
     try:
-        steps = Xdatcar(folder / "XDATCAR").structures
+        steps = Xdatcar(_file(folder, "XDATCAR")).structures
     except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
         steps = []
     if not steps:
         try:
-            run = Vasprun(folder / "vasprun.xml", parse_dos=False, parse_eigen=False)
+            run = Vasprun(_file(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
             steps = run.structures
         except Exception:  # noqa: BLE001  the same
             steps = []
     yield from reversed(steps)
-    if (first := geometry(folder / "POSCAR")) is not None:
+    if (first := geometry(_file(folder, "POSCAR"))) is not None:
         yield first
 
 

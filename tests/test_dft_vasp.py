@@ -337,6 +337,37 @@ def test_stages(log, record):
     assert not [*folder.parent.glob("*/WAVECAR"), *folder.parent.glob("*/CHGCAR")]
 
 
+def test_files_that_were_packed_are_read(log):
+    import gzip
+
+    before, folder = relax()
+    for name in ("vasprun.xml", "OUTCAR", "POTCAR", "CONTCAR", "INCAR"):
+        packed = folder / f"{name}.gz"
+        packed.write_bytes(gzip.compress((folder / name).read_bytes()))
+        (folder / name).unlink()
+    after, _ = relax()
+    assert len(log()) == 1 and after.energy_per_atom == before.energy_per_atom
+    assert len(after.frames) == len(before.frames)
+
+
+@pytest.mark.parametrize("gone", ["vasprun.xml", "POTCAR"])
+def test_files_that_are_gone(log, gone):
+    """Without a stored result the last geometry is computed once more."""
+    _, folder = relax()
+    (folder / gone).unlink()
+    after, _ = relax()
+    first, second = log()
+    assert after.converged and second["energy_first"] <= first["energy_last"] + 1e-3
+
+
+def test_a_record_that_is_cut(log):
+    _, folder = relax()
+    (folder.parent / "calculation.json").write_text('[{"folder": "01-re')
+    assert relax()[0].converged
+    first, second = log()
+    assert second["energy_first"] <= first["energy_last"] + 1e-3
+
+
 def test_waves_are_kept_if_asked_for():
     _, folder = relax(stages=("relax", "relax", "static"), keep_waves=True)
     # They travel: they are large, and kept once.

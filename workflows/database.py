@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.stores import RESULTS, Relaxations, current_store
+
+logger = logging.getLogger("ccdcgan")
 
 
 def worker_class(name: str) -> JobConfig:
@@ -206,7 +209,8 @@ class RelaxMaker(Maker):
         if isinstance(engine, VaspEngine):
             # Also those of runs before this one: a job may have been broken off.
             runs = {key: run for key in wanted if (run := final_run(key))}
-            output["tasks"] = {key: task_of(run) for key, run in runs.items()}
+            tasks = {key: task_of(run) for key, run in runs.items()}
+            output["tasks"] = {key: task for key, task in tasks.items() if task is not None}
         return output
 
     @staticmethod
@@ -297,11 +301,15 @@ def relaxed(
     return ((i, result) for i, (result, _) in enumerate(found))
 
 
-def task_of(folder: Path) -> dict[str, Any]:
-    """atomate2's task document of a run of VASP."""
+def task_of(folder: Path) -> dict[str, Any] | None:
+    """atomate2's task document of a run of VASP; None where its files are gone or cut."""
     from atomate2.vasp.jobs.base import get_vasp_task_document
 
-    task: dict[str, Any] = get_vasp_task_document(folder).model_dump(mode="json")
+    try:
+        task: dict[str, Any] = get_vasp_task_document(folder).model_dump(mode="json")
+    except Exception as error:  # noqa: BLE001  the result is stored: its files may be cleared away
+        logger.warning("no task document of %s: %s", folder, type(error).__name__)
+        return None
     return task
 
 
