@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,12 @@ def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndar
     system = "-".join(elements)
     for part in (p.strip() for p in text.split(",")):
         try:
-            formula, _ = Composition(part).get_reduced_composition_and_factor()
-            amounts = {getattr(s, "symbol", str(s)): n for s, n in formula.items()}
+            amounts = {getattr(s, "symbol", str(s)): n for s, n in Composition(part).items()}
             whole = [round(n) for n in amounts.values()]
-            if not np.allclose(whole, list(amounts.values())):
+            if not whole or not np.allclose(whole, list(amounts.values())):
                 raise ValueError("not whole")
+            # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
+            amounts = {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
         except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
             raise UserError(f"--composition {part!r} is no formula such as Bi2Se3") from None
         foreign = sorted(set(amounts) - set(elements))

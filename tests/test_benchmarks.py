@@ -243,3 +243,12 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
         again.documents
     )
     assert len(asked) == 2
+
+
+def test_reading(capsys: pytest.CaptureFixture[str]) -> None:
+    script("reading").main(["--files", "8", "--mixed", "200"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("8 CIF files in ")
+    assert "200 files with 10 bad ones: 190 crystals, 10 refusals" in lines[1]
+    # Ten kinds, each with a reason of its own.
+    assert len(lines) == 12

@@ -28,6 +28,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.sources import AflowSource, Filters, collect
 from ccdcgan.dft.substitution import candidates
 from ccdcgan.launchers import cli
+from ccdcgan.launchers.sample import asked_compositions
 from ccdcgan.launchers.training_data import EnergyKey
 from ccdcgan.models.presets import FORMAT
 
@@ -451,6 +452,15 @@ def test_sampling_mistakes_get_one_line(
     out = tmp_path / "a.json"
     assert words in error_of("sample", models, "--out", out, *options)
     assert not out.exists()
+
+
+def test_compositions_are_asked_for_in_their_smallest_ratio() -> None:
+    """Some formulas of the same ratio are written otherwise by pymatgen: Na2O2, Hg2Cl2."""
+    for formula, one in (("NaO", (1, 1)), ("Na2O2", (1, 1)), ("NaO2", (1, 2)), ("O4Na6", (3, 2))):
+        asked = asked_compositions(formula, ["Na", "O"], 6).tolist()
+        assert asked == [[n * k for n in one] for k in range(1, 6 // sum(one) + 1)]
+    with pytest.raises(UserError, match="no formula"):
+        asked_compositions("Na0.5O", ["Na", "O"], 6)
 
 
 # --- mistakes -----------------------------------------------------------------------------------
