@@ -118,9 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         start = perf_counter()
         count = sum(isinstance(item, Crystal) for item in read(folder))
         seconds = perf_counter() - start
-        print(
-            f"{count} of {chosen.files} CIF files in {seconds:.1f} s: {count / seconds:.0f} per s"
-        )
+        print(f"{count} CIF files in {seconds:.1f} s: {count / seconds:.0f} per s")
         folder = Path(temporary) / "mixed"
         folder.mkdir()
         wrong = chosen.mixed // 20
