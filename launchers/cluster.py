@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import string
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pymongo.errors import ConfigurationError, InvalidURI
+from pymongo.uri_parser import parse_uri
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
@@ -39,6 +43,7 @@ JOBSTORE, FIREWORKS = "jobflow.yaml", "FW_config.yaml"
 
 #: Names that MongoDB takes for a database, and for a collection.
 DatabaseName = Annotated[str, Field(pattern=r"^[\w-]{1,63}$")]
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")]
 CollectionName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
 
 #: Name of an environment variable.
@@ -65,15 +70,42 @@ class Database(_Section):
         Raises
         ------
         UserError
-            The environment variable is not set.
+            The environment variable is not set, or holds no address; that is not repeated.
         """
-        found = os.environ.get(self.uri_from_environment)
+        found = os.environ.get(self.uri_from_environment, "").strip()
         if not found:
             raise UserError(
                 f"set {self.uri_from_environment} to the address of the database, "
                 "as mongodb://user:password@host:27017/"
             )
+        with address_in(self.uri_from_environment):
+            # Looking at one of the other kind asks a name server.
+            if not found.startswith("mongodb+srv://"):
+                parse_uri(found, warn=True)
         return found
+
+
+@contextlib.contextmanager
+def address_in(where: object) -> Iterator[None]:
+    """Turn what pymongo says of an address into one line, without the address.
+
+    Parameters
+    ----------
+    where
+        What holds it: an environment variable or a file.
+    """
+    try:
+        yield
+    except (InvalidURI, ConfigurationError, ValueError, TypeError):
+        # The message would repeat the address.
+        raise UserError(
+            f"{where} is not the address of a MongoDB: it should look like "
+            "mongodb://user:password@host:27017/"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{where} names the file {error.filename}, which cannot be read: {error.strerror}"
+        ) from None
 
 
 class Documents(Database):
@@ -176,6 +208,10 @@ class Cluster(_Section):
     heartbeat: float = Field(30.0, gt=0, description="Seconds between two signs of life of a run.")
     patience: float = Field(
         3600.0, ge=0, description="Seconds that a worker waits for a database that is away."
+    )
+    trusted: tuple[PackageName, ...] = Field(
+        (),
+        description="Packages whose functions jobs may call, beside ccdcgan, atomate2 and jobflow.",
     )
     workers: dict[ClassName, Worker]
 
@@ -287,7 +323,8 @@ def write_files(cluster: Cluster, folder: Path, campaign: str | None = None) -> 
         _write(own / "my_launchpad.yaml", launchpad, secret=True)
         # FireWorks' own test for the name cannot use an index.
         query = {"spec._fworker": name, **({"spec.campaign": campaign} if campaign else {})}
-        fworker = {"name": name, "category": "", "query": json.dumps(query)}
+        trusted = {"trusted": list(cluster.trusted)}
+        fworker = {"name": name, "category": "", "query": json.dumps(query), "env": trusted}
         _write(own / "my_fworker.yaml", fworker)
         _write(own / "my_qadapter.yaml", adapter_settings(worker, name, folder))
 

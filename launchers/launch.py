@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from time import sleep, time
+from typing import Any
 from uuid import uuid4
 
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
@@ -21,7 +22,7 @@ from ruamel.yaml import YAML
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster import Cluster, write_files
 from ccdcgan.launchers.jobs import mend
-from ccdcgan.launchers.launchpad import LEASES, QUEUE_JOBS, Pad, connect, now
+from ccdcgan.launchers.launchpad import LEASES, QUEUE_JOBS, Pad, connect, now, trusted_text
 from ccdcgan.workflows.spool import is_away
 
 #: So many queue jobs of a class that end in a row before their worker starts: something is wrong.
@@ -34,6 +35,9 @@ LEASE = 120.0
 class QueueAwayError(UserError):
     """The queue does not tell which jobs it has."""
 
+
+#: So many jobs that were refused are named.
+TOLD = 5
 
 #: Jobs that can run without anybody's help.
 LIVE = ("READY", "RESERVED", "RUNNING")
@@ -106,6 +110,9 @@ def launch(
     paused = pad.fireworks.count_documents({"state": "PAUSED"})
     if paused:
         say(f"{paused} jobs are paused: ccdcgan resume lets them run")
+    refused = {"state": "READY", "refused": {"$exists": True}}
+    for job in pad.fireworks.find(refused, {"fw_id": 1, "refused": 1}).limit(TOLD):
+        say(f"job {job['fw_id']} is not trusted: {job['refused']['reason']}: see docs/security.md")
     if failed:
         say(f"{failed} jobs have failed: see ccdcgan status, then ccdcgan retry --failed")
     elif not paused:
@@ -128,7 +135,12 @@ def _look(
         with _lease(pad, name, owner) as ours:
             if ours:
                 _fill(pad, cluster, config, name, number, say)
-    return pad.fireworks.find_one({"state": {"$in": LIVE}}, {"_id": 1}) is not None
+    return pad.fireworks.find_one(_can_run(pad), {"_id": 1}) is not None
+
+
+def _can_run(pad: Pad) -> dict[str, Any]:
+    """Jobs that run or will: not those that workers have refused, unless more is trusted now."""
+    return {"state": {"$in": LIVE}, "refused.trusted": {"$ne": trusted_text(pad.trusted)}}
 
 
 def _fill(
@@ -143,7 +155,7 @@ def _fill(
     adapter = adapter_of(config / name)
     alive = _alive(pad, adapter, name)
     # With its class, so that the index is used.
-    query = {"spec._fworker": name, "state": {"$in": LIVE}}
+    query = {"spec._fworker": name, **_can_run(pad)}
     work = pad.fireworks.count_documents(query, limit=number)
     for _ in range(min(number, work) - alive):
         folder = cluster.root / "launches" / name / datetime.now().strftime("%Y%m%d-%H%M%S-%f")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -11,18 +12,19 @@ from typing import Any
 from fireworks import Firework, LaunchPad, Workflow
 from pymongo import MongoClient, ReplaceOne
 from pymongo.errors import (
-    ConfigurationError,
-    InvalidURI,
     OperationFailure,
     PyMongoError,
     ServerSelectionTimeoutError,
 )
-from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cluster import Cluster, Database
+from ccdcgan.dft.yaml_files import read_yaml
+from ccdcgan.launchers.cluster import Cluster, Database, address_in
+from ccdcgan.launchers.trusted import objection, restrict_decoding
 from ccdcgan.workflows.documents import SCHEMA_VERSION
 from ccdcgan.workflows.spool import patiently
+
+logger = logging.getLogger("ccdcgan")
 
 #: Collection with what we know of the database itself, in one document.
 MARK = "ccdcgan"
@@ -71,19 +73,37 @@ class Patient:
         return lambda *args, **kwargs: patiently(lambda: found(*args, **kwargs), self._seconds)
 
 
+class RefusedError(BaseException):
+    """A job that must not be run; past FireWorks, which takes any `Exception` for a failed job."""
+
+    def __init__(self, fw_id: int, reason: str) -> None:
+        super().__init__(fw_id, reason)
+        self.fw_id, self.reason = fw_id, reason
+
+
 class Pad(LaunchPad):
     """FireWorks' LaunchPad, for workers and for many jobs at a time.
+
+    Jobs whose functions are not of trusted packages are neither decoded nor handed out.
 
     Parameters
     ----------
     patience
         Seconds to wait for a database that is away; None fails at once.
+    trusted
+        Packages whose functions jobs may call, beside `trusted.PACKAGES`.
     settings
         FireWorks' own, as in my_launchpad.yaml.
     """
 
-    def __init__(self, patience: float | None = None, **settings: Any) -> None:
+    def __init__(
+        self, patience: float | None = None, trusted: Iterable[str] = (), **settings: Any
+    ) -> None:
         super().__init__(**{"strm_lvl": "ERROR", **settings})
+        self.trusted = tuple(trusted)
+        self._refused: list[int] = []
+        self._choosing = False
+        restrict_decoding(self.trusted)
         self.campaigns = self.db[CAMPAIGNS]
         if patience is not None:
             for name in (*FIREWORKS_COLLECTIONS, "campaigns"):
@@ -92,15 +112,55 @@ class Pad(LaunchPad):
     @classmethod
     def from_folder(cls, folder: Path, patience: float) -> Pad:
         """That of a folder of `cluster.write_files`."""
-        path = folder / "my_launchpad.yaml"
-        try:
-            settings = YAML(typ="safe").load(path.read_text())
-        except OSError as error:
-            raise UserError(
-                f"cannot read {path} ({error.strerror}): make it with ccdcgan cluster write"
-            ) from None
+        path, own = folder / "my_launchpad.yaml", folder / "my_fworker.yaml"
+        for file in (path, own):
+            if not file.is_file():
+                raise UserError(f"there is no {file}: make it with ccdcgan cluster write")
+        settings = read_yaml(path)
+        # Folders of earlier versions have none.
+        trusted = (read_yaml(own).get("env") or {}).get("trusted", ())
         options = {"serverSelectionTimeoutMS": int(1000 * patience) + SOON}
-        return cls(patience, **{**settings, "mongoclient_kwargs": options})
+        with address_in(f"host in {path}"):
+            return cls(patience, trusted, **{**settings, "mongoclient_kwargs": options})
+
+    def get_fw_by_id(self, fw_id: int) -> Firework:
+        """See FireWorks'; a job that is to be run is looked at before it is decoded."""
+        stored = self.get_fw_dict_by_id(fw_id)
+        if self._choosing and (reason := objection(stored, self.trusted)):
+            raise RefusedError(fw_id, reason)
+        return Firework.from_dict(stored)
+
+    def _get_a_fw_to_run(
+        self, query: dict[str, Any] | None = None, fw_id: int | None = None, checkout: bool = True
+    ) -> Firework | None:
+        """FireWorks'; a job that is not trusted stays where it is."""
+        self._choosing = True
+        try:
+            while True:
+                wanted = {**(query or {}), **self._not_refused()}
+                try:
+                    return super()._get_a_fw_to_run(wanted, fw_id, checkout)
+                except RefusedError as refused:
+                    self._refuse(refused.fw_id, refused.reason)
+                if fw_id:
+                    return None
+        finally:
+            self._choosing = False
+
+    def _not_refused(self) -> dict[str, Any]:
+        return {"fw_id": {"$nin": self._refused}} if self._refused else {}
+
+    def _refuse(self, fw_id: int, reason: str) -> None:
+        """Give a job back, with a mark for whoever looks for work."""
+        self._refused.append(fw_id)
+        mark = {"refused": {"reason": reason, "trusted": trusted_text(self.trusted)}}
+        self.fireworks.update_one({"fw_id": fw_id}, {"$set": mark})
+        self.fireworks.update_one(
+            {"fw_id": fw_id, "state": "RESERVED"}, {"$set": {"state": "READY"}}
+        )
+        logger.warning(
+            "job %d is not run: %s, which is not trusted (see docs/security.md)", fw_id, reason
+        )
 
     def _upsert_fws(self, fws: list[Firework], reassign_all: bool = False) -> dict[int, int]:
         """FireWorks', in two round trips instead of two for each job."""
@@ -128,6 +188,11 @@ class Pad(LaunchPad):
                 if wf.fw_states[fw_id] in {"READY", "WAITING"}:
                     wf.id_fw[fw_id].state = wf.fw_states[fw_id] = found["held"]
         super()._update_wf(wf, updated_ids)
+
+
+def trusted_text(packages: Iterable[str]) -> str:
+    """Trusted packages as they stand beside a job that was refused."""
+    return " ".join(sorted(packages))
 
 
 def connect(cluster: Cluster) -> Pad:
@@ -162,6 +227,7 @@ def open_pad(cluster: Cluster) -> Pad:
     chosen = cluster.launchpad
     ping(chosen)
     return Pad(
+        trusted=cluster.trusted,
         host=chosen.uri,
         name=chosen.database,
         uri_mode=True,
@@ -173,17 +239,12 @@ def ping(database: Database) -> dict[str, Any]:
     """What the server says of itself, or a clear error."""
     variable = database.uri_from_environment
     try:
-        handle = database_of(database)
-        # Something that needs the right to read.
-        handle[MARK].find_one({"_id": MARK})
-        info: dict[str, Any] = handle.client.server_info()
-        return info
-    except (InvalidURI, ConfigurationError, ValueError):
-        # The message would repeat the address.
-        raise UserError(
-            f"{variable} is not the address of a MongoDB: it should look like "
-            "mongodb://user:password@host:27017/"
-        ) from None
+        with address_in(variable):
+            handle = database_of(database)
+            # Something that needs the right to read.
+            handle[MARK].find_one({"_id": MARK})
+            info: dict[str, Any] = handle.client.server_info()
+            return info
     except PyMongoError as error:
         raise UserError(f"{explain(error)} ({variable})") from None
 

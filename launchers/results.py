@@ -238,7 +238,16 @@ class Results:
 
     @classmethod
     def on_cluster(cls, settings: Cluster) -> Results:
-        """The phases of all campaigns of a cluster."""
+        """The phases of all campaigns of a cluster.
+
+        Raises
+        ------
+        UserError
+            The database cannot be reached; one line, in which no password is.
+        """
+        from ccdcgan.launchers.launchpad import ping
+
+        ping(settings.stores.results)
         return cls(settings.store_of(PHASES))
 
     def find(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import socket
 import time
@@ -29,10 +30,19 @@ UNFINISHED = 60.0
 
 @dataclass(frozen=True)
 class Submitted:
-    """What is on the LaunchPad now: the campaign's name there, and its number of jobs."""
+    """What is on the LaunchPad now.
+
+    Attributes
+    ----------
+    campaign, jobs
+        The campaign's name there, and its number of jobs.
+    before
+        An earlier one that did more or less of the same: what it has relaxed is taken as it is.
+    """
 
     campaign: str
     jobs: int
+    before: str | None = None
 
 
 def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False) -> Submitted:
@@ -71,7 +81,18 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"outcome": flow.jobs[-1].uuid}})
     pad.add_wf(workflow)
     pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"submitted": True}})
-    return Submitted(run, len(workflow.id_fw))
+    return Submitted(run, len(workflow.id_fw), _before(pad, campaign))
+
+
+def _before(pad: Pad, campaign: Campaign) -> str | None:
+    """Name of the latest campaign that differs from this one in what is done more or less alone."""
+    others = {"system": "-".join(campaign.elements), "digest": {"$ne": campaign.digest()}}
+    for found in pad.db[CAMPAIGNS].find(others).sort("claimed", -1):
+        # One of another version need not be readable.
+        with contextlib.suppress(UserError):
+            if not parse_campaign(found["settings"], "").differences(campaign):
+                return str(found["_id"])
+    return None
 
 
 def _as_begun(pad: Pad, campaign: Campaign) -> Campaign:
@@ -176,6 +197,8 @@ def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
     from ccdcgan.launchers.local import write_results
 
     found = find_campaign(connect(cluster), name)
+    for database in (cluster.stores.documents, cluster.stores.blobs):
+        ping(database)
     store = cluster.job_store()
     store.connect()
     # Not jobflow's get_output, which imports what the data name.

@@ -23,6 +23,7 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.vasp import seconds_left
+from ccdcgan.launchers.cluster import JOBSTORE, address_in
 from ccdcgan.launchers.launchpad import (
     CAMPAIGNS,
     PROGRESS,
@@ -77,7 +78,8 @@ def work(folder: Path, idle: float) -> int:
     store: Any = jobflow.SETTINGS.JOB_STORE
     if isinstance(store.docs_store, MemoryStore):
         raise UserError(f"no JobStore in {folder.parent}: make it with ccdcgan cluster write")
-    store.connect()
+    with address_in(f"uri in {folder.parent / JOBSTORE}"):
+        store.connect()
     store.docs_store._coll = Patient(store.docs_store._coll, patience())
     Spool().deliver(store.additional_stores)
     stopping = Event()

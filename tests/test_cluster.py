@@ -58,6 +58,7 @@ class Here:
             "launchpad": dict(part),
             "stores": {name: dict(part) for name in ("documents", "blobs", "results")},
             "heartbeat": 15,
+            "trusted": ["toy_jobs"],
             "workers": {name: json.loads(json.dumps(worker)) for name in CLASSES},
         }
         self.change({})
@@ -325,6 +326,22 @@ def test_a_campaign_is_submitted_once(here):
     assert here.counts({"spec.campaign": f"{first['_id']}-2"}) == {"PAUSED": 7}
     assert "several campaigns" in here.complaint("status", first["_id"][:6])
     assert "not done" in here.complaint("fetch", first["_id"])
+
+
+def test_more_of_a_submitted_campaign_takes_what_that_has_relaxed(here):
+    path = here.folder / "mine.yaml"
+    path.write_text(CAMPAIGN)
+    assert "has relaxed" not in here.command("submit", path)[1]
+    first = here.handle.campaigns.find_one()["_id"]
+    here.handle.campaigns.insert_one({"_id": "old", "system": "Bi-Se", "settings": {"sytem": 1}})
+    path.write_text(CAMPAIGN + "workers: 1\n")
+    assert "was submitted on" in here.complaint("submit", path)
+    path.write_text(CAMPAIGN + "database: {max_candidates: 33}\n")
+    code, said = here.command("submit", path)
+    assert code == 0 and f"which take what {first} has relaxed" in said
+    path.write_text(CAMPAIGN + "thresholds: {stable: 0.01}\n")
+    code, said = here.command("submit", path)
+    assert code == 0 and "has relaxed" not in said
 
 
 def test_of_many_submissions_at_once_one_succeeds(here):
@@ -729,11 +746,11 @@ def test_jobs_that_cannot_be_read_block_no_others(here):
         return [found[job.uuid] for job in (broken, last, good, parent, child)]
 
     original = jobs.find_one()["spec"]["_tasks"][0]["job"]["function"]["@module"]
-    module("no_such_module")
+    module("ccdcgan.no_such_module")
     assert "jobs were run" in here.worker()
     assert states() == ["FIZZLED", "WAITING", "COMPLETED", "FIZZLED", "WAITING"]
     told = here.command("status", "toys")[1].splitlines()[-2:]
-    reason = "ModuleNotFoundError: No module named 'no_such_module'"
+    reason = "ModuleNotFoundError: No module named 'ccdcgan.no_such_module'"
     assert all(line.startswith(f"failed: toys: {reason}") for line in told)
     # What can be read runs again; the other is named, and stays as it was.
     number = jobs.find_one({"spec._tasks.0.job.uuid": broken.uuid})["fw_id"]

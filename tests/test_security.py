@@ -1,0 +1,271 @@
+"""What foreign hands have put into files and databases: shown, refused, never run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_jobs
+from fireworks import Firework, ScriptTask, Workflow
+from jobflow.managers.fireworks import flow_to_workflow
+from monty.json import MontyDecoder
+from test_campaign import command
+from test_cluster import Here
+from test_results import EVERY
+
+from ccdcgan.launchers.launch import launch
+from ccdcgan.launchers.trusted import UntrustedError, objection, restrict_decoding
+
+#: A module that says when it is imported.
+EVIL = """
+import os
+from pathlib import Path
+
+Path(os.environ["MARKER"]).touch()
+
+
+class Thing:
+    @classmethod
+    def from_dict(cls, data):
+        return cls()
+
+
+def call(*arguments):
+    Path(os.environ["MARKER"]).touch()
+"""
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is there once anything of the module ``evil`` has run."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
+    return tmp_path / "marker"
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, database: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, marker: Path
+) -> Here:
+    found = Here(tmp_path, database, monkeypatch, capsys)
+    paths = f"{tmp_path / 'modules'}:{os.environ['PYTHONPATH']}"
+    monkeypatch.setenv("PYTHONPATH", paths)
+    return found
+
+
+def stored(number: int = 7) -> dict[str, Any]:
+    """A job as FireWorks stores it."""
+    workflow = flow_to_workflow(toy_jobs.toys(toy_jobs.total(number)))
+    found: dict[str, Any] = json.loads(json.dumps(workflow.fws[0].to_db_dict(), default=str))
+    return found
+
+
+def hostile(marker: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Jobs that would run what nobody trusts, by what they do."""
+
+    def changed(**call: Any) -> dict[str, Any]:
+        job = stored()
+        job["spec"]["_tasks"][0]["job"] |= call
+        return job
+
+    def in_spec(**more: Any) -> dict[str, Any]:
+        job = stored()
+        job["spec"] |= more
+        return job
+
+    touch = f"touch {marker}"
+    script = ScriptTask.from_str(touch).to_dict()
+    evil = {"@module": "evil", "@class": "Thing"}
+    job = stored()
+    job["spec"]["_tasks"] = [script]
+    yield "a script", job
+    job = stored()
+    job["spec"]["_tasks"].append(script)
+    yield "a script beside a job", job
+    job = stored()
+    job["spec"]["_tasks"] = [{"_fw_name": "{{evil.Thing}}"}]
+    yield "a task of another module", job
+    job = stored()
+    job["spec"]["_tasks"] = []
+    yield "no task", job
+    for module, name in (
+        ("os", "system"),
+        ("evil", "call"),
+        # What a trusted module has imported is none of its own.
+        ("ccdcgan.launchers.local", "os.system"),
+        ("ccdcgan.launchers.local", "shutil.rmtree"),
+        ("jobflow.core.job", "logging.os.system"),
+        ("ccdcganevil", "call"),
+        ("builtins", "eval"),
+    ):
+        function = {"@module": module, "@callable": name, "@bound": None}
+        yield f"{module}.{name}", changed(function=function, function_args=[touch])
+    inner = stored()["spec"]["_tasks"][0]["job"] | {
+        "function": {"@module": "os", "@callable": "system", "@bound": None}
+    }
+    bound = {"@module": "jobflow.core.job", "@callable": "Job.function", "@bound": inner}
+    yield "what an object holds", changed(function=bound, function_args=[touch])
+    yield "an argument", changed(function_args=[{"deep": [evil]}])
+    yield (
+        "a function as argument",
+        changed(function_kwargs={"x": {"@module": "evil", "@callable": "call", "@bound": None}}),
+    )
+    yield "its settings", changed(config={**evil})
+    job = stored()
+    job["spec"]["_tasks"][0]["store"] = evil
+    yield "its store", job
+    yield "the spec", in_spec(note=evil)
+    yield "a task in the spec", in_spec(note={"_fw_name": "{{evil.Thing}}"})
+    yield "a background task", in_spec(_background_tasks=[{"_fw_name": "BackgroundTask"}])
+    yield "a folder", in_spec(_launch_dir=str(marker.parent / "elsewhere"))
+    yield "files", in_spec(_files_in={"a": str(marker)}, _files_prev={"a": "/etc/hostname"})
+
+
+def test_a_worker_runs_trusted_jobs_and_leaves_all_others(here: Here, marker: Path) -> None:
+    here.submit(toy_jobs.toys(*toy_jobs.staged("toys", toy_jobs.spread(1, 2))))
+    pad = here.pad
+    cases = dict(hostile(marker))
+    numbers = {}
+    for name, job in cases.items():
+        # Of a priority above all others, and stored by hand: FireWorks would look at it.
+        firework = Firework([ScriptTask.from_str("true")], spec={"_fworker": "light"}, name=name)
+        (number,) = pad.add_wf(Workflow([firework], name=name)).values()
+        spec = job["spec"] | {"_fworker": "light", "_priority": 5}
+        here.handle.fireworks.update_one({"fw_id": number}, {"$set": {"spec": spec}})
+        numbers[name] = number
+    said = here.worker()
+    assert not marker.exists()
+    assert not (marker.parent / "elsewhere").exists()
+    assert "5 jobs were run" in said
+    for name, number in numbers.items():
+        found = here.handle.fireworks.find_one({"fw_id": number})
+        assert found is not None
+        assert found["state"] == "READY", name
+        assert found["launches"] == [], name
+        (line,) = [line for line in said.splitlines() if f"job {number} is not run" in line]
+        assert "not trusted" in line
+        assert "\x1b" not in line
+    # Nobody starts queue jobs for them, and they are named.
+    lines: list[str] = []
+    assert launch(here.cluster, {}, lines.append, poll=0.1)
+    assert any("is not trusted" in line and "docs/security.md" in line for line in lines)
+    # Who trusts one more package has them looked at again.
+    here.change({"trusted": ["toy_jobs", "more"]})
+    live = here.handle.fireworks.count_documents({"refused.trusted": {"$ne": "more toy_jobs"}})
+    assert live >= len(numbers)
+
+
+def test_a_package_is_trusted_once_the_cluster_names_it(here: Here) -> None:
+    here.submit(toy_jobs.toys(toy_jobs.total(3)))
+    here.change({"trusted": None})
+    said = here.worker()
+    assert "0 jobs were run" in said
+    assert "'total' of 'toy_jobs', which is not trusted" in said
+    here.change({"trusted": ["toy_jobs"]})
+    assert "1 jobs were run" in here.worker()
+    assert here.counts() == {"COMPLETED": 1}
+
+
+@pytest.mark.parametrize("value", ["evil;rm", "a.b", "", 3, "../x"])
+def test_a_package_has_a_name(here: Here, value: Any) -> None:
+    here.change({"trusted": [value]})
+    assert "trusted" in here.complaint("status")
+
+
+def test_decoders_import_nothing_that_is_not_known(marker: Path) -> None:
+    restrict_decoding(())
+    hidden = {"@module": "evil", "@class": "Thing"}
+    for value in (hidden, {"a": [hidden]}, {"@module": "evil", "@callable": "call"}):
+        with pytest.raises(UntrustedError, match="'evil', which is not trusted"):
+            MontyDecoder().process_decoded(value)
+        with pytest.raises(UntrustedError):
+            json.loads(json.dumps(value), cls=MontyDecoder)
+    with pytest.raises(UntrustedError, match="evil"):
+        Firework.from_dict({"spec": {"_tasks": [{"_fw_name": "{{evil.Thing}}"}]}})
+    with pytest.raises(UntrustedError):
+        MontyDecoder().process_decoded({"@module": "pymatgen.core", "@callable": "os.system"})
+    assert not marker.exists()
+    # What is trusted is decoded as ever.
+    lattice = EVERY[0]["structure"]
+    assert len(MontyDecoder().process_decoded(lattice)) == EVERY[0]["nsites"]
+    assert objection(stored(), ["toy_jobs"]) is None
+    assert objection(stored(), []) is not None
+
+
+ADDRESSES = [
+    "mongodb://me:{password}@word@host/",
+    "mongodb://me:{password}@host:port/",
+    "mongodb://me:{password}@host:99999/",
+    "mongodb://me:{password}@host/?maxPoolSize",
+    "mongodb://me:{password}@host/?tlsCAFile=/nowhere",
+    "http://me:{password}@host/",
+    "me:{password}@host",
+    "mongodb://",
+    "mongodb+srv://me:{password}@host:27017/",
+    "mongodb://me:{password}%zz@/",
+    "  ",
+]
+COMMANDS = [
+    ("query",),
+    ("export", "out.zip"),
+    ("status",),
+    ("status", "x"),
+    ("fetch", "x"),
+    ("submit", "campaign.yaml"),
+    ("check", "campaign.yaml"),
+    ("launch",),
+    ("retry",),
+    ("pause", "x"),
+    ("failures",),
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_that_is_none_gets_one_line_without_the_password(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    queue = {"queue": {"queue": "main"}}
+    settings = {"workers": dict.fromkeys(("dft", "gpu", "light"), queue)}
+    Path("my_fireworks.yaml").write_text(json.dumps({**settings, "folder": str(tmp_path / "f")}))
+    Path("campaign.yaml").write_text("system: Bi-Se\n")
+    monkeypatch.setenv("CCDCGAN_MONGODB_URI", address.format(password="s3cret"))
+    for words in COMMANDS:
+        # It takes seconds over other things.
+        if words[0] == "check" and address != ADDRESSES[0]:
+            continue
+        code, said = command(monkeypatch, capsys, *words, "--config", "my_fireworks.yaml")
+        assert code == 2, (words, said)
+        assert "s3cret" not in said
+        assert "Traceback" not in said
+        lines = [line for line in said.splitlines() if "CCDCGAN_MONGODB_URI" in line]
+        assert lines, (words, said)
+        if words[0] != "check":
+            assert len(said.strip().splitlines()) == 1, (words, said)
+
+
+def test_a_worker_whose_files_hold_no_address_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "config" / "light"
+    folder.mkdir(parents=True)
+    (tmp_path / "config" / "environment.sh").write_text("export A=b\n")
+    (folder / "my_fworker.yaml").write_text("name: light\n")
+    for content, said_of_it in (
+        ("host: mongodb://me:s3cret@host:port/\nname: x\nuri_mode: true\n", "not the address"),
+        ("host: [\n", "my_launchpad.yaml"),
+        ("- 1\n", "my_launchpad.yaml"),
+    ):
+        (folder / "my_launchpad.yaml").write_text(content)
+        code, said = command(monkeypatch, capsys, "worker", str(folder))
+        assert code == 2, said
+        assert said_of_it in said
+        assert "s3cret" not in said
+        assert len(said.strip().splitlines()) == 1, said
