@@ -81,7 +81,8 @@ def submit(
 
     done = submit(settings, campaign.stem, cluster, again)
     console.print(
-        f"submitted {campaign.stem} as {done.campaign}, {done.jobs} jobs to begin with; "
+        f"submitted {campaign.stem} as {done.campaign}, {done.jobs} jobs to begin with"
+        f"{f', which take what {done.before} has relaxed' if done.before else ''}; "
         "next: ccdcgan launch",
         soft_wrap=True,
     )

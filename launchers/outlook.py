@@ -32,8 +32,8 @@ SECONDS_PER_ATOM = 0.3
 #: Seconds of training and sampling a round with the preset quickstart on two cores.
 TRAINING = 300.0
 
-#: Prototypes of which no more are compared with each other, which takes 25 ms each.
-COMPARED = 150
+#: Crystals of which no more are compared with each other, which takes 15 ms each.
+COMPARED = 300
 
 #: Candidates of a smaller system, by which the guess counts.
 OF_A_SMALLER_SYSTEM = 60
@@ -106,12 +106,15 @@ def _candidates(
 ) -> tuple[int, str]:
     """Candidates of the system, at most, and how to say it."""
     system, limit = "-".join(campaign.elements), campaign.database.max_candidates
-    if len(found) <= COMPARED and not more and not unknown:
+    most = len(found) * factorial(len(campaign.elements)) + more
+    if most <= COMPARED and not more and not unknown:
         number = len(substituted(campaign, found, Counter()))
         return number, f"candidates: {number} of {system}"
-    most = len(found) * factorial(len(campaign.elements)) + more
     if limit is not None:
         most = limit if unknown else min(most, limit)
+    if not most and not unknown:
+        # It says why.
+        substituted(campaign, found, Counter())
     if unknown and limit is None:
         return most, f"candidates: {most} of {system}, and those of the Materials Project"
     return most, f"candidates: up to {most} of {system}"
