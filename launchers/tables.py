@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: What makes a spreadsheet take a text as a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\N{FULLWIDTH EQUALS SIGN}")
+FORMULA = ("=", "+", "-", "@", "\t", "\n", "\N{FULLWIDTH EQUALS SIGN}")
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -25,10 +25,14 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if not isinstance(value, str) or not value.lstrip(" ").startswith(FORMULA):
+    if not isinstance(value, str):
         return value
+    # Python's writer quotes the one, and leaves the other to break the row.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.lstrip(" ").startswith(FORMULA):
+        return text
     try:
-        float(value)
+        float(text)
     except ValueError:
-        return f"'{value}"
-    return value
+        return f"'{text}"
+    return text

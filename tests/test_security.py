@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import csv
+import io
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,17 @@ import toy_jobs
 from fireworks import Firework, ScriptTask, Workflow
 from jobflow.managers.fireworks import flow_to_workflow
 from monty.json import MontyDecoder
+from rich.table import Table
+from rich.text import Text
 from test_campaign import command
 from test_cluster import Here
 from test_results import EVERY
 
+from ccdcgan.launchers.export import export
 from ccdcgan.launchers.launch import launch
+from ccdcgan.launchers.local import write_results
+from ccdcgan.launchers.tables import csv_text
+from ccdcgan.launchers.terminal import Console
 from ccdcgan.launchers.trusted import UntrustedError, objection, restrict_decoding
 
 #: A module that says when it is imported.
@@ -269,3 +279,186 @@ def test_a_worker_whose_files_hold_no_address_says_so(
         assert said_of_it in said
         assert "s3cret" not in said
         assert len(said.strip().splitlines()) == 1, said
+
+
+#: What changes title, colours and clipboard of a terminal, or the order of its letters.
+STEERING = "\x1b]0;mine\x07\x1b[31mred\x1b]52;c;cm0=\x07\x9b2J\u202eabc\u2066\r\b"
+
+ODD = [
+    "../../outside.cif",
+    "/{folder}/outside.cif",
+    "structures/../../outside.cif",
+    "structures/001_Bi.cif/../../../outside.cif",
+    "..",
+    "a\x00b",
+    "structures/001_Bi2Se3.cif",
+    7,
+]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    found = folder.rglob("*")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found if p.is_file()}
+
+
+def outcome_of(phases: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {
+        "summary": {"system": ["Bi", "Se"], "level_of_theory": phases[0]["level_of_theory"]},
+        "phases": phases,
+        "curves": [],
+        "confirmed": {"crystals": [], "problem": None},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_of_files_are_made_from_rank_and_formula(tmp_path: Path, name: Any) -> None:
+    if isinstance(name, str):
+        name = name.replace("{folder}", str(tmp_path).strip("/"))
+    phases = copy.deepcopy([EVERY[4], EVERY[3], EVERY[0], EVERY[5]])
+    phases[2]["file"] = None
+    for phase, formula in zip(phases, ("Bi2Se3", "../x\x1b/y", "Bi", "Li3Fe2(PO4)3"), strict=True):
+        phase["formula"] = formula
+    for phase in (phases[0], phases[1], phases[3]):
+        phase["file"] = name
+    folder = tmp_path / "results"
+    folder.mkdir()
+    write_results(outcome_of(phases), folder)
+    assert {p.name for p in tmp_path.iterdir()} == {"results"}
+    named = {
+        "structures/001____x__y.cif",
+        "structures/002_Bi2Se3.cif",
+        "structures/003_Li3Fe2(PO4)3.cif",
+    }
+    assert {n for n in tree(folder) if n.endswith(".cif")} == named
+    assert {p["file"] for p in phases} == {*named, None}
+
+
+def test_a_folder_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    phases = copy.deepcopy([EVERY[3]])
+    phases[0]["file"] = "structures/001_Bi2Se3.cif"
+    folder, other = tmp_path / "results", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    (other / "kept").write_text("x")
+    (folder / "structures").symlink_to(other)
+    with pytest.raises(OSError, match="structures"):
+        write_results(outcome_of(phases), folder)
+    assert tree(other) == {"kept": b"x"}
+
+
+@pytest.fixture
+def fetched(here: Here) -> Any:
+    """Store the outcome of a campaign, and fetch it."""
+    here.submit(toy_jobs.toys(toy_jobs.total(1)))
+    uuid = here.handle.campaigns.find_one({})["outcome"]
+
+    def fetch(outcome: Any) -> tuple[int, str]:
+        document = {"uuid": uuid, "index": 1, "output": outcome}
+        here.handle.outputs.replace_one({"uuid": uuid}, document, upsert=True)
+        return here.command("fetch", "toys", "--workdir", "results")
+
+    return fetch
+
+
+def test_fetch_runs_nothing_and_writes_nowhere_else(here: Here, fetched: Any, marker: Path) -> None:
+    evil = {"@module": "evil", "@class": "Thing"}
+    before = set(tree(here.folder))
+    phase = copy.deepcopy({k: v for k, v in EVERY[3].items() if k != "campaign"})
+    phase |= {"file": "../outside.cif", "formula": "../../outside"}
+    reference = {"@module": "jobflow.core.reference", "@class": "OutputReference", "uuid": "x"}
+    code, said = fetched(outcome_of([phase], curves=[], more=[evil, {**reference, "x": evil}]))
+    assert code == 0, said
+    new = set(tree(here.folder)) - before
+    assert all(name.startswith("results/") for name in new)
+    assert "results/structures/001_______outside.cif" in new
+    # A structure that names something is refused, and nothing of it is run.
+    for place in ("sites", "lattice", "properties"):
+        bad = copy.deepcopy(phase)
+        target = bad["structure"]["sites"][0] if place == "sites" else bad["structure"]
+        target["properties"] = {"magmom": evil}
+        code, said = fetched(outcome_of([bad]))
+        assert code == 2
+        assert len(said.strip().splitlines()) == 1
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [None, 7, [], {}, {"phases": None}, {"phases": [3]}, {"phases": [{"file": "x"}]}],
+)
+def test_results_that_are_damaged_get_one_line(here: Here, fetched: Any, outcome: Any) -> None:
+    code, said = fetched(outcome)
+    assert code == 2, said
+    assert len(said.strip().splitlines()) == 1, said
+    assert "damaged" in said or "not done" in said
+    assert not Path("results").exists()
+
+
+def test_status_shows_what_would_steer_the_terminal(here: Here) -> None:
+    run = here.submit(toy_jobs.toys(*toy_jobs.staged("toys", toy_jobs.total(1))), "mine")
+    name = f"[bold]{STEERING}[/bold]"
+    here.handle.campaigns.update_one({}, {"$set": {"name": name, "system": name}})
+    details = {"_stacktrace": f"Traceback\nRuntimeError: {name}\n"}
+    here.handle.fireworks.update_one(
+        {}, {"$set": {"spec.stage": name, "state": "FIZZLED", "spec._exception_details": details}}
+    )
+    for words in (("status",), ("status", run)):
+        code, said = here.command(*words)
+        assert code == 0
+        assert "[bold]" in said.replace("\n", "")
+        assert all(c.isprintable() or c == "\n" for c in said), words
+
+
+def test_no_line_of_an_error_steers_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = STEERING.replace("\x00", "")
+    Path("odd.yaml").write_text(json.dumps({"system": odd, odd: 1}))
+    for words in (("run", f"{odd}.yaml"), ("run", "odd.yaml"), ("evaluate", f"[red]{odd}")):
+        code, said = command(monkeypatch, capsys, *words)
+        assert code == 2
+        assert all(c.isprintable() or c == "\n" for c in said), words
+        assert "[31m" in said or words[1] == "odd.yaml"
+
+
+def test_a_console_takes_no_orders() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=70, force_terminal=True, color_system=None)
+    table = Table("[red]head", title=f"[b]{STEERING}", caption=":bomb:")
+    table.add_row(f"[link=http://x]{STEERING}[/link]")
+    console.print(f"[red]{STEERING}[/red] :bomb:", soft_wrap=True)
+    console.print(table)
+    console.print(Text("red", "red"), STEERING)
+    said = stream.getvalue()
+    for part in (
+        "[red]",
+        "[b]",
+        "[link=http://x]",
+        ":bomb:",
+        r"\x1b[31mred",
+        r"\u202eabc",
+        r"\x9b",
+    ):
+        assert part in said, part
+    assert all(c.isprintable() or c == "\n" for c in said)
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\t=1", "\r=1", " =1", '=HYPERLINK("x")', "=", "-"]
+)
+def test_a_spreadsheet_computes_no_text(tmp_path: Path, text: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(csv_text([text, "b"], [{text: text, "b": -1.5}])))
+    assert row == {f"'{text}": f"'{text}", "b": "-1.5"}
+    out = tmp_path / "out.zip"
+    export([{**EVERY[2], "reason": text}], out)
+    with zipfile.ZipFile(out) as archive:
+        (row,) = csv.DictReader(io.StringIO(archive.read("phases.csv").decode()))
+    assert row["reason"] == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-1.5", "+2", "1e-3", "Bi2Se3", "a=b", "x-y", "", "'"])
+def test_numbers_and_plain_texts_stay_as_they_are(text: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(csv_text(["a", "b"], [{"a": text, "b": None}])))
+    assert row == {"a": text, "b": ""}
