@@ -416,11 +416,10 @@ def test_no_line_of_an_error_steers_the_terminal(
     monkeypatch.chdir(tmp_path)
     odd = STEERING.replace("\x00", "")
     Path("odd.yaml").write_text(json.dumps({"system": odd, odd: 1}))
-    for words in (("run", f"{odd}.yaml"), ("run", "odd.yaml"), ("evaluate", f"[red]{odd}")):
+    for words in (("run", f"[red]{odd}.yaml"), ("run", "odd.yaml"), ("query", "--label", odd)):
         code, said = command(monkeypatch, capsys, *words)
         assert code == 2
         assert all(c.isprintable() or c == "\n" for c in said), words
-        assert "[31m" in said or words[1] == "odd.yaml"
 
 
 def test_a_console_takes_no_orders() -> None:
@@ -450,6 +449,7 @@ def test_a_console_takes_no_orders() -> None:
 )
 def test_a_spreadsheet_computes_no_text(tmp_path: Path, text: str) -> None:
     (row,) = csv.DictReader(io.StringIO(csv_text([text, "b"], [{text: text, "b": -1.5}])))
+    text = text.replace("\r", "\n")
     assert row == {f"'{text}": f"'{text}", "b": "-1.5"}
     out = tmp_path / "out.zip"
     export([{**EVERY[2], "reason": text}], out)
