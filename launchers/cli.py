@@ -402,6 +402,13 @@ def explain(error: BaseException) -> str | None:
         from ccdcgan.launchers.launchpad import explain as explain_database
 
         return explain_database(error)  # type: ignore[arg-type]
+    if type(error).__module__.startswith(("ruamel", "fireworks.fw_config")):
+        # Our own files are read with care; FireWorks reads its settings when it is imported.
+        said = " ".join(str(error).split())[:200]
+        return (
+            f"FireWorks cannot read its settings, FW_config.yaml in this folder or in ~/.fireworks "
+            f"({said}): mend them, or move them away"
+        )
     if isinstance(error, sqlite3.OperationalError):
         return (
             f"the embedded database cannot be written ({error}): is the disk full or read-only? "

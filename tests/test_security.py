@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -420,6 +422,26 @@ def test_no_line_of_an_error_steers_the_terminal(
         code, said = command(monkeypatch, capsys, *words)
         assert code == 2
         assert all(c.isprintable() or c == "\n" for c in said), words
+
+
+@pytest.mark.parametrize("content", ["a: [\n", "- 1\n", "NO_SUCH: 1\n"])
+def test_settings_of_fireworks_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+    (tmp_path / "FW_config.yaml").write_text(content)
+    queue = {"queue": {"queue": "main"}}
+    settings = {"workers": dict.fromkeys(("dft", "gpu", "light"), queue)}
+    (tmp_path / "my_fireworks.yaml").write_text(json.dumps(settings))
+    environment = {k: v for k, v in os.environ.items() if k != "FW_CONFIG_FILE"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ccdcgan.launchers.cli", "status"],
+        cwd=tmp_path,
+        env={**environment, "CCDCGAN_MONGODB_URI": "mongodb://127.0.0.1:1/"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "FW_config.yaml" in done.stderr
 
 
 def test_a_console_takes_no_orders() -> None:
