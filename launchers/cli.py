@@ -396,13 +396,16 @@ def explain(error: BaseException) -> str | None:
             return f"{name}the disk is full: free space and run the same command again"
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             return f"{name}no permission to write: choose another folder"
-        if isinstance(error, (NotADirectoryError, FileExistsError, IsADirectoryError)):
+        if error.filename and error.strerror:
             return f"{name}{error.strerror}: choose another path"
     if type(error).__module__.startswith("pymongo"):
         from ccdcgan.launchers.launchpad import explain as explain_database
 
         return explain_database(error)  # type: ignore[arg-type]
-    if type(error).__module__.startswith(("ruamel", "fireworks.fw_config")):
+    if (
+        type(error).__module__.startswith("ruamel")
+        or type(error).__name__ == "FWConfigurationError"
+    ):
         # Our own files are read with care; FireWorks reads its settings when it is imported.
         said = " ".join(str(error).split())[:200]
         return (
