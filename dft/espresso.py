@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -30,6 +29,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.relaxation.failure import machine_fault
 from ccdcgan.dft.settings import FilePath
 
@@ -159,10 +159,10 @@ class EspressoEngine(CalculatorEngine):
         return LevelOfTheory(
             engine="Quantum ESPRESSO",
             package="pw.x",
-            checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            checkpoint=digest(text, 16),
             scale=", ".join(["PBE", "uncorrected", *changes]),
             pseudopotentials={
-                element: f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+                element: f"{path.name} {digest(path.read_bytes(), 8)}"
                 for element, path in sorted(self._files(elements).items())
             },
             dispersion=self.dispersion and dispersion.title(self.dispersion, "PBE"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -15,6 +14,7 @@ from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import kpoints
+from ccdcgan.dft.files import digest
 
 # What decides energies. A field added later must not change the hash of older results.
 DECISIVE = {"cutoff", "kpoints_length", "width", "spin", "dispersion"}
@@ -72,11 +72,11 @@ class GpawEngine(CalculatorEngine):
                     f"GPAW has no PBE data set of {element}: pip install gpaw-data, or set "
                     "GPAW_SETUP_PATH"
                 ) from None
-            titles[element] = f"{path.rpartition('/')[2]} {hashlib.sha256(content).hexdigest()[:8]}"
+            titles[element] = f"{path.rpartition('/')[2]} {digest(content, 8)}"
         return LevelOfTheory(
             engine="GPAW",
             package="gpaw",
-            checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            checkpoint=digest(text, 16),
             scale="PBE, uncorrected",
             pseudopotentials=titles,
             dispersion=self.dispersion and dispersion.title(self.dispersion, "PBE"),

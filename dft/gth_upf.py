@@ -23,6 +23,7 @@ from pymatgen.core import Element
 from scipy.special import erf
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import write_atomically
 
 # Hartree to Rydberg, the unit of UPF files.
 RYDBERG = 2.0
@@ -238,7 +239,7 @@ def write_upf(
     files = {}
     for element in elements or sorted(found):
         files[element] = folder / f"{element}.{found[element].name.lower()}.upf"
-        files[element].write_text(found[element].upf())
+        write_atomically(files[element], found[element].upf())
     return files
 
 

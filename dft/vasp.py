@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import json
 import math
 import os
@@ -22,6 +21,7 @@ from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.vasp_files import DECISIVE, decisive, difference, geometry
 
 Stage = Literal["relax", "static"]
@@ -275,7 +275,7 @@ class VaspEngine(EngineSettings):
         return LevelOfTheory(
             engine="VASP",
             package="vasp",
-            checkpoint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            checkpoint=digest(text, 16),
             scale="+".join([functional, *beyond]) + ", uncorrected" + note,
             pseudopotentials=dict(pseudopotentials),
             dispersion=self.dispersion

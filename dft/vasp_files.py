@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ import numpy as np
 from monty.io import zopen
 from pymatgen.core import Structure
 
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.frames import KBAR
 
 #: Tags that decide an energy, with VASP's defaults. Smearing, algorithms and symmetry are not
@@ -123,10 +123,7 @@ def read_run(folder: Path) -> Run:
         # pymatgen counts any relaxation that ends early, even one that is told to stop.
         ionic=accurate,
         changed=changed,
-        pseudopotentials={
-            p.element: f"{p.keywords['TITEL']} {hashlib.sha256(p.data.encode()).hexdigest()[:8]}"
-            for p in potcar
-        },
+        pseudopotentials={p.element: f"{p.keywords['TITEL']} {digest(p.data, 8)}" for p in potcar},
     )
 
 

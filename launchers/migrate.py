@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from maggma.stores.gridfs import GridFSStore
 from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store, open_workdir
 from ccdcgan.launchers.launchpad import connect, prepare
@@ -315,4 +315,4 @@ def _text(document: Document) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(text)

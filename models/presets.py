@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from io import StringIO
@@ -13,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.mistakes import did_you_mean, in_one_line, mistakes, not_numbers, shown
 from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.models.voxels import SitesGrid
@@ -157,7 +157,7 @@ class Preset:
     def digest(self) -> str:
         """Hash of all values: models of different presets never mix."""
         text = json.dumps([FORMAT, asdict(self)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(text, 16)
 
     def __str__(self) -> str:
         stream = StringIO()

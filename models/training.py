@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import tempfile
 import zipfile
 import zlib
@@ -13,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ccdcgan.dft.files import writing
+from ccdcgan.dft.files import write_atomically, writing
 from ccdcgan.models.backend import use_deterministic_kernels
 
 
@@ -79,8 +80,9 @@ class TrainingLog:
             header, *rows = list(csv.reader(stream)) or [[]]
         # A killed process may have left half a row.
         kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= step]
-        with self.path.open("w", newline="") as stream:
-            csv.writer(stream).writerows([header, *kept] if kept else [])
+        table = io.StringIO()
+        csv.writer(table).writerows([header, *kept] if kept else [])
+        write_atomically(self.path, table.getvalue())
 
     def write(self, step: int, **numbers: float) -> None:
         """Append a row; the first one of a log names the columns."""

@@ -20,7 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Rooms, and what each may import beside itself: rooms, or modules of them.
 MAY_IMPORT = {
     "dft": set(),
-    "models": {"dft.errors", "dft.files", "dft.structures.validity"},
+    "models": {
+        *("dft.errors", "dft.files", "dft.mistakes", "dft.yaml_files"),
+        "dft.structures.validity",
+    },
     "workflows": {"dft", "models"},
     "launchers": {"dft", "models", "workflows"},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from ccdcgan.dft.engines import corrections
 from ccdcgan.dft.engines.base import CalculatorEngine
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.hull import Thresholds
 from ccdcgan.dft.mistakes import did_you_mean, shown, validated
 from ccdcgan.dft.properties import PROPERTIES
@@ -303,7 +303,7 @@ class Campaign(Settings):
         """
         plain = self.model_dump(mode="json", exclude={"workers", "written"})
         text = json.dumps(self._as_written(plain), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(text, 16)
 
     def changes(self, other: Campaign) -> dict[str, tuple[Any, Any]]:
         """Values here and in another campaign where they differ, by key."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.settings import beside_the_file
 
 #: Atomic numbers of the elements of MPtrj, from which SevenNet-0 and CHGNet have learnt: up to Pu
@@ -274,7 +274,7 @@ def _chgnet(checkpoint: str) -> Calculator:
 
 @functools.cache
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return digest(path.read_bytes(), 16)
 
 
 def _quiet() -> None:
