@@ -363,6 +363,21 @@ def test_the_parser_s_own_reason(sites: str, words: str, tmp_path: Path) -> None
         sorted_out(tmp_path / "a.cif")
 
 
+def test_large_cells(tmp_path: Path) -> None:
+    """Many atoms without symmetry are read; many with the largest group would take minutes."""
+    rng = np.random.default_rng(1)
+    places = "\n".join(
+        f"Bi{i} Bi {x:.4f} {y:.4f} {z:.4f} 1" for i, (x, y, z) in enumerate(rng.random((300, 3)))
+    )
+    text = P1.format(formula="Bi", sites=places).replace("3.6", "30")
+    (tmp_path / "a.cif").write_text(text)
+    assert len(sorted_out(tmp_path / "a.cif")[0][0].structure) == 300
+    group = "_symmetry_space_group_name_H-M 'F m -3 m'\nloop_"
+    (tmp_path / "a.cif").write_text(text.replace("loop_", group))
+    with pytest.raises(UserError, match="300 rows of atoms and 192 symmetry operations"):
+        sorted_out(tmp_path / "a.cif")
+
+
 def test_a_formula_that_differs_is_a_warning(tmp_path: Path) -> None:
     sites = "Bi1 Bi 0 0 0 1\nSe1 Se .5 .5 .5 1"
     for formula, warning in (

@@ -117,7 +117,8 @@ def _of_member(member: Member, kind: str | None) -> Iterator[Crystal | Skipped |
     try:
         content = member.load()
         if not content.strip():
-            yield Skipped(member.name, "empty file")
+            # Most tables hold no structures.
+            yield (Passed if kind == "csv" else Skipped)(member.name, "empty file")
             return
         yield from _of_content(content, member.name, kind)
     except PermissionError:
