@@ -235,7 +235,7 @@ def test_stores_that_lead_nowhere(here, monkeypatch):
         ({"workers.dft.job": 3}, ["workers.dft.job", "did you mean 'jobs'"]),
         ({"workers.cpu": {}}, ["workers.cpu", "'dft', 'gpu' or 'light'"]),
         ({"workers.gpu": None}, ["workers.gpu is missing"]),
-        ({"workers.gpu.queue": None}, ["workers.gpu.queue", "required"]),
+        ({"workers.gpu.queue": None}, ["workers.gpu.queue is missing"]),
         ({"workers.dft.queue.partition": "x"}, ["'partition'", "queue", "account", "walltime"]),
         ({"workers.dft.queue.type": "SLRUM"}, ["workers.dft.queue", "'SLURM', 'PBS'"]),
         ({"workers.dft.queue.template": "no.txt"}, ["workers.dft.queue", "no.txt"]),
