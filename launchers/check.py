@@ -173,9 +173,14 @@ def _energies(name: str, relaxation: RelaxationSettings, campaign: Campaign) -> 
 
 def _references(campaign: Campaign) -> Finding:
     found, skipped = load_references(campaign.references, campaign.elements)
-    unread = f"; {len(skipped)} cannot be used, the first is {skipped[0].id}: {skipped[0].reason}"
-    text = f"references: {len(found)} crystals{unread if skipped else ''}"
-    return Finding("note" if skipped else "ok", text)
+    text = f"references: {len(found)} crystals"
+    if not skipped:
+        return Finding("ok", text)
+    first = skipped[0]
+    return Finding(
+        "note",
+        f"{text}; {len(skipped)} cannot be used, the first is {first.id}: {first.reason}",
+    )
 
 
 def installed_version(package: str) -> str | None:

@@ -51,6 +51,8 @@ def taken_up(folder: Path, campaign: Campaign) -> Campaign:
         The folder holds another campaign (see `Campaign.differences`) or other files.
     """
     stored = folder / CAMPAIGN_FILE
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --workdir")
     if not stored.exists():
         if folder.exists() and any(folder.iterdir()):
             raise UserError(

@@ -18,7 +18,6 @@ from ccdcgan.launchers.check import require_ready
 from ccdcgan.launchers.folder import embedded_store, open_workdir
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.inverse_design import InverseDesignMaker
 
 
 def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
@@ -30,6 +29,9 @@ def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
     """
     folder = folder.resolve()
     require_ready(campaign, folder)
+    # Keras takes seconds to import, and what is missing is told before.
+    from ccdcgan.workflows.inverse_design import InverseDesignMaker
+
     with open_workdir(folder, campaign) as campaign:
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / "calculations")
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")

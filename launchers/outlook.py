@@ -47,10 +47,12 @@ def source_findings(campaign: Campaign) -> Generator[Finding, None, int]:
     Number of candidates of the system, at most; 0 where that cannot be told.
     """
     found: list[Prototype] = []
+    notes: list[str] = []
     more, unknown, usable = 0, False, True
     for source in campaign.database.sources:
         finding = tried(partial(_source, source, campaign, found))
         usable &= finding.state != "missing"
+        notes += [finding.text] if finding.state == "note" else []
         if isinstance(source, RandomSource):
             more += source.count * factorial(len(campaign.elements))
         unknown |= isinstance(source, MaterialsProjectSource)
@@ -60,7 +62,7 @@ def source_findings(campaign: Campaign) -> Generator[Finding, None, int]:
     try:
         most, text = _candidates(campaign, found, more, unknown)
     except UserError as error:
-        yield Finding("missing", str(error))
+        yield Finding("missing", "; ".join([*notes, str(error)]))
         return 0
     # References are learnt from, too.
     if most < SMALLEST_DATABASE and not (unknown or campaign.references):
