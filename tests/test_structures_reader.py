@@ -570,6 +570,8 @@ def test_limits_are_named_and_can_be_raised(
         ("a.cif.gz", gzip.compress(b"data_" * 1000)[:-12], "cannot be unpacked"),
         ("a.cif", b"", "empty file"),
         ("a.json", b" \n", "empty file"),
+        ("a.cif", zip_of({"a.cif": b"x"}), "a name that ends in .zip"),
+        ("a.db", b"SQLite format 3\0", "ase convert"),
         ("a.pkl", b"\x80\x04", "a pickle can run commands"),
         ("a.txt", b"hello\n", "not POSCAR"),
         ("a.parquet", b"PAR1xxxx", "a.parquet"),

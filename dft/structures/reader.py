@@ -35,6 +35,14 @@ _KINDS = {
     ".parquet": "parquet",
 }
 
+#: How contents begin that are no text, and what to do with them.
+_BINARY = {
+    b"PK\x03\x04": "a ZIP file: give it a name that ends in .zip",
+    b"SQLite format 3": "a database: write it as extxyz, as by ase convert FILE.db FILE.extxyz",
+    b"\x89HDF": "HDF5, which is not read: write it as extxyz or JSON",
+    b"%PDF": "a PDF",
+}
+
 #: What may run commands when it is loaded.
 _PICKLES = {".pkl", ".pickle", ".pt", ".joblib"}
 
@@ -133,6 +141,10 @@ def _of_content(
     if kind == "parquet" or content.startswith(b"PAR1"):
         yield from read_parquet(content, name)
         return
+    for magic, reason in _BINARY.items():
+        if content.startswith(magic):
+            yield Skipped(name, reason)
+            return
     text = as_text(content)
     kind = kind or _sniffed(text)
     if kind in ("json", "lines"):
