@@ -398,6 +398,11 @@ def explain(error: BaseException) -> str | None:
             return f"{name}no permission to write: choose another folder"
         if error.filename and error.strerror:
             return f"{name}{error.strerror}: choose another path"
+    if type(error).__module__.startswith("pydantic") and type(error).__name__ == "ValidationError":
+        # Files of users are read with care: this one comes out of a store.
+        first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
+        place = ".".join(map(str, first["loc"]))
+        return f"a stored document is damaged: {error.title}: {place}: {first['msg']}"  # type: ignore[attr-defined]
     if type(error).__module__.startswith("pymongo"):
         from ccdcgan.launchers.launchpad import explain as explain_database
 

@@ -70,6 +70,13 @@ def _name(phase: Mapping[str, Any]) -> str:
     return str(phase.get("uid") or phase["id"])
 
 
+def _structure(phase: Mapping[str, Any]) -> Structure:
+    try:
+        return decode_structure(phase.get("structure"))
+    except UserError as error:
+        raise UserError(f"phase {_name(phase)} is damaged in its store: {error}") from None
+
+
 def _zip(phases: Phases) -> bytes:
     rows = []
     stream = io.BytesIO()
@@ -83,7 +90,7 @@ def _zip(phases: Phases) -> bytes:
 
         for number, phase in enumerate(phases, 1):
             name = f"{number:05d}_{file_stem(phase['formula'])}.cif"
-            add(name, _cif(decode_structure(phase["structure"])))
+            add(name, _cif(_structure(phase)))
             rows.append({"file": name, **flat(phase)})
         add("phases.csv", csv_text(["file", *COLUMNS], rows))
     return stream.getvalue()
@@ -101,7 +108,7 @@ def _extxyz(phases: Phases) -> bytes:
     for phase in phases:
         row = flat(phase)
         # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not wanted.
-        atoms = decode_structure(phase["structure"]).to_ase_atoms(msonable=False)
+        atoms = _structure(phase).to_ase_atoms(msonable=False)
         atoms.info = {
             name: " ".join(value.split()) if isinstance(value, str) else value
             for name, value in row.items()
@@ -116,7 +123,7 @@ def _extxyz(phases: Phases) -> bytes:
 def _entries(phases: Phases) -> bytes:
     entries = []
     for phase in phases:
-        structure = decode_structure(phase["structure"])
+        structure = _structure(phase)
         own = {"structure", "energy_per_atom", "level_of_theory"}
         entry = ComputedStructureEntry(
             structure,
@@ -173,7 +180,7 @@ def _optimade(phases: Phases) -> bytes:
 
 def _resource(phase: Mapping[str, Any]) -> dict[str, Any]:
     """The OPTIMADE structure of a phase."""
-    structure = decode_structure(phase["structure"])
+    structure = _structure(phase)
     composition = structure.composition
     counts = {e.symbol: round(n) for e, n in composition.items()}
     elements = sorted(counts)

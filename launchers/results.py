@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import gzip
 import json
 import math
 import os
 import re
 import sqlite3
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, get_args
 
 from maggma.core import Sort, Store
 from maggma.stores import MemoryStore
+from pydantic import ValidationError
 from pymatgen.core import Composition, Element
 from pymongo.errors import OperationFailure, PyMongoError
 
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.archives import Member, members
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
 from ccdcgan.workflows.documents import Origin, Phase
 from ccdcgan.workflows.stores import PHASES, phase_document
@@ -280,8 +281,7 @@ class Results:
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
         with _explained(filters.get("where")):
             found = self._store.query(query, properties=hidden, sort=order, limit=limit or 0)
-            # Versions before this one have published energies that are no numbers.
-            return [phase for phase in found if _has_energy(phase)]
+            return [phase for phase in found if _is_phase(phase)]
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many phases pass all filters of `phase_filter`."""
@@ -321,9 +321,22 @@ def value_of(phase: Mapping[str, Any], column: Column) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _has_energy(phase: Mapping[str, Any]) -> bool:
+def _is_phase(phase: Any) -> bool:
+    """Whether a stored document has what every phase has.
+
+    Versions before this one have published energies that are no numbers, and a database may be
+    written by others.
+    """
+    if not isinstance(phase, Mapping):
+        return False
     energy = phase.get("energy_per_atom")
-    return energy is not None and math.isfinite(energy)
+    if not isinstance(energy, (int, float)) or not math.isfinite(energy):
+        return False
+    try:
+        LevelOfTheory.model_validate(phase.get("level_of_theory"))
+    except ValidationError:
+        return False
+    return isinstance(phase.get("formula"), str) and isinstance(phase.get("id"), str)
 
 
 def parse_where(text: str) -> dict[str, Any]:
@@ -416,17 +429,30 @@ def _explained(where: Mapping[str, Any] | None) -> Iterator[None]:
         raise UserError(f"the free filter is not understood: {reason}") from None
 
 
+def _content(file: Path) -> bytes:
+    """A packed file's content, within the limits of what is unpacked."""
+    for member in members(file):
+        if isinstance(member, Member):
+            return member.load()
+        raise ValueError(member.reason)
+    raise ValueError("it is empty")
+
+
 def _read(file: Path, workdir: Path) -> Store:
     """The phases of phases.json.gz in a store, as those that have an energy are in a database."""
     from ccdcgan.workflows.campaign import load_campaign
 
     try:
-        phases = json.loads(gzip.decompress(file.read_bytes()))
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+        phases = json.loads(_content(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     campaign = load_campaign(workdir / CAMPAIGN_FILE)
     digest, system = campaign.digest(), "-".join(sorted(campaign.elements))
-    documents = [phase_document(p, digest, system) for p in phases if _has_energy(p)]
+    listed = phases if isinstance(phases, list) else []
+    try:
+        documents = [phase_document(p, digest, system) for p in listed if _is_phase(p)]
+    except UserError as error:
+        raise UserError(f"{file} holds a phase that is none: {error}") from None
     store = MemoryStore(PHASES, key="uid")
     store.connect()
     if documents:

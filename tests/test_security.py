@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import gzip
 import io
 import json
 import os
@@ -19,18 +20,24 @@ import toy_jobs
 from fireworks import Firework, ScriptTask, Workflow
 from jobflow.managers.fireworks import flow_to_workflow
 from monty.json import MontyDecoder
+from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
 from test_campaign import command
 from test_cluster import Here
 from test_results import EVERY
 
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.cli import explain
 from ccdcgan.launchers.export import export
+from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.launchers.launch import launch
 from ccdcgan.launchers.local import write_results
 from ccdcgan.launchers.tables import csv_text
 from ccdcgan.launchers.terminal import Console
 from ccdcgan.launchers.trusted import UntrustedError, objection, restrict_decoding
+from ccdcgan.workflows.documents import RelaxationDocument
+from ccdcgan.workflows.stores import PHASES
 
 #: A module that says when it is imported.
 EVIL = """
@@ -424,7 +431,7 @@ def test_no_line_of_an_error_steers_the_terminal(
         assert all(c.isprintable() or c == "\n" for c in said), words
 
 
-@pytest.mark.parametrize("content", ["a: [\n", "- 1\n", "NO_SUCH: 1\n"])
+@pytest.mark.parametrize("content", ["a: [\n", "NO_SUCH: 1\n"])
 def test_settings_of_fireworks_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "FW_config.yaml").write_text(content)
     queue = {"queue": {"queue": "main"}}
@@ -484,3 +491,70 @@ def test_a_spreadsheet_computes_no_text(tmp_path: Path, text: str) -> None:
 def test_numbers_and_plain_texts_stay_as_they_are(text: str) -> None:
     (row,) = csv.DictReader(io.StringIO(csv_text(["a", "b"], [{"a": text, "b": None}])))
     assert row == {"a": text, "b": ""}
+
+
+DAMAGED: list[dict[str, Any]] = [
+    {"energy_per_atom": "much"},
+    {"energy_per_atom": {"gt": 1}},
+    {"level_of_theory": None},
+    {"level_of_theory": {"engine": 7}},
+    {"formula": None},
+    {"id": None},
+    {"formula": ["Bi"], "e_above_hull": "low", "origin": 7},
+]
+
+
+@pytest.mark.parametrize("change", DAMAGED)
+def test_phases_that_are_none_hide_no_others(
+    tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    store = embedded_store(tmp_path).additional_stores[PHASES]
+    store.connect()
+    store._collection.insert_many(copy.deepcopy([EVERY[2], {**EVERY[3], **change}]))
+    (tmp_path / "campaign.yaml").write_text("system: Bi-Se\n")
+    at = ("--workdir", str(tmp_path))
+    for form in ("table", "json", "csv"):
+        code, said = command(monkeypatch, capsys, "query", *at, "--format", form)
+        assert code == 0, said
+        assert "prototype" in said
+        assert "generated" not in said
+    for suffix in ("zip", "extxyz", "json", "jsonl"):
+        code, said = command(monkeypatch, capsys, "export", str(tmp_path / f"o.{suffix}"), *at)
+        assert code == 0, said
+        assert "1 phase in" in said
+
+
+@pytest.mark.parametrize(
+    "structure", [None, 7, {}, {"lattice": 1, "sites": []}, {**EVERY[3]["structure"], "sites": [1]}]
+)
+@pytest.mark.parametrize("suffix", ["zip", "extxyz", "json", "jsonl"])
+def test_a_phase_without_a_crystal_is_named(tmp_path: Path, structure: Any, suffix: str) -> None:
+    with pytest.raises(UserError, match=f"phase {EVERY[3]['uid']} is damaged") as caught:
+        export([EVERY[2], {**EVERY[3], "structure": structure}], tmp_path / f"o.{suffix}")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_packed_table_is_read_within_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "campaign.yaml").write_text("system: Bi-Se\n")
+    monkeypatch.setenv("CCDCGAN_MAX_UNPACKED", "20")
+    packed = tmp_path / "phases.json.gz"
+    deep = b"[" * 100_000
+    for content in (b" " * 30_000_000, deep, b"{}", b"[1, null]", b"{", b"\xff"):
+        packed.write_bytes(gzip.compress(content))
+        code, said = command(monkeypatch, capsys, "query", "--workdir", str(tmp_path))
+        assert len(said.strip().splitlines()) == 1, said
+        assert code == (0 if content in (b"{}", b"[1, null]") else 2)
+    packed.write_bytes(b"no gzip")
+    assert command(monkeypatch, capsys, "query", "--workdir", str(tmp_path))[0] == 2
+
+
+def test_a_stored_document_that_is_damaged_gets_one_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        RelaxationDocument.model_validate({"key": 7})
+    said = explain(caught.value)
+    assert said is not None
+    assert said.startswith("a stored document is damaged: RelaxationDocument: key: ")
+    assert "\n" not in said
