@@ -37,6 +37,8 @@ def place(database, tmp_path, monkeypatch, capsys):
     # What cannot be reached is to be told at once.
     monkeypatch.setattr("ccdcgan.launchers.launchpad.SOON", 1000)
     monkeypatch.setattr("ccdcgan.launchers.inspection.POLL", 0.5)
+    # Comparing candidates takes seconds, and is tested in test_outlook.py.
+    monkeypatch.setattr("ccdcgan.launchers.outlook.COMPARED", 0)
     config = tmp_path / "cluster.yaml"
 
     def write(workers=None, **settings):
