@@ -211,8 +211,8 @@ def _keys(annotation: Any) -> dict[str, _Key]:
     """Keys of all models in an annotation; in place of an abstract one, of those made of it."""
     if isinstance(annotation, type) and not get_args(annotation):
         if inspect.isabstract(annotation):
-            parts = annotation.__subclasses__()
-            return {k: v for part in parts for k, v in _keys(part).items()}
+            made: list[Any] = annotation.__subclasses__()
+            return {k: v for part in made for k, v in _keys(part).items()}
         if issubclass(annotation, BaseModel):
             return {
                 name: _Key(info.annotation, info.description or "")

@@ -153,7 +153,8 @@ def _guess(campaign: Campaign, most: int) -> Finding:
     each = min(chosen.max_candidates or OF_A_SMALLER_SYSTEM, OF_A_SMALLER_SYSTEM)
     first = most + ends + smaller * each
     later = loop.rounds * loop.relaxations
-    text = f"about {first} relaxations, and up to {later} in {loop.rounds} rounds"
+    rounds = "1 round" if loop.rounds == 1 else f"{loop.rounds} rounds"
+    text = f"about {first} relaxations, and up to {later} in {rounds}"
     if not campaign.relaxation.engine.is_potential:
         return Finding("note", f"{text}; their time by {campaign.relaxation.engine.name} is open")
     workers = campaign.workers or len(os.sched_getaffinity(0))
