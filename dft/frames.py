@@ -75,8 +75,8 @@ def vasp_frames(folder: Path) -> list[Frame]:
     """Frames of a run of VASP; none where its files are gone."""
     from pymatgen.io.vasp import Vasprun
 
-    found = (path for name in ("vasprun.xml", "vasprun.xml.gz") if (path := folder / name).exists())
-    path = next(found, None)
+    paths = (folder / name for name in ("vasprun.xml", "vasprun.xml.gz"))
+    path = next((path for path in paths if path.exists()), None)
     if path is None:
         return []
     run = Vasprun(path, parse_dos=False, parse_eigen=False)
