@@ -43,17 +43,20 @@ class Settings(BaseModel):
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
     """A path of a file that is read with ``context={"folder": ...}``, relative to that folder.
 
-    ``~`` and ``$VARIABLES`` are expanded. How the file has a path that it does not have whole is
-    noted in the context's ``written``, if it has one.
+    ``~`` is expanded, and so are ``$VARIABLES`` of a file. How the file has a path that it does not
+    have whole is noted in the context's ``written``, if it has one.
     """
     context = info.context or {}
-    text = os.path.expandvars(path)
-    if unset := re.search(r"\$\{?(\w+)", text):
-        raise ValueError(f"the environment variable {unset[1]} of {str(path)!r} is not set")
+    folder, text = context.get("folder"), str(path)
+    # What is read again later, as by a job, is whole, and may have a dollar in a name.
+    if folder is not None and not (path.is_absolute() and path.exists()):
+        text = os.path.expandvars(text)
+        if unset := re.search(r"\$\{?(\w+)", text):
+            raise ValueError(f"the environment variable {unset[1]} of {str(path)!r} is not set")
     try:
         whole = Path(text).expanduser()
-        if not whole.is_absolute() and context.get("folder") is not None:
-            whole = (Path(context["folder"]) / whole).resolve()
+        if folder is not None and not whole.is_absolute():
+            whole = (Path(folder) / whole).resolve()
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{str(path)!r} is no path: {error}") from None
     if whole != path:

@@ -324,6 +324,9 @@ def test_whole_paths_are_as_they_were() -> None:
     )
     assert not campaign.written
     dump = campaign.model_dump(mode="json")
+    # A dollar in a name is no variable once the path is whole, as for a job.
+    dollar = parse_campaign({"references": [{"source": "files", "path": "/a$b/c"}]}, "x")
+    assert str(dollar.references[0].path) == "/a$b/c"
     assert "written" not in dump and dump["references"][0]["path"] == "/a/b"
 
 
