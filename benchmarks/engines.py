@@ -30,6 +30,7 @@ RUNS = Path(__file__).with_suffix("") / "runs.json"
 ENGINES: dict[str, dict[str, Any]] = {
     "7net-0": {"engine": {"name": "sevennet"}},
     "7net-0+d3bj": {"engine": {"name": "sevennet", "dispersion": "d3bj"}},
+    "7net-l3i5": {"engine": {"name": "sevennet", "checkpoint": "7net-l3i5"}},
     "7net-l3i5+d3bj": {
         "engine": {"name": "sevennet", "checkpoint": "7net-l3i5", "dispersion": "d3bj"}
     },
