@@ -170,6 +170,9 @@ def judge(
                 phase.label, phase.reason = "untrusted", aside[document.key]
             elif document.converged:
                 phase.label = campaign.thresholds.label(place.formation_energy, distance)
+                if len(structure.composition) == 1 and not distance:
+                    # Formation energies cannot tell: those of elements count from it.
+                    phase.label = "stable"
                 phase.distinct = seen.add_if_new(structure)
         phases.append(phase)
     return phases
