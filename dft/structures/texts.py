@@ -258,11 +258,21 @@ def _is_row(following: list[str], last: str) -> bool:
     return columns > 1 and any(len(line.split()) == columns for line in following)
 
 
+def _properties(comment: str) -> str:
+    """What a frame's header says of its columns, as in species:S:1:pos:R:3."""
+    found = re.search(r"Properties\s*=\s*[\"'{]?([^\s\"'}]+)", comment, re.IGNORECASE)
+    return found[1] if found else ""
+
+
 def _of_frame(lines: list[str], label: str) -> Crystal | Skipped:
     from ase.io.extxyz import read_xyz
 
     if len(lines) - 2 > MOST_ATOMS:
         return Skipped(label, f"more than {MOST_ATOMS} atoms")
+    # ASE makes room for as many columns as the header says.
+    said = sum(int(n) for n in re.findall(r"[A-Za-z]:(\d+)", _properties(lines[1])))
+    if said > (columns := max(len(line.split()) for line in lines[2:])):
+        return Skipped(label, f"its Properties are of {said} columns, its lines have {columns}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         atoms = next(iter(read_xyz(io.StringIO("\n".join(lines) + "\n"), slice(0, 1))))
