@@ -628,3 +628,13 @@ def test_random_crystals_round_trip(tmp_path: Path) -> None:
             np.testing.assert_allclose(own.lattice.abc, structure.lattice.abc, atol=1e-6)
             distances = [np.sort(s.distance_matrix.ravel()) for s in (own, structure)]
             np.testing.assert_allclose(*distances, atol=1e-5)
+
+
+def test_a_header_of_more_columns_than_there_are(tmp_path: Path) -> None:
+    """ASE would make room for all of them: 24 GB here."""
+    path = tmp_path / "a.extxyz"
+    good = '1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3\nBi 0 0 0\n'
+    path.write_text(good + good.replace("pos:R:3", "pos:R:399999999") + good)
+    found = list(read(path))
+    assert [isinstance(item, Crystal) for item in found] == [True, False, True]
+    assert "its Properties are of 400000000 columns, its lines have 4" in str(found[1])
