@@ -268,7 +268,8 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
                 if draw(st.booleans()):
                     del here[key]
                 else:
-                    here[key] = draw(JUNK)
+                    # A copy: what is drawn is changed further on.
+                    here[key] = copy.deepcopy(draw(JUNK))
                 break
             here = here[key]
     return data
