@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import sleep, time
@@ -134,8 +134,7 @@ class Calculation:
                 attempt.corrections, _ = corrections(self.path(attempt))
 
     def save(self) -> None:
-        record = [asdict(a) for a in self.attempts]
-        write_atomically(self.folder / RECORD, to_json(record, indent=1))
+        write_record(self.folder, self.attempts)
 
     def path(self, attempt: Attempt) -> Path:
         return self.folder / attempt.folder
@@ -267,10 +266,9 @@ def relax_by_vasp(
         result.max_force, result.max_stress = run.max_force, run.max_stress
         result.converged = reason is None
         if result.converged and not engine.keep_waves:
-            for file in (
-                f for a in attempts for name in REUSED for f in [calculation.path(a) / name]
-            ):
-                file.unlink(missing_ok=True)
+            for attempt in attempts:
+                for name in REUSED:
+                    (calculation.path(attempt) / name).unlink(missing_ok=True)
         done = [calculation.path(a) for a in attempts if a.outcome == "done"]
         result.frames = [frame for path in done for frame in vasp_frames(path)]
         return result, calculation.path(attempts[-1])
@@ -315,6 +313,11 @@ def read_record(folder: Path) -> list[Attempt]:
         ]
 
 
+def write_record(folder: Path, attempts: Sequence[Attempt]) -> None:
+    """Keep the runs of a calculation in its folder."""
+    write_atomically(folder / RECORD, to_json([asdict(a) for a in attempts], indent=1))
+
+
 def _asked(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / RETRY).read_text(encoding="utf-8"))
@@ -344,7 +347,7 @@ def retry_calculation(
         # A stage that was done and refused all the same is to be run again.
         if attempts and start == "last" and attempts[-1].outcome == "done":
             attempts[-1].retired = True
-        write_atomically(folder / RECORD, to_json([asdict(a) for a in attempts], indent=1))
+        write_record(folder, attempts)
         write_atomically(folder / RETRY, to_json({"incar": dict(incar), "start": start}))
 
 

@@ -173,13 +173,13 @@ def _retry_on_cluster(
 ) -> None:
     from ccdcgan.launchers.failures import parse_incar, prepare_retry, relaxations_of
     from ccdcgan.launchers.submit import find_campaign, submit
-    from ccdcgan.workflows.campaign import Campaign
+    from ccdcgan.workflows.campaign import parse_campaign
 
     if campaign is None:
         raise UserError("say whose structures with --campaign: ccdcgan status lists them")
     cluster, pad = open_pad(config, to_change=True)
     document = find_campaign(pad, campaign)
-    settings = Campaign.model_validate(document["settings"])
+    settings = parse_campaign(document["settings"], str(document["_id"]))
     tags = parse_incar(incar, settings.relaxation.engine)
     busy = pad.fireworks.count_documents(
         {

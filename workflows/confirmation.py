@@ -23,7 +23,7 @@ from ccdcgan.workflows.documents import (
     Place,
     RelaxationDocument,
 )
-from ccdcgan.workflows.phases import judge, ranked, spacegroup
+from ccdcgan.workflows.phases import judge, ranked, unplaced
 from ccdcgan.workflows.stores import Relaxations
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
@@ -107,27 +107,8 @@ def without_hull(
     documents: Mapping[str, RelaxationDocument],
 ) -> list[Confirmation]:
     """What was confirmed where the other level has no hull: crystals and displacements alone."""
-    found = []
-    for entry in entries:
-        document = documents[entry.key]
-        structure = decode_structure(document.structure)
-        found.append(
-            Phase(
-                id=entry.key,
-                structure=document.structure,
-                formula=structure.composition.reduced_formula,
-                spacegroup=spacegroup(structure),
-                energy_per_atom=document.energy_per_atom,
-                formation_energy_per_atom=None,
-                e_above_hull=None,
-                label="not converged",
-                converged=document.converged,
-                reason=document.reason,
-                distinct=False,
-                origin=entry.origin,
-                level_of_theory=document.level_of_theory,
-            )
-        )
+    crystals = ((e, documents[e.key]) for e in entries)
+    found = [unplaced(e, d, decode_structure(d.structure)) for e, d in crystals]
     nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
     return [
         c.model_copy(update={"after": nowhere}) if c.converged else c

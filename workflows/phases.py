@@ -139,22 +139,9 @@ def judge(
     for entry in entries:
         document = documents[entry.key]
         structure = decode_structure(document.structure)
-        phase = Phase(
-            id=entry.key,
-            structure=document.structure,
-            formula=structure.composition.reduced_formula,
-            spacegroup=spacegroup(structure),
-            energy_per_atom=document.energy_per_atom,
-            formation_energy_per_atom=None,
-            e_above_hull=None,
-            label="not converged",
-            converged=document.converged,
-            reason=document.reason,
-            distinct=False,
-            origin=entry.origin,
-            level_of_theory=document.level_of_theory.model_copy(
-                update={"corrections": hull.level.corrections}
-            ),
+        phase = unplaced(entry, document, structure)
+        phase.level_of_theory = phase.level_of_theory.model_copy(
+            update={"corrections": hull.level.corrections}
         )
         if document.energy_per_atom is not None:
             place = hull.place(structure, document.energy_per_atom)
@@ -176,6 +163,25 @@ def judge(
                 phase.distinct = seen.add_if_new(structure)
         phases.append(phase)
     return phases
+
+
+def unplaced(entry: Entry, document: RelaxationDocument, structure: Structure) -> Phase:
+    """A phase that is on no hull yet, with its relaxed crystal."""
+    return Phase(
+        id=entry.key,
+        structure=document.structure,
+        formula=structure.composition.reduced_formula,
+        spacegroup=spacegroup(structure),
+        energy_per_atom=document.energy_per_atom,
+        formation_energy_per_atom=None,
+        e_above_hull=None,
+        label="not converged",
+        converged=document.converged,
+        reason=document.reason,
+        distinct=False,
+        origin=entry.origin,
+        level_of_theory=document.level_of_theory,
+    )
 
 
 def _without_noise(distance: float) -> float:

@@ -83,13 +83,6 @@ FAULTS: dict[str, _Fault] = {
 
 _FAULTS = {name: re.compile(f.words, re.IGNORECASE) for name, f in FAULTS.items()}
 
-#: What stopped a run that would have gone on.
-STOPPED = re.compile(
-    r"DUE TO (TIME LIMIT|PREEMPTION)|Walltime reached|SIGTERM|caught signal 15|signal 15"
-    r"|CANCELLED AT|job step .* aborted.*preempt|soft stop encountered|hard stop encountered",
-    re.IGNORECASE,
-)
-
 _ERRNO = {
     errno.ENOSPC: "disk",
     errno.EDQUOT: "disk",
@@ -155,8 +148,3 @@ def machine_fault(error: BaseException | None, text: str) -> MachineFault | None
         if re.search(r"(^|[:\s])Killed\b", line):
             return MachineFault(MEMORY, " ".join(line.split())[:200])
     return None
-
-
-def was_stopped(text: str) -> bool:
-    """Whether output says that somebody has stopped the run."""
-    return STOPPED.search(text) is not None
