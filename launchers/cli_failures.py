@@ -15,7 +15,8 @@ from ccdcgan.launchers.cli_results import DEFAULT_FOLDER
 from ccdcgan.launchers.terminal import Console
 
 if TYPE_CHECKING:
-    from ccdcgan.launchers.failures import FailedStructure, Wanted
+    from ccdcgan.launchers.failures import Wanted
+    from ccdcgan.workflows.failures import FailedStructure
 
 console = Console(stderr=True)
 
@@ -52,7 +53,8 @@ def failures(
     format_: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
     """Show which structures failed, whose fault it was, and what the code said."""
-    from ccdcgan.launchers.failures import Wanted, counts
+    from ccdcgan.launchers.failures import Wanted
+    from ccdcgan.workflows.failures import counts
 
     if format_ not in ("table", "json"):
         raise UserError(f"unknown format {format_!r}: choose table or json")

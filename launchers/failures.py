@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from maggma.core import Store
 from maggma.stores import MontyStore
-from pydantic import BaseModel, Field
-from pymatgen.core import Composition
 
 from ccdcgan.dft.calculation import RECORD, read_record, retry_calculation
 from ccdcgan.dft.errors import UserError
@@ -20,6 +17,7 @@ from ccdcgan.dft.vasp import HARMLESS, VaspEngine
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
 from ccdcgan.launchers.results import reduced_formula
 from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.failures import FailedStructure
 from ccdcgan.workflows.stores import RESULTS
 
 if TYPE_CHECKING:
@@ -31,48 +29,6 @@ FIELDS = (
     *("key", "campaign", "origin", "initial_structure", "failure", "reason", "said", "attempts"),
     *("steps", "max_force", "folder", "host", "finished_at", "retry", "level_of_theory.engine"),
 )
-
-
-class FailedStructure(BaseModel):
-    """A structure without a result, or a fault of a machine that keeps one from it."""
-
-    kind: Literal["crystal", "stopped", "machine"] = Field(
-        description="Whose fault it is: machine: nothing is stored, the structure waits."
-    )
-    formula: str | None
-    origin: str | None = Field(description="Kind and id, as prototype aflow:AB_cF8_225_a_b>BiSe.")
-    reason: str
-    said: str | None = Field(None, description="The code's own last words.")
-    runs: int | None = None
-    steps: int | None = Field(None, description="Ionic steps of all runs.")
-    max_force: float | None = Field(None, description="Largest force at the end, eV/Å.")
-    folder: str | None = None
-    host: str | None = None
-    campaign: str | None = Field(None, description="Digest of the campaign that asked first.")
-    key: str | None = Field(None, description="Content key of its relaxation.")
-    at: str | None = None
-    waits: bool = Field(False, description="Whether it is to be tried again.")
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> FailedStructure:
-        """What a stored document, of any version, tells."""
-        origin = document["origin"]
-        return cls(
-            kind=document.get("failure") or "crystal",
-            formula=_formula(document["initial_structure"]),
-            origin=f"{origin['kind']} {origin['id']}",
-            reason=document.get("reason") or "not converged",
-            said=document.get("said"),
-            runs=document.get("attempts"),
-            steps=document.get("steps"),
-            max_force=document.get("max_force"),
-            folder=document.get("folder"),
-            host=document.get("host"),
-            campaign=document.get("campaign"),
-            key=document["key"],
-            at=document.get("finished_at"),
-            waits=bool(document.get("retry")),
-        )
 
 
 @dataclass(frozen=True)
@@ -137,12 +93,6 @@ def failures_of_cluster(cluster: Cluster, pad: Pad, wanted: Wanted) -> list[Fail
         for job in failures(pad, query)
     ]
     return [f for f in (*_stored(store, wanted.campaign), *jobs) if wanted(f)]
-
-
-def counts(failures: Iterable[FailedStructure]) -> list[tuple[str, str, int]]:
-    """Kind, reason with its numbers left out, and how many have it; the most frequent first."""
-    found = Counter((f.kind, re.sub(r"\d+(\.\d+)?", "#", f.reason)) for f in failures)
-    return [(kind, reason, number) for (kind, reason), number in found.most_common()]
 
 
 def relaxations_of(store: Any) -> Store:
@@ -255,16 +205,3 @@ def _machines(calculations: Path) -> Iterator[FailedStructure]:
             key=record.parent.name,
             waits=True,
         )
-
-
-def _formula(structure: Mapping[str, Any]) -> str | None:
-    """Reduced formula of a stored structure, without decoding it whole."""
-    try:
-        sites = structure["sites"]
-        amounts: Counter[str] = Counter()
-        for site in sites:
-            for species in site["species"]:
-                amounts[str(species["element"])] += float(species["occu"])  # type: ignore[assignment]
-        return str(Composition(amounts).reduced_formula)
-    except (LookupError, TypeError, ValueError):
-        return None

@@ -15,15 +15,14 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.cli import main
 from ccdcgan.launchers.failures import (
-    FailedStructure,
     Wanted,
-    counts,
     failures_of_folder,
     parse_incar,
     prepare_retry,
 )
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.failures import FailedStructure, counts
 from ccdcgan.workflows.stores import RESULTS
 
 CAMPAIGN = Campaign(
