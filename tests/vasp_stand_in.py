@@ -117,6 +117,7 @@ INTEGERS = {"IBRION", "ICHARG", "ISIF", "ISMEAR", "ISPIN", "ISTART", "ISYM", "LO
 INTEGERS |= {"IMIX", "NCORE", "NELM", "NELMIN", "NPAR", "NSW"}
 NUMBERS = {"AMIN", "AMIX", "BMIX", "EDIFF", "EDIFFG", "ENCUT", "KSPACING", "POTIM", "SIGMA"}
 NUMBERS |= {"NELECT", "SYMPREC"}
+LISTS = {"LDAUJ", "LDAUL", "LDAUU", "MAGMOM"}
 WORDS = {"ALGO", "GGA", "METAGGA", "PREC", "SYSTEM"}
 LOGICAL = re.compile(r"\.?(T|F)(RUE|ALSE)?\.?", re.IGNORECASE)
 
@@ -188,6 +189,8 @@ def read_incar(text: str) -> dict[str, Any]:
                 tags[name] = float(value)
             else:
                 tags[name] = value if name in WORDS else _guess(value)
+                if name in LISTS and not isinstance(tags[name], list):
+                    tags[name] = [tags[name]]
         except ValueError:
             raise RefusedError(f"Error reading item '{name}' from file INCAR.") from None
     checks = {
