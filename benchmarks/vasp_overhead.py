@@ -24,9 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import RelaxMaker

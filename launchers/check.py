@@ -12,12 +12,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ccdcgan.dft.engines.corrections import warnings_of
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.mistakes import in_one_line
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.references import load_references
-from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
 from ccdcgan.launchers.findings import Finding, tried
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, taken_up

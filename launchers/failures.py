@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from maggma.core import Store
 from maggma.stores import MontyStore
 
-from ccdcgan.dft.calculation import RECORD, read_record, retry_calculation
+from ccdcgan.dft.engines.vasp.record import RECORD, read_record, retry_calculation
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.tags import HARMLESS
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.vasp import HARMLESS, VaspEngine
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
 from ccdcgan.launchers.results import reduced_formula
 from ccdcgan.workflows.campaign import Campaign, load_campaign

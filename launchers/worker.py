@@ -22,7 +22,7 @@ from maggma.stores import MemoryStore
 from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.vasp import seconds_left
+from ccdcgan.dft.queue_time import seconds_left
 from ccdcgan.launchers.cluster import JOBSTORE, address_in
 from ccdcgan.launchers.launchpad import (
     CAMPAIGNS,

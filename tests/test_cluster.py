@@ -23,8 +23,8 @@ from pymatgen.core import Structure
 from services import Database, wait_until
 from test_campaign import command
 
-from ccdcgan.dft.calculation import OutOfTimeError
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.launchers import cluster, launchpad
 from ccdcgan.launchers.cluster import CLASSES, Cluster, load_cluster, write_files
 from ccdcgan.launchers.folder import embedded_store

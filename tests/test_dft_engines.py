@@ -34,6 +34,7 @@ from ccdcgan.dft.engines.potentials import (
     SevenNetEngine,
 )
 from ccdcgan.dft.engines.registry import engine_class, engine_of
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import EspressoEngine
 from ccdcgan.dft.gpaw import GpawEngine
@@ -42,7 +43,6 @@ from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.workflows.campaign import parse_campaign
 
 L3I5 = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")

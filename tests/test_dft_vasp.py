@@ -17,15 +17,19 @@ from potcars import write_potcars
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.calculation import Calculation, OutOfTimeError, relax_by_vasp
 from ccdcgan.dft.engines.base import same_level
 from ccdcgan.dft.engines.potentials import SevenNetEngine
+from ccdcgan.dft.engines.vasp.calculation import Calculation
+from ccdcgan.dft.engines.vasp.files import geometries, own_words
+from ccdcgan.dft.engines.vasp.inputs import write_inputs
+from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.tags import DECISIVE, INCAR, LADDER, decisive
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.vasp import INCAR, LADDER, VaspEngine
-from ccdcgan.dft.vasp_files import DECISIVE, decisive, geometries, own_words
 from ccdcgan.workflows.campaign import parse_campaign
 
 pytestmark = [
@@ -155,7 +159,7 @@ def test_level_names_what_is_written(tmp_path, stage, incar):
     from pymatgen.io.vasp import Incar
 
     engine = VaspEngine(incar=incar)
-    engine.write_inputs(FEO, stage, engine.incar, tmp_path)
+    write_inputs(engine, FEO, stage, engine.incar, tmp_path)
     written = Incar.from_file(tmp_path / "INCAR")
     assert decisive(written) == decisive({**INCAR, **incar})
     assert not {"LDAUU", "LDAUL"} & set(written)
@@ -172,7 +176,7 @@ def test_u_by_the_scheme_of_the_materials_project(tmp_path, machine):
     for structure in (FEO, iron):
         folder = tmp_path / structure.composition.reduced_formula
         folder.mkdir()
-        engine.write_inputs(structure, "relax", engine.tags, folder)
+        write_inputs(engine, structure, "relax", engine.tags, folder)
         incar, theirs = (
             Incar.from_file(folder / "INCAR"),
             MPRelaxSet(structure.get_sorted_structure()).incar,
@@ -207,7 +211,7 @@ def test_one_u_in_all_structures(tmp_path):
     engine = VaspEngine(incar={"LDAU": True, "LDAUU": {"Fe": 4}, "LDAUL": {"Fe": 2}})
     iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5] * 3])
     for structure, expected in ((iron, [4]), (FEO, [4, 0]), (BISE, None)):
-        engine.write_inputs(structure, "relax", engine.tags, tmp_path)
+        write_inputs(engine, structure, "relax", engine.tags, tmp_path)
         written = Incar.from_file(tmp_path / "INCAR")
         assert written.get("LDAUU") == expected
         assert bool(written.get("LDAU")) == bool(expected), "alone it gives U to all elements"
@@ -318,7 +322,7 @@ def test_potcars_of_choice(machine, monkeypatch):
 
 
 def test_sites_in_any_order_get_one_potcar_an_element(tmp_path):
-    VaspEngine().write_inputs(FEO, "relax", {}, tmp_path)
+    write_inputs(VaspEngine(), FEO, "relax", {}, tmp_path)
     assert (tmp_path / "POTCAR").read_text().count("TITEL") == 2
 
 
@@ -527,7 +531,7 @@ def test_queue_time_shorter_than_an_ionic_step(log, reason, gives_up):
 
 def test_two_processes_on_one_calculation(machine, monkeypatch, log):
     """The second waits, and finds what the first has computed."""
-    monkeypatch.setattr("ccdcgan.dft.calculation.PAUSE", 0.05)
+    monkeypatch.setattr("ccdcgan.dft.engines.vasp.relax.PAUSE", 0.05)
     first = relax()[0]
     with (machine / "calculations" / first.key / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -543,7 +547,7 @@ def test_two_processes_on_one_calculation(machine, monkeypatch, log):
 
 def test_waiting_ends_before_the_queue_does(machine, monkeypatch):
     key = relax()[0].key
-    monkeypatch.setattr("ccdcgan.dft.calculation.PAUSE", 0.05)
+    monkeypatch.setattr("ccdcgan.dft.engines.vasp.relax.PAUSE", 0.05)
     monkeypatch.setenv("CCDCGAN_END_TIME", str(int(time.time() + 5)))
     with (machine / "calculations" / key / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -944,7 +948,7 @@ def test_dispersion_is_written(tmp_path, incar, parameters):
 
     engine = VaspEngine(incar=incar, dispersion="d3bj")
     for stage in ("relax", "static"):
-        engine.write_inputs(BISE, stage, engine.tags, tmp_path / stage)
+        write_inputs(engine, BISE, stage, engine.tags, tmp_path / stage)
         written = Incar.from_file(tmp_path / stage / "INCAR")
         assert written["IVDW"] == 12
         for tag, value in parameters.items():

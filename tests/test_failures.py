@@ -11,8 +11,8 @@ from potcars import write_potcars
 from ruamel.yaml import YAML
 from test_vasp_campaign import DRIVER, crystal
 
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.vasp import VaspEngine
 from ccdcgan.launchers.cli import main
 from ccdcgan.launchers.failures import (
     Wanted,
@@ -182,7 +182,7 @@ def test_retried_structures_go_on_from_their_last_geometry(failed):
 
 
 def test_a_calculation_that_runs_is_not_touched(tmp_path):
-    from ccdcgan.dft.calculation import retry_calculation
+    from ccdcgan.dft.engines.vasp.record import retry_calculation
     from ccdcgan.dft.files import locked
 
     (tmp_path / "calculation.json").write_text("[]")

@@ -13,14 +13,14 @@ import pytest
 from test_results import EVERY
 from test_trust import SECOND, cell, palladium
 
-from ccdcgan.dft.calculation import _refused
+from ccdcgan.dft.engines.vasp.files import Run
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.dft.vasp import VaspEngine
-from ccdcgan.dft.vasp_files import Run
 from ccdcgan.launchers.export import export
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.launchers.local import write_results
@@ -141,9 +141,9 @@ def test_a_run_of_vasp_whose_numbers_are_not_finite_is_no_result(
     )
     engine = VaspEngine()
     settings = RelaxationSettings(engine=engine)
-    assert _refused(run, engine, stage, settings) is None
+    assert refused(run, engine, stage, settings) is None
     setattr(run, name, value)
-    reason = _refused(run, engine, stage, settings)
+    reason = refused(run, engine, stage, settings)
     assert reason is not None
     assert reason.startswith(said)
     assert reason.endswith("is not finite")

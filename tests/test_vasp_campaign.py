@@ -19,8 +19,8 @@ from potcars import write_potcars
 from pymatgen.core import Composition, Lattice, Structure
 from vasp_stand_in import Minimiser, pair_potential
 
-from ccdcgan.dft.calculation import relax_by_vasp
-from ccdcgan.dft.vasp import VaspEngine
+from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import RelaxationDocument

@@ -16,9 +16,12 @@ from typing import Any
 from jobflow import Flow, Job, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
-from ccdcgan.dft.calculation import OutOfTimeError, final_run, relax_by_vasp
+from ccdcgan.dft.engines.vasp.record import final_run
+from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.properties import PROPERTIES, compute
+from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
@@ -29,7 +32,6 @@ from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import end_members
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.substitution import candidates, subsystem_members
-from ccdcgan.dft.vasp import VaspEngine, seconds_left
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,32 +15,9 @@ import numpy as np
 from monty.io import zopen
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.frames import KBAR
-
-#: Tags that decide an energy, with VASP's defaults. Smearing, algorithms and symmetry are not
-#: among them: custodian must be free to change those.
-DECISIVE: dict[str, Any] = {
-    "GGA": None,
-    "METAGGA": None,
-    "ENCUT": None,
-    "PREC": "Normal",
-    "ISPIN": 1,
-    "LASPH": False,
-    "ADDGRID": False,
-    "LDAU": False,
-    "LDAUTYPE": 2,
-    "LDAUL": None,
-    "LDAUU": None,
-    "LDAUJ": None,
-    "IVDW": 0,
-    "LUSE_VDW": False,
-    "LHFCALC": False,
-    "AEXX": None,
-    "HFSCREEN": None,
-    "LSORBIT": False,
-}
-
 
 #: Words by which VASP's complaints are known.
 COMPLAINT = re.compile(
@@ -101,7 +77,7 @@ def read_run(folder: Path) -> Run:
     last = run.ionic_steps[-1]
     asked = decisive(Incar.from_file(asked_incar))
     ran = decisive(run.incar)
-    changed = {t: (asked[t], ran[t]) for t in DECISIVE if not _alike(asked[t], ran[t])}
+    changed = {t: (asked[t], ran[t]) for t in DECISIVE if not alike(asked[t], ran[t])}
     both = (Kpoints.from_file(asked_kpoints), run.kpoints)
     grids = [tuple(k.kpts[0]) for k in both]
     if any(b < a for a, b in zip(*grids, strict=True)):
@@ -131,38 +107,6 @@ def _file(folder: Path, name: str) -> Path:
     """A file of a run, packed or not."""
     packed = folder / f"{name}.gz"
     return packed if packed.exists() and not (folder / name).exists() else folder / name
-
-
-def decisive(incar: Mapping[str, Any]) -> dict[str, Any]:
-    """The decisive tags of an INCAR, written alike whoever wrote them."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.strip().upper() or None
-        if isinstance(value, (list, tuple)):
-            return [float(v) for v in value]
-        return float(value) if isinstance(value, (int, float)) else value
-
-    return {tag: plain(incar.get(tag, default)) for tag, default in DECISIVE.items()}
-
-
-def _alike(asked: Any, ran: Any) -> bool:
-    """Whether two values are the same as VASP writes them.
-
-    vasprun.xml cuts long words, as in PREC = accura, and numbers, as in AEXX = 0.33333333.
-    """
-    if isinstance(asked, str) and isinstance(ran, str):
-        return asked.startswith(ran) or ran.startswith(asked)
-    if isinstance(asked, float) and isinstance(ran, float):
-        return math.isclose(asked, ran, rel_tol=1e-7, abs_tol=5e-9)
-    if isinstance(asked, list) and isinstance(ran, list):
-        return len(asked) == len(ran) and all(map(_alike, asked, ran))
-    return bool(asked == ran)
-
-
-def difference(tag: str, values: Sequence[Any]) -> str:
-    """A changed tag for people."""
-    return f"{tag} {values[1]} instead of {values[0]}"
 
 
 def corrections(folder: Path) -> tuple[list[str], list[str]]:

@@ -1,0 +1,1 @@
+"""VASP: settings, inputs, runs under custodian, and calculations of as many runs as it takes."""

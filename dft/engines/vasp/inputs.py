@@ -1,0 +1,56 @@
+"""Input files of one run of VASP, by atomate2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
+from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR
+
+
+def write_inputs(
+    engine: VaspEngine,
+    structure: Structure,
+    stage: Stage,
+    tags: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Write INCAR (the paper's with other `tags`), KPOINTS, POSCAR and POTCAR of one run."""
+    from atomate2.vasp.sets.core import RelaxSetGenerator, StaticSetGenerator
+    from pymatgen.io.vasp import Kpoints
+
+    kind = RelaxSetGenerator if stage == "relax" else StaticSetGenerator
+    grid = Kpoints.automatic_density_by_lengths(
+        structure, [engine.kpoints_length] * 3, force_gamma=True
+    )
+    generator = kind(
+        user_incar_settings={**INCAR, **tags, **_hubbard(engine, tags, structure)},
+        user_kpoints_settings=grid,
+        user_potcar_functional=engine.functional,
+        user_potcar_settings={e: engine.potcar(e) for e in structure.composition.get_el_amt_dict()},
+        auto_ismear=False,
+    )
+    # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
+    generator.get_input_set(structure.get_sorted_structure()).write_input(folder)
+
+
+def _hubbard(engine: VaspEngine, tags: Mapping[str, Any], structure: Structure) -> dict[str, Any]:
+    """Tags of U for one structure; LDAU alone would give all its elements VASP's own U."""
+    if not tags.get("LDAU"):
+        return {}
+    if engine.hubbard_u is None:
+        given = {tag: tags[tag] for tag in HUBBARD if tags.get(tag)}
+        values = given["LDAUU"]
+    else:
+        from pymatgen.io.vasp.sets import MPRelaxSet
+
+        given = {tag: MPRelaxSet.CONFIG["INCAR"][tag] for tag in HUBBARD}
+        anion = max(structure.composition.elements, key=lambda e: e.X).symbol
+        values = given["LDAUU"].get(anion, {})
+    if any(values.get(e.symbol) for e in structure.composition.elements):
+        return given
+    return {"LDAU": False, "LDAUTYPE": None, **dict.fromkeys(HUBBARD)}

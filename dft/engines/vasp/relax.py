@@ -1,0 +1,265 @@
+"""A structure relaxed by VASP: its runs, each of which goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from time import sleep, time
+from typing import Any
+
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines.vasp.calculation import REUSED, STALLED, Calculation
+from ccdcgan.dft.engines.vasp.command import vasp_command
+from ccdcgan.dft.engines.vasp.files import (
+    Run,
+    corrections,
+    failure,
+    ionic_steps,
+    last_words,
+    output_of,
+    own_words,
+    read_run,
+    started,
+)
+from ccdcgan.dft.engines.vasp.inputs import write_inputs
+from ccdcgan.dft.engines.vasp.record import (
+    INTERRUPTED,
+    RECORD,
+    Attempt,
+    read_record,
+)
+from ccdcgan.dft.engines.vasp.run import run_under_custodian
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.verdict import FORCE, refused
+from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
+from ccdcgan.dft.frames import vasp_frames
+from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.dft.relaxation.failure import MEMORY, MachineError, MachineFault, machine_fault
+from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.decoding import decode_structure
+
+#: Seconds between two looks at a calculation that another process has.
+PAUSE = 2.0
+
+#: A run that ends before its first electronic step without a word of VASP's.
+SILENT = "start of VASP"
+
+
+def relax_by_vasp(
+    structure: Structure, settings: RelaxationSettings
+) -> tuple[Relaxation, Path | None]:
+    """Relax a structure, or go on where an earlier call was broken off.
+
+    Returns
+    -------
+    relaxation, folder
+        The folder of the run that gave the energy; None where no run did.
+
+    Raises
+    ------
+    UserError
+        VASP or a POTCAR is missing, or the machine cannot compute.
+    OutOfTimeError
+        The queue's time is nearly over; calling again later goes on from here.
+    """
+    engine = settings.engine
+    assert isinstance(engine, VaspEngine)
+    level = engine.level_of_theory()
+    result = Relaxation(
+        key=content_key(structure, level, settings),
+        level_of_theory=level,
+        structure=structure.as_dict(),
+        reason=settings.gate(structure),
+        attempts=0,
+    )
+    if result.reason:
+        result.failure = "crystal"
+        return result, None
+    engine.check(elements_of(structure))
+    folder = calculations_folder() / result.key
+    folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder, engine.buffer):
+        start = _pre_relaxed(folder, structure, settings)
+        calculation = Calculation(folder, start, settings)
+        run, reason = _runs(calculation, engine)
+        attempts = calculation.attempts
+        result.attempts = len(attempts)
+        result.corrections = [c for a in attempts for c in a.corrections]
+        result.steps = sum(a.steps for a in attempts)
+        result.seconds = sum(a.seconds for a in attempts)
+        result.reason = reason
+        result.folder = str(folder.resolve())
+        if attempts:
+            result.host = attempts[-1].host or None
+            result.said = next((a.said for a in reversed(attempts) if reason and a.said), None)
+        if reason is not None:
+            result.failure = "stopped" if calculation.stalled else "crystal"
+        if run is None:
+            result.structure = calculation.geometry().as_dict()
+            return result, None
+        result.level_of_theory = engine.level(run.changed, run.pseudopotentials)
+        result.structure = run.structure.as_dict()
+        result.energy_per_atom = run.energy_per_atom
+        result.max_force, result.max_stress = run.max_force, run.max_stress
+        result.converged = reason is None
+        if result.converged and not engine.keep_waves:
+            for attempt in attempts:
+                for name in REUSED:
+                    (calculation.path(attempt) / name).unlink(missing_ok=True)
+        done = [calculation.path(a) for a in attempts if a.outcome == "done"]
+        result.frames = [frame for path in done for frame in vasp_frames(path)]
+        return result, calculation.path(attempts[-1])
+
+
+@contextlib.contextmanager
+def _held(folder: Path, buffer: float) -> Iterator[None]:
+    """Hold a calculation, as soon as another process that has it is done.
+
+    Raises
+    ------
+    OutOfTimeError
+        The queue's time is nearly over before that.
+    """
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder / ".lock", str(folder)))
+                break
+            except InUseError:
+                left = seconds_left()
+                if left is not None and left < 2 * buffer:
+                    raise OutOfTimeError from None
+                sleep(PAUSE)
+        yield
+
+
+def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSettings) -> Structure:
+    """The structure, or what a potential makes of it; kept in the folder."""
+    engine = settings.engine
+    assert isinstance(engine, VaspEngine)
+    if engine.pre_relax is None:
+        return structure
+    stored = folder / "pre_relaxed.json"
+    if not stored.exists():
+        relaxer = Relaxer(settings.model_copy(update={"engine": engine.pre_relax}))
+        relaxed = relaxer(structure)
+        # What the potential rejects is VASP's to judge, from where it was.
+        found = structure.as_dict() if relaxed.energy_per_atom is None else relaxed.structure
+        write_atomically(stored, to_json(found))
+    return decode_structure(json.loads(stored.read_text()))
+
+
+def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:
+    """Run what is left of the stages: the last run, and why it is no result."""
+    run: Run | None = None
+    reason = None
+    if calculation.stage == len(engine.stages):
+        # It was broken off between its last run and the database.
+        last = calculation.current[-1]
+        try:
+            run = read_run(calculation.path(last))
+        except Exception:  # noqa: BLE001  files that somebody has removed or cut fail in many ways
+            last.retired = True
+        else:
+            return run, refused(run, engine, engine.stages[last.stage], calculation.settings)
+    while calculation.stage < len(engine.stages):
+        if calculation.rung >= len(engine.ladder):
+            return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"
+        if runs := calculation.current:
+            if runs[-1].outcome == "failed" and runs[-1].fault is not None:
+                return run, runs[-1].reason
+            most = engine.attempts * calculation.settings.max_steps
+            if calculation.counted >= engine.attempts or sum(a.steps for a in runs) >= most:
+                return run, f"not converged in {len(runs)} runs: {runs[-1].reason}"
+        if calculation.stalled:
+            return run, f"no ionic step fits into the queue time: {STALLED} runs were stopped in it"
+        run, reason = _attempt(calculation, engine)
+        if run is not None and reason is not None and run.changed:
+            return run, reason
+    return run, reason
+
+
+def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:
+    """One run; the record says how it ended."""
+    queue = seconds_left()
+    if queue is not None and queue < 2 * engine.buffer:
+        raise OutOfTimeError
+    limits = [queue, None if engine.walltime is None else 3600 * engine.walltime]
+    limit = min((x for x in limits if x is not None), default=None)
+    name = engine.stages[calculation.stage]
+    geometry = calculation.geometry()
+    attempt = calculation.begin(name)
+    path = calculation.path(attempt)
+    settings = calculation.settings
+    tags: dict[str, Any] = {}
+    if name == "relax":
+        # VASP looks at the forces before it symmetrises them: what it takes for small may not be.
+        tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
+        fmax = settings.fmax / 2**tight
+        tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
+    tags |= {**engine.tags, **attempt.incar, **calculation.asked.get("incar", {})}
+    start = time()
+    run: Run | None = None
+    left: list[str] = []
+    try:
+        write_inputs(engine, geometry, name, tags, path)
+        run_under_custodian(engine, path, limit)
+        run = read_run(path)
+        attempt.reason = refused(run, engine, name, settings)
+        attempt.outcome = "failed" if attempt.reason else "done"
+    except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
+        fault = machine_fault(error, output_of(path))
+        if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():
+            # Not this structure's fault, and it would be every structure's.
+            calculation.attempts.remove(attempt)
+            raise MachineError(
+                f"VASP does not start: {vasp_command()!r} in {path} says "
+                f"{last_words(path) or failure(path, error)!r}"
+            ) from None
+        if fault is None and not started(path) and len(calculation.faults(SILENT)) < STALLED - 1:
+            fault = MachineFault(SILENT, last_words(path) or failure(path, error))
+        attempt.outcome, attempt.reason = "failed", failure(path, error)
+        if fault is not None:
+            blamed = fault.is_memory and _is_the_crystals(calculation, attempt)
+            attempt.fault = fault.what
+            attempt.reason = f"{fault.what} of {attempt.host}: {fault.words}"
+            if not blamed:
+                attempt.outcome = "stopped"
+                raise fault.error(path) from None
+            attempt.reason += ": twice, where others pass: it needs more memory"
+    except BaseException:
+        attempt.outcome, attempt.reason = "stopped", INTERRUPTED
+        raise
+    finally:
+        attempt.seconds = time() - start
+        attempt.steps = ionic_steps(path)
+        attempt.corrections, left = corrections(path)
+        attempt.said = own_words(path) if attempt.outcome == "failed" else None
+        if attempt.outcome == "failed" and "Walltime reached" in left:
+            attempt.outcome = "stopped"
+        calculation.save()
+    return run, attempt.reason
+
+
+def _is_the_crystals(calculation: Calculation, attempt: Attempt) -> bool:
+    """Whether memory that is exhausted is the crystal's fault.
+
+    It is when that has happened before, and others have passed on the node since.
+    """
+    before = calculation.faults(MEMORY)
+    if not before:
+        return False
+    since = calculation.path(before[0]).stat().st_mtime
+    for record in calculation.folder.parent.glob(f"*/{RECORD}"):
+        if record.parent == calculation.folder or record.stat().st_mtime < since:
+            continue
+        others = read_record(record.parent)
+        if any(a.outcome == "done" and a.host == attempt.host for a in others):
+            return True
+    return False
