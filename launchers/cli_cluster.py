@@ -28,6 +28,9 @@ out = Console()
 
 CONFIG = Path("my_fireworks.yaml")
 
+#: Reasons of failures that are told.
+MOST_REASONS = 5
+
 Config = Annotated[
     Path,
     typer.Option(
@@ -272,6 +275,7 @@ def _campaign_picture(found: Status) -> list[RenderableType]:
     lines.append(
         Text(f"{found.relaxed} structures relaxed, {found.relaxed_an_hour:.0f} in the last hour")
     )
+    lines += map(Text, found.failed.lines(MOST_REASONS))
     for failure in found.failures:
         where = f" ({failure.host}:{failure.folder})" if failure.folder else ""
         lines.append(Text(f"failed: {failure.stage}: {failure.reason}{where}"))

@@ -41,6 +41,18 @@ SHOWN = {
     "id": "id",
 }
 
+#: Columns on the screen of what failed.
+SHOWN_FAILED = {
+    "formula": "formula",
+    "origin": "origin",
+    "its id": "origin_id",
+    "fault of": "failure",
+    "reason": "reason",
+    "it said": "said",
+    "host": "host",
+    "folder": "folder",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands ``query`` and ``export``."""
@@ -75,7 +87,8 @@ def question(
         float | None, typer.Option(help="Largest distance to the hull, eV/atom.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="stable, metastable, unstable or 'not converged'.")
+        str | None,
+        typer.Option(help="stable, metastable, unstable, 'not converged', untrusted or failed."),
     ] = None,
     campaign: Annotated[
         str | None, typer.Option(help="Digest of a campaign, or its beginning.")
@@ -147,11 +160,13 @@ def query(
     if format_ == "json":
         _print(to_json(phases, indent=1) + "\n")
     elif format_ == "csv":
-        from ccdcgan.launchers.results import COLUMNS, flat
+        from ccdcgan.launchers.columns import COLUMNS, flat
 
         _print(readable_lines(csv_text(COLUMNS, map(flat, phases))))
     elif phases:
-        _print(_table(phases))
+        from ccdcgan.launchers.results import FAILED
+
+        _print(_table(phases, SHOWN_FAILED if asked.asked["label"] == FAILED else SHOWN))
         _note_levels(phases)
     else:
         typer.echo("no phase matches", err=True)
@@ -202,24 +217,31 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _table(phases: Sequence[Mapping[str, Any]]) -> str:
-    from ccdcgan.launchers.results import flat
+def _table(phases: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> str:
+    from ccdcgan.launchers.columns import flat
 
-    table = Table(caption="eV/atom; E_f against the elements, E_hull above the convex hull")
-    for name in SHOWN:
+    units = "eV/atom; E_f against the elements, E_hull above the convex hull"
+    table = Table(caption=units if "E_f" in shown else None)
+    for name in shown:
         right = name in {"atoms", "E_f", "E_hull"}
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        # What failed is told in sentences, and its folder whole.
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=shown is SHOWN,
+            overflow="ellipsis" if shown is SHOWN else "fold",
+        )
     for phase in phases:
         row = flat(phase)
         for digest in ("campaign", "id"):
             row[digest] = str(row[digest] or "")[:8]
-        table.add_row(*(_cell(row[column]) for column in SHOWN.values()))
+        table.add_row(*(_cell(row[column]) for column in shown.values()))
     console = Console()
     if not console.is_terminal:
         console.width = 160
-    with console.capture() as shown:
+    with console.capture() as printed:
         console.print(table)
-    return shown.get()
+    return printed.get()
 
 
 def _cell(value: Any) -> Text:
@@ -232,7 +254,10 @@ def _cell(value: Any) -> Text:
 def _note_levels(phases: Sequence[Mapping[str, Any]]) -> None:
     from ccdcgan.dft.engines.base import same_level
 
+    levels = [p["level_of_theory"] for p in phases if p.get("energy_per_atom") is not None]
+    if not levels:
+        return
     try:
-        same_level([phase["level_of_theory"] for phase in phases])
+        same_level(levels)
     except UserError:
         typer.echo("energies of more than one level of theory: do not compare them", err=True)

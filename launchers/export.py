@@ -18,7 +18,8 @@ from pymatgen.io.cif import CifWriter
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.results import COLUMNS, as_frame, flat, value_of
+from ccdcgan.launchers.columns import COLUMNS, as_frame, flat, value_of
+from ccdcgan.launchers.results import FAILED
 from ccdcgan.launchers.tables import csv_text
 
 Phases = Sequence[Mapping[str, Any]]
@@ -46,7 +47,7 @@ def export(phases: Phases, path: Path) -> int:
 
     Returns
     -------
-    How many were written: all that have an energy.
+    How many were written: all that have an energy, or have failed.
 
     Raises
     ------
@@ -56,8 +57,16 @@ def export(phases: Phases, path: Path) -> int:
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise UserError(f"cannot write {path}: its name must end in {', '.join(_WRITERS)}")
-    placed = [phase for phase in phases if value_of(phase, COLUMNS["energy_per_atom"]) is not None]
+    needs_energy = write is _entries
+    placed = [
+        phase
+        for phase in phases
+        if value_of(phase, COLUMNS["energy_per_atom"]) is not None
+        or (phase.get("label") == FAILED and not needs_energy)
+    ]
     if not placed:
+        if needs_energy and phases:
+            raise UserError("entries of pymatgen need an energy: choose another format than .json")
         raise UserError("no phase matches what was asked for: nothing is written")
     content = write(placed)
     path.parent.mkdir(parents=True, exist_ok=True)

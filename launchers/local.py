@@ -18,6 +18,7 @@ from ccdcgan.launchers.check import require_ready
 from ccdcgan.launchers.folder import embedded_store, open_workdir
 from ccdcgan.launchers.report import write_report
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.failures import FailedStructure
 
 
 def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def write_results(outcome: dict[str, Any], folder: Path) -> None:
 
     No name of a file is taken from the outcome, which may come from a database.
     """
+    failures = [FailedStructure.model_validate(f) for f in outcome.get("failed") or []]
     name_files(outcome["phases"])
     write_atomically(folder / "summary.json", to_json(outcome["summary"], indent=2) + "\n")
     # mtime=0: the same phases give the same bytes.
@@ -66,7 +68,12 @@ def write_results(outcome: dict[str, Any], folder: Path) -> None:
     if confirmed.get("crystals"):
         write_atomically(folder / "confirmed.json", to_json(confirmed["crystals"], indent=1) + "\n")
     write_report(
-        folder / "report.html", outcome["summary"], outcome["phases"], outcome["curves"], confirmed
+        folder / "report.html",
+        outcome["summary"],
+        outcome["phases"],
+        outcome["curves"],
+        confirmed,
+        failures,
     )
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import math
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -15,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.launchers import report_sections as sections
 from ccdcgan.launchers.report_confirmation import confirmation
+from ccdcgan.launchers.report_failures import failed
 from ccdcgan.launchers.report_figures import (
     Phase,
     curve_figure,
@@ -24,6 +26,7 @@ from ccdcgan.launchers.report_figures import (
 )
 from ccdcgan.launchers.report_headline import cards, headline
 from ccdcgan.launchers.report_hull import ON_HULL, hull_figure
+from ccdcgan.workflows.failures import FailedStructure
 
 # The definitions of the paper, in eV/atom above the hull.
 THRESHOLDS = {"stable": 0.100, "metastable": 0.150}
@@ -39,6 +42,7 @@ def write_report(
     phases: list[dict[str, Any]],
     curves: list[dict[str, Any]],
     confirmed: dict[str, Any] | None = None,
+    failures: Sequence[FailedStructure] = (),
 ) -> None:
     """Write the report as one self-contained HTML file.
 
@@ -58,10 +62,12 @@ def write_report(
     confirmed
         ``crystals`` relaxed again at another level of theory, and the ``problem`` that kept them
         from a hull, if there was one.
+    failures
+        Structures without a result.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _page(summary, phases, curves, confirmed or {}))
+    write_atomically(path, _page(summary, phases, curves, confirmed or {}, failures))
 
 
 def _page(
@@ -69,6 +75,7 @@ def _page(
     phases: list[dict[str, Any]],
     curves: list[dict[str, Any]],
     confirmed: dict[str, Any],
+    failures: Sequence[FailedStructure],
 ) -> str:
     system = [str(element) for element in summary["system"]]
     limits = {**THRESHOLDS, **(summary.get("thresholds") or {})}
@@ -102,6 +109,7 @@ def _page(
         hull_caption=sections.text(caption),
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
         confirmed=confirmation(summary, confirmed),
+        failed=failed(failures),
         funnel=sections.funnel(rounds),
         database=sections.database(summary.get("database") or {}),
         curves=sections.curves(curves),

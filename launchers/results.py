@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from maggma.core import Sort, Store
 from maggma.stores import MemoryStore
@@ -22,17 +22,17 @@ from pymongo.errors import OperationFailure, PyMongoError
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.archives import Member, members
+from ccdcgan.launchers.columns import COLUMNS, LABELS, ORIGINS, as_frame
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
-from ccdcgan.workflows.documents import Origin, Phase
-from ccdcgan.workflows.stores import PHASES, phase_document
+from ccdcgan.workflows.stores import PHASES, RESULTS, phase_document
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ccdcgan.launchers.cluster import Cluster
 
-LABELS: tuple[str, ...] = get_args(Phase.model_fields["label"].annotation)
-ORIGINS: tuple[str, ...] = get_args(Origin.model_fields["kind"].annotation)
+#: Label of what has no result; relaxations have it, not phases.
+FAILED = "failed"
 
 #: Operators of free filters: those that both kinds of store have, none of which runs code.
 OPERATORS = (
@@ -40,76 +40,6 @@ OPERATORS = (
     *("$and", "$or", "$nor", "$not", "$exists", "$type"),
     *("$all", "$elemMatch", "$size", "$mod", "$regex", "$options"),
 )
-
-
-class Column(NamedTuple):
-    """A column of the flat table: its place in a phase's document, and what it says."""
-
-    path: str
-    type: str
-    unit: str | None
-    description: str
-
-
-#: Columns of the flat table. The types are those of OPTIMADE.
-COLUMNS: dict[str, Column] = {
-    "formula": Column("formula", "string", None, "Reduced formula."),
-    "spacegroup": Column("spacegroup", "string", None, "Space group at 0.1 Å, with its number."),
-    "nsites": Column("nsites", "integer", None, "Atoms in the relaxed cell."),
-    "energy_per_atom": Column("energy_per_atom", "float", "eV/atom", "At the level of theory."),
-    "formation_energy_per_atom": Column(
-        "formation_energy_per_atom", "float", "eV/atom", "Against the elements."
-    ),
-    "e_above_hull": Column("e_above_hull", "float", "eV/atom", "Distance to the campaign's hull."),
-    "correction_per_atom": Column(
-        "correction_per_atom", "float", "eV/atom", "Of the level of theory, in the energy."
-    ),
-    "second_energy_per_atom": Column(
-        "second_opinion.energy_per_atom", "float", "eV/atom", "By another engine, at its geometry."
-    ),
-    "second_e_above_hull": Column(
-        "second_opinion.e_above_hull", "float", "eV/atom", "Distance to the hull by that engine."
-    ),
-    "second_engine": Column("second_opinion.engine", "string", None, "Which engine that is."),
-    "label": Column("label", "string", None, f"One of: {', '.join(LABELS)}."),
-    "converged": Column("converged", "boolean", None, "Whether its relaxation converged."),
-    "reason": Column("reason", "string", None, "Why it did not converge, or is untrusted."),
-    "distinct": Column("distinct", "boolean", None, "Matches no earlier phase of the campaign."),
-    "density": Column("density", "float", "g/cm^3", "Mass density."),
-    "volume_per_atom": Column("volume_per_atom", "float", "angstrom^3", "Of the relaxed cell."),
-    "origin": Column("origin.kind", "string", None, f"One of: {', '.join(ORIGINS)}."),
-    "origin_id": Column(
-        "origin.id", "string", None, "Prototype and assignment, sample, or stacking."
-    ),
-    "round": Column("origin.round", "integer", None, "Round that generated it, from 1."),
-    "model": Column("origin.model", "string", None, "Key of the generator."),
-    "sample": Column("origin.sample", "integer", None, "Index of the noise vector."),
-    "noise_seed": Column("origin.noise_seed", "integer", None, "Seed of the noise vectors."),
-    "predicted_formation_energy": Column(
-        "origin.predicted_formation_energy", "float", "eV/atom", "Before it was relaxed."
-    ),
-    "engine": Column("level_of_theory.engine", "string", None, "What computed the energy."),
-    "level_of_theory": Column(
-        "level_of_theory",
-        "dictionary",
-        None,
-        "Engine, package, hash of weights or settings, energy scale, pseudopotentials. Energies "
-        "of different levels are not comparable.",
-    ),
-    "campaign": Column("campaign", "string", None, "Digest of the campaign."),
-    "system": Column("system", "string", None, "Elements of the campaign."),
-    "hull": Column("hull", "string", None, "Key of the hull that judged it."),
-    "id": Column("id", "string", None, "Content key of its relaxation."),
-}
-
-#: Types of the columns in pandas.
-DTYPES = {
-    "string": "string",
-    "dictionary": "string",
-    "float": "float64",
-    "integer": "Int64",
-    "boolean": "boolean",
-}
 
 
 class Filters(TypedDict, total=False):
@@ -151,7 +81,9 @@ def phase_filter(
     max_e_above_hull
         Largest distance to the hull, eV/atom.
     label
-        stable, metastable (and not stable), unstable or not converged.
+        stable, metastable (and not stable), unstable, not converged (on its way, with an energy),
+        untrusted, or failed: all that has not converged, also without an energy, which no other
+        question finds.
     campaign
         Digest of a campaign, or its beginning.
     origin
@@ -207,10 +139,12 @@ class Results:
     ----------
     store
         maggma store of the phases.
+    relaxations
+        maggma store of the relaxations, which has what failed.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, relaxations: Store | None = None) -> None:
+        self._store, self._relaxations = store, relaxations
         store.connect()
 
     @classmethod
@@ -225,14 +159,16 @@ class Results:
         workdir = workdir.resolve()
         if not (workdir / CAMPAIGN_FILE).exists():
             raise UserError(f"{workdir} holds no campaign: give the folder of a ccdcgan run")
+        file = workdir / "phases.json.gz"
         # The embedded store cannot be opened where nothing may be written, as in the folder of a
         # colleague; runs of earlier versions have no phases in it.
         if os.access(workdir / "store", os.W_OK):
             store: Any = embedded_store(workdir)
-            results = cls(store.additional_stores[PHASES])
-            if results._store.query_one({}, properties=["uid"]):
+            results = cls(store.additional_stores[PHASES], store.additional_stores[RESULTS])
+            if results._store.query_one({}, properties=["uid"]) or (
+                not file.exists() and results._has_failures()
+            ):
                 return results
-        file = workdir / "phases.json.gz"
         if file.exists():
             return cls(_read(file, workdir))
         raise UserError(f"{workdir} has no phases yet: the first come with its database")
@@ -249,7 +185,7 @@ class Results:
         from ccdcgan.launchers.launchpad import ping
 
         ping(settings.stores.results)
-        return cls(settings.store_of(PHASES))
+        return cls(settings.store_of(PHASES), settings.store_of(RESULTS))
 
     def find(
         self,
@@ -279,46 +215,43 @@ class Results:
         if limit is not None and limit < 1:
             raise UserError("the limit is a number of phases from 1")
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
+        store = self._asked(filters)
         with _explained(filters.get("where")):
-            found = self._store.query(query, properties=hidden, sort=order, limit=limit or 0)
-            return [phase for phase in found if _is_phase(phase)]
+            found = store.query(query, properties=hidden, sort=order, limit=limit or 0)
+            return [p for p in found if filters.get("label") == FAILED or _is_phase(p)]
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """How many phases pass all filters of `phase_filter`."""
-        query = phase_filter(**filters)
+        query, store = phase_filter(**filters), self._asked(filters)
         with _explained(filters.get("where")):
-            return int(self._store.count(query))
+            return int(store.count(query))
+
+    def _has_failures(self) -> bool:
+        if self._relaxations is None:
+            return False
+        self._relaxations.connect()
+        return self._relaxations.query_one({"converged": False}) is not None
+
+    def _asked(self, filters: Filters) -> Store:
+        """The store of what is asked for."""
+        if filters.get("label") != FAILED:
+            return self._store
+        if self._relaxations is None:
+            raise UserError(
+                "what failed is in the store of the campaign's folder, which cannot be opened "
+                "without the right to write there: ask who may, or see report.html"
+            )
+        from ccdcgan.launchers.failed import failed_phases
+
+        self._relaxations.connect()
+        mine = phase_filter(campaign=filters.get("campaign"))
+        return failed_phases(self._relaxations, self._store, mine)
 
     def frame(
         self, *, sort: str = "e_above_hull", limit: int | None = None, **filters: Unpack[Filters]
     ) -> pd.DataFrame:
         """The phases as a table with the columns of `COLUMNS`, as `find` chooses them."""
         return as_frame(self.find(sort=sort, limit=limit, structures=False, **filters))
-
-
-def as_frame(phases: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The flat table, of the same types whatever is in it."""
-    import pandas as pd
-
-    table = pd.DataFrame([flat(phase) for phase in phases], columns=list(COLUMNS))
-    return table.astype({name: DTYPES[column.type] for name, column in COLUMNS.items()})
-
-
-def flat(phase: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a phase in the flat table; the level of theory as JSON."""
-    row = {name: value_of(phase, column) for name, column in COLUMNS.items()}
-    return {
-        name: json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
-        for name, value in row.items()
-    }
-
-
-def value_of(phase: Mapping[str, Any], column: Column) -> Any:
-    """What a phase has in a column, None if nothing."""
-    value: Any = phase
-    for key in column.path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_phase(phase: Any) -> bool:

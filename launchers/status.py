@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time
@@ -10,6 +11,8 @@ from typing import Any
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.jobs import Failure, failures, lost_jobs
 from ccdcgan.launchers.launchpad import CAMPAIGNS, PROGRESS, Pad, this_hour
+from ccdcgan.workflows.failures import FailedStructure, FailureCounts
+from ccdcgan.workflows.stores import RESULTS
 
 #: What FireWorks' states are called here.
 STATES = {
@@ -48,6 +51,7 @@ class Status:
     stages: dict[str, dict[str, int]] = field(default_factory=dict)
     doing: list[Doing] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    failed: FailureCounts = field(default_factory=FailureCounts)
     relaxed: int = 0
     relaxed_an_hour: float = 0.0
 
@@ -97,12 +101,29 @@ def status_of(pad: Pad, cluster: Cluster, campaign: dict[str, Any], newest: int 
             stage["running"] -= 1
             stage["lost"] = stage.get("lost", 0) + 1
         found.doing = _doing(pad, name, set(lost))
-    if found.totals["failed"]:
-        found.failures = failures(pad, query, newest)
+    jobs = failures(pad, query) if found.totals["failed"] else []
+    found.failures = jobs[:newest]
+    found.failed = _failed(cluster, str(campaign["digest"]), jobs)
     relaxed = campaign.get("relaxed") or {}
     found.relaxed = relaxed.get("total", 0)
     found.relaxed_an_hour = _an_hour(relaxed)
     return found
+
+
+def _failed(cluster: Cluster, digest: str, jobs: Sequence[Failure]) -> FailureCounts:
+    """Structures that a campaign has no result of, and its failed jobs as those of a machine."""
+    store = cluster.store_of(RESULTS)
+    store.connect()
+    try:
+        query, fields = {"converged": False, "campaign": digest}, ["key", "origin", "failure"]
+        stored = [FailedStructure.of(d) for d in store.query(query, [*fields, "reason"])]
+    finally:
+        store.close()
+    machines = [
+        FailedStructure(kind="machine", formula=None, origin=None, reason=job.reason)
+        for job in jobs
+    ]
+    return FailureCounts.of([*stored, *machines])
 
 
 def _an_hour(relaxed: dict[str, int]) -> float:

@@ -641,7 +641,14 @@ def test_status_counts_every_job(here):
     folder = here.handle.launches.find_one({"state": "FIZZLED"})["launch_dir"]
     where = f"({socket.gethostname()}:{folder})"
     line = f"failed: fails: RuntimeError: out of memory [12 GB] {where}"
-    assert line in here.command("status", "first")[1].splitlines()
+    # A structure that failed is told of beside the job; an older document has no class.
+    origin = {"kind": "prototype", "id": "x"}
+    for n, more in enumerate([{}, {}, {"failure": "stopped", "reason": "3 runs in 9 h"}]):
+        document = {"key": str(n), "campaign": first, "converged": False, "origin": origin}
+        here.handle.relaxations.insert_one(document | {"reason": f"force is 0.{n} eV/Å"} | more)
+    told = here.command("status", "first")[1].splitlines()
+    assert line in told and "4 failed: 2 crystal, 1 stopped, 1 machine (ccdcgan" in " ".join(told)
+    assert "2 crystal: force is # eV/Å" in told and "1 stopped: # runs in # h" in told
 
 
 def test_status_reads_indexes(here):

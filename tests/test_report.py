@@ -13,6 +13,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.launchers.report import write_report
+from ccdcgan.workflows.failures import FailedStructure
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!--"
 LABELS = ((0.1, "stable"), (0.15, "metastable"), (float("inf"), "unstable"))
@@ -127,11 +128,33 @@ def some_curves() -> list[dict[str, Any]]:
     ]
 
 
+def failures(number: int = 3) -> list[FailedStructure]:
+    return [
+        FailedStructure(
+            kind="stopped" if i == 1 else "crystal",
+            formula="Bi2Se3",
+            origin=f"prototype p{i}",
+            reason=f"largest force is 0.{i} eV/Å",
+            said=HOSTILE,
+            runs=4,
+            steps=1200,
+            max_force=0.5,
+            folder=f"/scratch/calculations/{i}",
+            host="node7",
+        )
+        for i in range(number)
+    ]
+
+
 def page_of(
-    folder: Path, summary: dict[str, Any], phases: list[dict[str, Any]], curves: Any = ()
+    folder: Path,
+    summary: dict[str, Any],
+    phases: list[dict[str, Any]],
+    curves: Any = (),
+    failed: Any = (),
 ) -> tuple[str, dict[str, Any]]:
     path = folder / "report.html"
-    write_report(path, summary, phases, list(curves))
+    write_report(path, summary, phases, list(curves), None, failed)
     source = path.read_text()
     found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', source, re.DOTALL)
     assert found
@@ -220,6 +243,16 @@ def test_stackings_are_counted_where_there_are_any(tmp_path: Path) -> None:
     assert "120 stackings of known crystals" in page
 
 
+def test_what_failed_is_counted_by_reason_and_listed(tmp_path: Path) -> None:
+    assert "h-failed" not in page_of(tmp_path, a_summary(), [])[0]
+    page, _ = page_of(tmp_path, a_summary(), [], (), failures(1200))
+    section = page[page.index('id="h-failed"') :]
+    assert "1\u202f200 structures have no result: 1\u202f199 by" in section
+    assert "largest force is # eV/Å" in section and "100 of 1\u202f200 structures" in section
+    assert "calculations/99<" in section and "calculations/100<" not in section
+    assert "<script>" not in section and "&lt;script&gt;" in section
+
+
 def test_a_large_run_embeds_only_the_structures_worth_seeing(tmp_path: Path) -> None:
     many = [phase(rocksalt("Bi", "Se"), 0.01 * i, 0.3 + 0.01 * i) for i in range(3)] * 220
     phases = [*many, *bismuth_selenide()]
@@ -242,7 +275,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from selenium.webdriver.support.ui import WebDriverWait
 
     folder = tmp_path_factory.mktemp("report")
-    write_report(folder / "report.html", a_summary(), bismuth_selenide(), some_curves())
+    write_report(
+        folder / "report.html",
+        a_summary(),
+        bismuth_selenide(),
+        some_curves(),
+        failures=failures(),
+    )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in (
@@ -326,6 +365,15 @@ def test_hostile_text_is_shown_and_runs_nothing(page: Any) -> None:
         "const t = document.getElementById('hull').data.filter(t => t.meta && t.meta.phases);"
         "return t.some(t => t.text.some(s => s.includes('&lt;img')));"
     )
+
+
+def test_what_failed_is_shown_with_the_codes_own_words(page: Any) -> None:
+    section = page.find_element("css selector", "section[aria-labelledby=h-failed]")
+    reasons, rows = section.find_elements("css selector", "tbody")
+    assert "crystal largest force is # eV/Å 2" in reasons.text
+    cells = [c.text for c in rows.find_elements("css selector", "tr:nth-child(2) td")]
+    assert cells[:5] == ["Bi2Se3", "prototype p1", "stopped", "largest force is 0.1 eV/Å", HOSTILE]
+    assert cells[5:] == ["4", "1\u202f200", "0.500", "node7", "/scratch/calculations/1"]
 
 
 def test_the_page_fits_a_phone(page: Any) -> None:

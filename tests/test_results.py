@@ -22,11 +22,14 @@ from pymatgen.io.optimade import OptimadeStructureAdapter
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.columns import COLUMNS, flat
 from ccdcgan.launchers.export import export
 from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.launchers.results import COLUMNS, Results, parse_where, phase_filter
+from ccdcgan.launchers.results import Results, parse_where, phase_filter
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.stores import PHASES
+from ccdcgan.workflows.documents import Entry, RelaxationDocument
+from ccdcgan.workflows.phases import unplaced
+from ccdcgan.workflows.stores import PHASES, RESULTS, phase_document
 
 #: Energies of the elements, eV/atom, by engine.
 ELEMENTS = {
@@ -365,6 +368,111 @@ def test_commands_ask_the_database_of_a_cluster(database, tmp_path, monkeypatch,
     out = tmp_path / "new" / "crystals.zip"
     code, text = command(monkeypatch, capsys, "export", *asked, str(out))
     assert code == 0 and "1 phase in" in text and out.exists()
+
+
+def failed(number, counts, origin, engine="SevenNet-0", **more):
+    """The document of a relaxation that failed; older ones have no class of failure."""
+    p = phase(number, counts, None, "failed", origin, engine)
+    own = {k: p[k] for k in ("campaign", "origin", "level_of_theory", "structure")}
+    initial = {"initial_structure": p["structure"], "key": p["id"], "frames": []}
+    return {**own, **initial, "converged": False, "reason": f"force is 0.{number} eV/Å", **more}
+
+
+FAILED = [
+    failed(21, {"Bi": 1, "Se": 3}, "prototype"),
+    failed(
+        22,
+        {"Bi": 3, "Se": 1},
+        "generated",
+        failure="stopped",
+        said="[red]\x1b[31mZBRENT",
+        host="node7",
+        folder="/scratch/calculations/22",
+        energy_per_atom=-3.0,
+    ),
+    failed(23, {"Bi": 2, "Te": 1}, "prototype", VASP, structure={"sites": 3}),
+    failed(24, {"Bi": 1, "Te": 2}, "prototype", VASP),
+    {**failed(25, {"Bi": 1, "Se": 1}, "prototype"), "converged": True, "energy_per_atom": -3.9},
+]
+
+
+@pytest.fixture(params=["folder", "cluster"])
+def with_failures(request, tmp_path, monkeypatch):
+    """Where to ask, as the command line has it."""
+    if request.param == "folder":
+        folder = request.getfixturevalue("workdir")
+        store = embedded_store(folder).additional_stores[RESULTS]
+        store.connect()
+        store._collection.insert_many([dict(d) for d in FAILED])
+        return ("--workdir", str(folder))
+    database = request.getfixturevalue("database")
+    database.handle["phases"].insert_many([dict(p) for p in EVERY])
+    database.handle["relaxations"].insert_many([dict(d) for d in FAILED])
+    monkeypatch.setenv("CCDCGAN_MONGODB_URI", database.uri)
+    config = tmp_path / "my_fireworks.yaml"
+    workers = {name: {"queue": {}} for name in ("dft", "gpu", "light")}
+    settings = {"stores": {"results": {"database": database.name}}, "workers": workers}
+    config.write_text(json.dumps(settings))
+    return ("--config", str(config))
+
+
+def test_what_failed_is_asked_for_like_phases(with_failures, tmp_path, monkeypatch, capsys):
+    asked = (*with_failures, "--label", "failed")
+
+    def query(*more):
+        code, text = command(monkeypatch, capsys, "query", *asked, *more, "--format", "json")
+        assert code == 0, text
+        return json.loads(text)
+
+    # One that is damaged hides no others.
+    rows = {p["formula"]: p for p in query()}
+    assert set(rows) == {"BiSe3", "Bi3Se", "BiTe2"}
+    assert {p["label"] for p in rows.values()} == {"failed"}
+    assert rows["BiSe3"]["failure"] == "crystal" and rows["BiSe3"]["energy_per_atom"] is None
+    assert rows["BiSe3"]["reason"] == "force is 0.21 eV/Å" and rows["BiSe3"]["system"] == "Bi-Se"
+    last = rows["Bi3Se"]
+    assert (last["failure"], last["host"]) == ("stopped", "node7")
+    assert last["folder"] == "/scratch/calculations/22" and "ZBRENT" in last["said"]
+    assert [p["formula"] for p in query("--formula", "Se2Bi6")] == ["Bi3Se"]
+    assert [p["formula"] for p in query("--campaign", "aabb")] == ["BiTe2"]
+    assert query("--max-e-above-hull", "1") == []
+    # No other question finds them.
+    code, text = command(monkeypatch, capsys, "query", *with_failures, "--format", "json")
+    assert code == 0 and len(json.loads(text)) == len(EVERY)
+
+    code, text = command(monkeypatch, capsys, "query", *asked)
+    assert code == 0 and "node7" in text and "[red]" in text and "\x1b" not in text
+    code, text = command(monkeypatch, capsys, "query", *asked, "--format", "csv")
+    found = {row["formula"]: row for row in csv.DictReader(io.StringIO(text))}
+    assert found["Bi3Se"]["folder"] == "/scratch/calculations/22"
+    assert found["BiSe3"]["host"] == "" and found["BiSe3"]["failure"] == "crystal"
+    for name, number in (("out.zip", 3), ("out.extxyz", 3), ("out.jsonl", 3), ("out.json", 1)):
+        code, text = command(monkeypatch, capsys, "export", *asked, str(tmp_path / name))
+        assert code == 0 and text.startswith(f"{number} phase"), text
+
+
+def test_host_and_folder_of_what_succeeded_are_columns():
+    relaxed = RelaxationDocument.model_validate(
+        FAILED[4] | {"host": "node8", "folder": "/scratch/25"}
+    )
+    found = unplaced(
+        Entry(key=relaxed.key, origin=relaxed.origin),
+        relaxed,
+        Structure.from_dict(relaxed.structure),
+    )
+    row = flat(phase_document(found.model_dump(mode="json"), relaxed.campaign, "Bi-Se"))
+    assert (row["host"], row["folder"], row["failure"]) == ("node8", "/scratch/25", None)
+
+
+def test_a_folder_in_which_all_failed_can_be_asked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "campaign.yaml").write_text("system: Bi-Se\n")
+    store = embedded_store(tmp_path).additional_stores[RESULTS]
+    store.connect()
+    store._collection.insert_many([dict(FAILED[0])])
+    assert [p["formula"] for p in Results.in_folder(tmp_path).find(label="failed")] == ["BiSe3"]
+    # Results that were fetched have no store.
+    with pytest.raises(UserError, match="which cannot be opened"):
+        Results(store).find(label="failed")
 
 
 def test_hostile_text_stays_text(workdir, tmp_path, monkeypatch, capsys):

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
+from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StructureDict
 from ccdcgan.models.potential import PotentialErrors
+from ccdcgan.workflows.failures import FailureCounts
 
 SCHEMA_VERSION = 1
 
@@ -118,9 +120,13 @@ class Phase(BaseModel):
         description="Distance to the hull, eV/atom; negative for what lies below it and is not "
         "part of it."
     )
-    label: Literal["stable", "metastable", "unstable", "not converged", "untrusted"]
+    label: Literal["stable", "metastable", "unstable", "not converged", "untrusted", "failed"]
     converged: bool
     reason: str | None = Field(None, description="Why it did not converge, or cannot be believed.")
+    failure: FailureClass | None = Field(None, description="Whose fault it is that it failed.")
+    said: str | None = Field(None, description="What the code said last, where it failed.")
+    host: str | None = Field(None, description="Where its last run was.")
+    folder: str | None = Field(None, description="Where its files lie, of a DFT code.")
     second_opinion: SecondPlace | None = None
     distinct: bool = Field(description="Matches no earlier phase of the campaign.")
     origin: Origin
@@ -233,6 +239,9 @@ class Summary(BaseModel):
         None, description="Of the potential learnt for the last round; null without one."
     )
     rounds: list[RoundCounts]
+    failures: FailureCounts = Field(
+        FailureCounts(), description="Structures without a result, confirmations included."
+    )
     wall_seconds: dict[str, float]
     warnings: list[str] = Field(
         default_factory=list, description="What to know before believing the hull."

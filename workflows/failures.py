@@ -84,11 +84,23 @@ class FailureCounts(BaseModel):
     def total(self) -> int:
         return self.crystal + self.stopped + self.machine
 
+    def lines(self, most: int) -> list[str]:
+        """What to tell people, with the `most` frequent reasons; nothing where nothing failed."""
+        if not self.total:
+            return []
+        kinds = {"crystal": self.crystal, "stopped": self.stopped, "machine": self.machine}
+        shares = ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n)
+        told = [f"{self.total} failed: {shares} (ccdcgan failures lists them)"]
+        told += [f"{r.count} {r.kind}: {r.reason}" for r in self.reasons[:most]]
+        more = len(self.reasons) - most
+        return told + ([f"and {more} more reasons"] if more > 0 else [])
+
 
 def counts(failures: Iterable[FailedStructure]) -> list[tuple[Fault, str, int]]:
     """Kind, reason with its numbers left out, and how many have it; the most frequent first."""
     found = Counter((f.kind, re.sub(r"\d+(\.\d+)?", "#", f.reason)) for f in failures)
-    return [(kind, reason, number) for (kind, reason), number in found.most_common()]
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return [(kind, reason, number) for (kind, reason), number in ordered]
 
 
 def _formula(structure: Mapping[str, Any]) -> str | None:

@@ -29,6 +29,7 @@ from ccdcgan.workflows.documents import (
     RelaxationDocument,
     Summary,
 )
+from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 from ccdcgan.workflows.generation import GenerateMaker
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
 from ccdcgan.workflows.phases import (
@@ -129,7 +130,7 @@ def publish_phases(
     publish(placed, campaign.digest(), system, artifact_key("hull", converged))
 
 
-@job(data="phases", config=worker_class("light"))
+@job(data=["phases", "failed"], config=worker_class("light"))
 def conclude(
     database: dict[str, Any],
     proposed: dict[str, Any],
@@ -140,7 +141,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Judge everything by the final hull: ``summary``, ``phases`` and learning ``curves``.
 
-    What was rejected without an energy is counted in the summary and is no phase. The
+    What was rejected without an energy is no phase: it is among the ``failed``. The
     ``confirmed`` crystals are placed on the hulls of both levels of theory.
     """
     settings = Campaign.model_validate(campaign)
@@ -151,6 +152,9 @@ def conclude(
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     publish_phases(phases, documents, settings)
     history = outcome["history"]
+    confirming = [Entry.model_validate(e) for e in (confirmed or {"entries": []})["entries"]]
+    others = Relaxations().get([e.key for e in confirming])
+    failures = [*failed_structures(entries, documents), *failed_structures(confirming, others)]
     counts = database_counts(phases, len(settings.elements))
     for reason, number in proposed["rejected"].items():
         counts.rejected[f"prototype: {reason}"] = number
@@ -176,6 +180,7 @@ def conclude(
         ),
         potential=history[-1]["constraint"].get("potential"),
         rounds=[round_counts(phases, i, h["funnel"]) for i, h in enumerate(history, 1)],
+        failures=FailureCounts.of(failures),
         wall_seconds={
             "prototypes": proposed["seconds"],
             "database": database["seconds"],
@@ -186,11 +191,9 @@ def conclude(
             "relaxation": sum(h["relaxation_seconds"] for h in history),
         },
     )
-    confirming = [Entry.model_validate(e) for e in (confirmed or {"entries": []})["entries"]]
     both: list[Confirmation] = []
     problem = None
     if confirming:
-        others = Relaxations().get([e.key for e in confirming])
         try:
             both = confirmations(phases, confirming, others, settings)
         except UserError as error:
@@ -205,8 +208,23 @@ def conclude(
             "agreement": agreement(both).model_dump(mode="json") if both and not problem else None,
             "problem": problem,
         },
+        "failed": [f.model_dump(mode="json") for f in failures],
         "curves": [c.model_dump(mode="json") for c in _curves(history)],
     }
+
+
+def failed_structures(
+    entries: Sequence[Entry], documents: Mapping[str, RelaxationDocument]
+) -> list[FailedStructure]:
+    """Those of the entries that have not converged, in their order."""
+    return [
+        FailedStructure.of(
+            documents[e.key].model_dump(mode="json", exclude={"frames", "structure"})
+            | {"origin": e.origin.model_dump(mode="json")}
+        )
+        for e in entries
+        if not documents[e.key].converged
+    ]
 
 
 def _curves(history: list[dict[str, Any]]) -> list[Curve]:

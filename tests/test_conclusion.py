@@ -1,0 +1,93 @@
+"""The end of a campaign: what its summary and report say of its relaxations."""
+
+import json
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import pytest
+from crystals import CSCL, ROCKSALT, ZINCBLENDE
+from jobflow import run_locally
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.launchers.local import write_results
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.inverse_design import conclude
+from ccdcgan.workflows.stores import RESULTS
+
+CAMPAIGN = Campaign()
+LEVEL = CAMPAIGN.relaxation.engine.level_of_theory()
+
+
+def document(key: str, structure: Structure, energy: float | None, **more) -> RelaxationDocument:
+    return RelaxationDocument(
+        key=key,
+        level_of_theory=LEVEL,
+        structure=structure.as_dict(),
+        initial_structure=structure.as_dict(),
+        energy_per_atom=energy,
+        converged=energy is not None,
+        campaign=CAMPAIGN.digest(),
+        origin=Origin(kind="prototype", id=key),
+        **more,
+    )
+
+
+DOCUMENTS = [
+    document("bi", Structure(Lattice.cubic(3.2), ["Bi"], [[0] * 3]), -4.0),
+    document("se", Structure(Lattice.cubic(3.0), ["Se"], [[0] * 3]), -3.5),
+    document("good", ROCKSALT, -4.0, host="node8", folder="/scratch/good"),
+    document("far", CSCL, None, reason="largest force is 0.31 eV/Å", failure="crystal"),
+    # As versions before have stored it.
+    document("near", ZINCBLENDE, None, reason="largest force is 0.07 eV/Å"),
+    document("cut", CSCL, None, reason="3 runs were stopped", failure="stopped", said="<i>x</i>"),
+]
+ROUND = {
+    "constraint": {
+        "properties": {"formation_energy_per_atom": {"mae": 0.1, "r2": 0.9, "held_out": 2}},
+        "history": {},
+        "seconds": 1.0,
+    },
+    "gan": {"history": {"critic": [], "formation_energy": []}, "seconds": 1.0},
+    "funnel": {"sampled": 9, "decoded": 8, "valid": 7, "stackings": None, "screened": 0},
+    "generation_seconds": 1.0,
+    "relaxation_seconds": 1.0,
+}
+
+
+@pytest.fixture
+def concluded(tmp_path):
+    """A folder with the results of a campaign whose rounds report this."""
+
+    def run(*rounds):
+        store = embedded_store(tmp_path)
+        store.connect()
+        store.additional_stores[RESULTS].update([d.model_dump(mode="json") for d in DOCUMENTS], "key")
+        entries = [{"key": d.key, "origin": d.origin.model_dump()} for d in DOCUMENTS]
+        end = conclude(
+            {"seconds": 1.0},
+            {"seconds": 1.0, "rejected": {}, "skipped": []},
+            {"match_fraction": 1.0, "held_out": 1, "seconds": 1.0},
+            {"entries": entries, "history": list(rounds)},
+            CAMPAIGN.model_dump(mode="json"),
+        )
+        run_locally(end, store=store, log=False, root_dir=tmp_path, raise_immediately=True)
+        write_results(store.get_output(end.uuid, load=True), tmp_path)
+        return json.loads((tmp_path / "summary.json").read_text())
+
+    return run
+
+
+def test_what_failed_is_in_summary_and_report(concluded, tmp_path):
+    found = concluded(ROUND)["failures"]
+    assert (found["crystal"], found["stopped"], found["machine"]) == (2, 1, 0)
+    assert found["reasons"] == [
+        {"kind": "crystal", "reason": "largest force is # eV/Å", "count": 2},
+        {"kind": "stopped", "reason": "# runs were stopped", "count": 1},
+    ]
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    section = report[report.index('id="h-failed"') : report.index('id="h-curves"')]
+    assert "prototype near" in section and "&lt;i&gt;x&lt;/i&gt;" in section
+    assert "prototype good" not in section
