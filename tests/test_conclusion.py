@@ -64,7 +64,8 @@ def concluded(tmp_path):
     def run(*rounds):
         store = embedded_store(tmp_path)
         store.connect()
-        store.additional_stores[RESULTS].update([d.model_dump(mode="json") for d in DOCUMENTS], "key")
+        plain = [d.model_dump(mode="json") for d in DOCUMENTS]
+        store.additional_stores[RESULTS].update(plain, "key")
         entries = [{"key": d.key, "origin": d.origin.model_dump()} for d in DOCUMENTS]
         end = conclude(
             {"seconds": 1.0},
