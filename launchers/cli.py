@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers import cli_cluster, cli_failures, cli_migrate, cli_results
+from ccdcgan.launchers.cli_cluster import Reuse
 from ccdcgan.launchers.terminal import Console, progress_bars
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ def run(
         str | None,
         typer.Option(help="Compositions to leave out of the prototypes, as BiSe3,Bi2Se3."),
     ] = None,
+    reuse: Reuse = None,
 ) -> None:
     """Run a campaign on this machine; the same command goes on after an interruption."""
     from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
@@ -78,7 +80,7 @@ def run(
     from ccdcgan.launchers.local import run_campaign
 
     with progress_bars(console):
-        outcome = run_campaign(settings, workdir)
+        outcome = run_campaign(settings, workdir, reuse or (), _say)
     _print_outcome(outcome, workdir)
 
 
@@ -433,7 +435,12 @@ def main() -> None:
     for noisy in ("jobflow", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
-        app(standalone_mode=False)
+        # What typer raised to end it is handed back as a status: 130 for Ctrl-C.
+        status = app(standalone_mode=False)
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            sys.exit(status)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         sys.exit(130)

@@ -41,6 +41,15 @@ CampaignName = Annotated[
     str, typer.Argument(help="Campaign file, its name, or the start of its name on the LaunchPad.")
 ]
 
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reuse",
+        help="Folder of another campaign, whose relaxations at the same level of theory are taken; "
+        "may be repeated.",
+    ),
+]
+
 cluster_app = typer.Typer(no_args_is_help=True, help="Files for FireWorks' own commands.")
 
 
@@ -74,14 +83,18 @@ def submit(
     again: Annotated[
         bool, typer.Option("--again", help="Even if it was submitted before.")
     ] = False,
+    reuse: Reuse = None,
 ) -> None:
     """Put a campaign on the LaunchPad, every job with its worker class."""
     from ccdcgan.launchers.cluster import load_cluster
     from ccdcgan.workflows.campaign import load_campaign
 
     settings, cluster = load_campaign(campaign), load_cluster(config)
+    from ccdcgan.launchers.reuse import reuse_on_cluster
     from ccdcgan.launchers.submit import submit
 
+    for taken in reuse_on_cluster(reuse or (), settings, cluster):
+        _say(str(taken))
     done = submit(settings, campaign.stem, cluster, again)
     console.print(
         f"submitted {campaign.stem} as {done.campaign}, {done.jobs} jobs to begin with"

@@ -20,6 +20,9 @@ from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
 
 CAMPAIGN_FILE = "campaign.yaml"
 
+#: Folder of DFT calculations, which go on wherever they are copied to.
+CALCULATIONS = "calculations"
+
 
 def embedded_store(folder: Path) -> JobStore:
     """A JobStore in sqlite files: job outputs, relaxation documents, artifacts and phases."""
@@ -54,7 +57,7 @@ def taken_up(folder: Path, campaign: Campaign) -> Campaign:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --workdir")
     if not stored.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(p.name != CALCULATIONS for p in folder.iterdir()):
             raise UserError(
                 f"{folder} is not empty and holds no campaign: choose another --workdir"
             )

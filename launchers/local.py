@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,46 @@ from pymatgen.io.cif import CifWriter
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.check import require_ready
-from ccdcgan.launchers.folder import embedded_store, open_workdir
+from ccdcgan.launchers.failures import relaxations_of
+from ccdcgan.launchers.folder import CALCULATIONS, embedded_store, open_workdir
 from ccdcgan.launchers.report import write_report
+from ccdcgan.launchers.reuse import folders_to_reuse, reuse
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.failures import FailedStructure
 
 
-def run_campaign(campaign: Campaign, folder: Path) -> dict[str, Any]:
+def run_campaign(
+    campaign: Campaign,
+    folder: Path,
+    others: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Run a campaign, or what is left of it, and write its results into the folder.
+
+    Parameters
+    ----------
+    others
+        Folders of campaigns whose relaxations are taken by content key.
+    say
+        Gets a line for each of them.
 
     Returns
     -------
     ``summary``, ``phases`` and ``curves`` as they were written.
     """
     folder = folder.resolve()
+    others = folders_to_reuse(others, folder)
     require_ready(campaign, folder)
     # Keras takes seconds to import, and what is missing is told before.
     from ccdcgan.workflows.inverse_design import InverseDesignMaker
 
     with open_workdir(folder, campaign) as campaign:
-        os.environ["CCDCGAN_CALCULATIONS"] = str(folder / "calculations")
+        os.environ["CCDCGAN_CALCULATIONS"] = str(folder / CALCULATIONS)
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
         os.environ["CCDCGAN_LOGS"] = str(folder / "logs")
         store = embedded_store(folder)
+        for other in others:
+            say(str(reuse(other, campaign, relaxations_of(store), folder / CALCULATIONS)))
         flow = InverseDesignMaker().make(campaign)
         flow.update_metadata({"campaign": campaign.digest()})
         run_locally(flow, store=store, log=False, root_dir=folder, raise_immediately=True)

@@ -12,7 +12,6 @@ from typing import Any
 from maggma.core import Store
 from maggma.stores import MontyStore
 from maggma.stores.gridfs import GridFSStore
-from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
@@ -22,8 +21,7 @@ from ccdcgan.launchers.launchpad import connect, prepare
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.confirmation import confirmed_campaign
-from ccdcgan.workflows.spool import DUPLICATE_KEY
-from ccdcgan.workflows.stores import DATA, PHASES, RESULTS, artifact_key
+from ccdcgan.workflows.stores import DATA, PHASES, RESULTS, artifact_key, insert
 
 Document = dict[str, Any]
 Name = tuple[Any, ...]
@@ -123,13 +121,7 @@ class Shelf:
         if isinstance(self._store, GridFSStore):
             self._store.update(documents, key=list(self._fields))
             return
-        try:
-            # Ordered, montydb would refuse keys with a dot, which its own upsert takes.
-            self._store._collection.insert_many(documents, ordered=False)
-        except BulkWriteError as error:
-            # Somebody has stored the same name at the same moment.
-            if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
-                raise
+        insert(self._store, documents)
 
     def remove(self, criteria: Mapping[str, Any]) -> None:
         self._store._collection.delete_many(dict(criteria))

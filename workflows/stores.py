@@ -10,11 +10,12 @@ from typing import Any
 import jobflow
 from maggma.core import Store
 from maggma.stores import MontyStore
+from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import RelaxationDocument
-from ccdcgan.workflows.spool import Spool, patiently
+from ccdcgan.workflows.spool import DUPLICATE_KEY, Spool, patiently
 
 #: Names of the JobStore's additional stores: relaxation documents under their content keys,
 #: artifacts and whatever of a job's output is too large for one document, and phases.
@@ -57,6 +58,10 @@ class Relaxations:
         """Those of the keys whose result is there, and that nobody wants tried again."""
         return {d["key"] for d in self._of(keys, {"retry": {"$ne": True}}, ["key"])}
 
+    def converged(self, keys: Iterable[str]) -> dict[str, bool]:
+        """Those of the keys that are there, and whether their relaxations converged."""
+        return {d["key"]: bool(d["converged"]) for d in self._of(keys, {}, ["key", "converged"])}
+
     def _of(
         self, keys: Iterable[str], criteria: dict[str, Any], properties: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
@@ -74,6 +79,10 @@ class Relaxations:
         While the database is away, the document waits on disk: `settle` waits for it.
         """
         self._spool.put(RESULTS, self._store, document.model_dump(mode="json"))
+
+    def add(self, documents: Sequence[RelaxationDocument]) -> None:
+        """Store many documents whose keys are not there."""
+        insert(self._store, [d.model_dump(mode="json") for d in documents])
 
     def settle(self) -> None:
         """Wait until all documents are in the database."""
@@ -96,6 +105,17 @@ class Relaxations:
     def get(self, keys: Iterable[str]) -> dict[str, RelaxationDocument]:
         """Documents by key."""
         return {d["key"]: RelaxationDocument.model_validate(d) for d in self._of(keys, {})}
+
+
+def insert(store: Store, documents: list[dict[str, Any]]) -> None:
+    """Store many documents whose names are not there, in one go."""
+    try:
+        # Ordered, montydb would refuse keys with a dot, which its own upsert takes.
+        store._collection.insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        # Somebody has stored the same name at the same moment.
+        if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
+            raise
 
 
 #: To be raised when artifacts hold something else than before: older ones are made anew.
