@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.relaxation.failure import machine_fault
 from ccdcgan.dft.settings import FilePath
+from ccdcgan.dft.structures.moments import along_z
 
 Namelist = Literal["control", "system", "electrons"]
 
@@ -97,7 +98,10 @@ class EspressoEngine(CalculatorEngine):
         "gaussian"
     )
     width: float = Field(default=0.05, gt=0, description="Width of the smearing, eV.")
-    spin: bool = Field(default=False, description="Spin-polarised, from a ferromagnetic start.")
+    spin: bool = Field(
+        default=False,
+        description="Spin-polarised, from the structure's moments, else a ferromagnetic start.",
+    )
     conv_thr: float = Field(
         default=1e-8, gt=0, description="Self-consistency of the energy per cell, Ry."
     )
@@ -110,6 +114,10 @@ class EspressoEngine(CalculatorEngine):
         default=None, description="Dispersion correction: d3bj, or null."
     )
 
+    @property
+    def is_magnetic(self) -> bool:
+        return self.spin
+
     def calculator(self, structure: Structure) -> Calculator:
         """pw.x with the k-points of this structure, in a folder that goes with the calculator."""
         files = self._files({site.specie.symbol for site in structure})
@@ -117,11 +125,23 @@ class EspressoEngine(CalculatorEngine):
             self.command,
             self._folder(),
             orientation(structure),
-            spin=self.spin,
+            magnetization=self._magnetization(structure, files) if self.spin else None,
             pseudopotentials={element: path.name for element, path in files.items()},
             kpts=kpoints(structure, self.kpoints_length),
             input_data=self._input(),
         )
+
+    @staticmethod
+    def _magnetization(structure: Structure, files: Mapping[str, Path]) -> list[float]:
+        """Moment that each site starts with, in pw.x's unit: a fraction of its valence."""
+        moments = along_z(structure)
+        if moments is None:
+            return [0.2] * len(structure)
+        valences = {element: read_valence(path) for element, path in files.items()}
+        return [
+            float(np.clip(m / valences[site.specie.symbol], -1.0, 1.0))
+            for site, m in zip(structure, moments, strict=True)
+        ]
 
     def _input(self) -> dict[str, dict[str, Any]]:
         given: dict[str, dict[str, Any]] = {
@@ -267,6 +287,17 @@ def orientation(structure: Structure) -> NDArray[np.float64]:
     return np.asarray(u @ v)
 
 
+def read_valence(path: Path) -> float:
+    """Valence electrons of a UPF file."""
+    text = path.read_text(errors="replace")[:100_000]
+    found = re.search(r'z_valence\s*=\s*"\s*([\d.eEdD+-]+)', text) or re.search(
+        r"([\d.eEdD+-]+)\s+Z valence", text
+    )
+    if found is None:
+        raise UserError(f"{path} does not tell its valence electrons")
+    return float(re.sub("[dD]", "e", found[1]))
+
+
 def read_upf_header(path: Path) -> tuple[str, bool, float]:
     """Functional, whether ultrasoft or PAW, and the cutoff in eV that it asks for (0: unsaid)."""
     text = path.read_text(errors="replace")
@@ -300,13 +331,13 @@ class PwxCalculator(Espresso):
         command: str,
         pseudo_dir: Path,
         rotation: NDArray[np.float64],
-        spin: bool,
+        magnetization: Sequence[float] | None,
         **parameters: Any,
     ) -> None:
         folder = tempfile.mkdtemp(prefix="ccdcgan-pwx-")
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._rotation = rotation
-        self._spin = spin
+        self._magnetization = magnetization
         super().__init__(profile=_Profile(command, pseudo_dir), directory=folder, **parameters)
 
     def calculate(self, atoms: Atoms, properties: Any, system_changes: Any) -> None:
@@ -317,9 +348,8 @@ class PwxCalculator(Espresso):
             scaled_positions=atoms.get_scaled_positions(),
             pbc=True,
         )
-        if self._spin:
-            # pw.x's unit: a fraction of the valence electrons.
-            atoms.set_initial_magnetic_moments([0.2] * len(atoms))
+        if self._magnetization is not None:
+            atoms.set_initial_magnetic_moments(self._magnetization)
         output = self.directory / self.template.outputname
         output.unlink(missing_ok=True)
         try:

@@ -15,6 +15,7 @@ from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.espresso import kpoints
 from ccdcgan.dft.files import digest
+from ccdcgan.dft.structures.moments import along_z
 
 # What decides energies. A field added later must not change the hash of older results.
 DECISIVE = {"cutoff", "kpoints_length", "width", "spin", "dispersion"}
@@ -31,24 +32,34 @@ class GpawEngine(CalculatorEngine):
         default=40.0, gt=0, description="k-points along an axis times the axis's length, Å."
     )
     width: float = Field(default=0.05, gt=0, description="Width of the Fermi smearing, eV.")
-    spin: bool = Field(default=False, description="Spin-polarised, from a ferromagnetic start.")
+    spin: bool = Field(
+        default=False,
+        description="Spin-polarised, from the structure's moments, else a ferromagnetic start.",
+    )
 
     dispersion: Dispersion | None = Field(
         default=None, description="Dispersion correction on top: d3bj, d4, or null."
     )
+
+    @property
+    def is_magnetic(self) -> bool:
+        return self.spin
 
     def calculator(self, structure: Structure) -> Calculator:
         """GPAW with the k-points of this structure."""
         self._installed()
         from gpaw import GPAW
 
+        moments = None
+        if self.spin:
+            moments = along_z(structure) or [1.0] * len(structure)
         calculator = GPAW(
             mode={"name": "pw", "ecut": self.cutoff},
             xc="PBE",
             kpts={"size": kpoints(structure, self.kpoints_length), "gamma": True},
             occupations={"name": "fermi-dirac", "width": self.width},
             spinpol=self.spin,
-            magmoms=[1.0] * len(structure) if self.spin else None,
+            magmoms=moments,
             txt=None,
         )
         return dispersion.with_dispersion(calculator, self.dispersion, "PBE")

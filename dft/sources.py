@@ -23,6 +23,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import FilePath
 from ccdcgan.dft.structures.crystal import Crystal, Skipped
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.moments import moments_of, with_moments
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.texts import one_line
 from ccdcgan.dft.structures.validity import coincident, disordered, fault, is_degenerate
@@ -195,9 +196,19 @@ class Filters(BaseModel):
 
 
 def collect(
-    sources: Iterable[Source], filters: Filters, n_elements: int, seed: int
+    sources: Iterable[Source],
+    filters: Filters,
+    n_elements: int,
+    seed: int,
+    *,
+    magnetic: bool = False,
 ) -> tuple[list[Prototype], Counter[str], list[Skipped]]:
     """Primitive, Niggli-reduced prototypes of all sources that pass the filters.
+
+    Parameters
+    ----------
+    magnetic
+        Whether magnetic moments count: a cell of both directions is not halved then.
 
     Returns
     -------
@@ -214,7 +225,7 @@ def collect(
             if reason := disordered(item.structure):
                 rejected[reason] += 1
                 continue
-            structure = primitive_cell(item.structure)
+            structure = primitive_cell(item.structure, magnetic=magnetic)
             if reason := fault(structure) or coincident(structure):
                 skipped.append(Skipped(item.id, reason))
             elif reason := filters.reason(structure, n_elements):
@@ -224,9 +235,10 @@ def collect(
     return kept, rejected, skipped
 
 
-def primitive_cell(structure: Structure) -> Structure:
+def primitive_cell(structure: Structure, *, magnetic: bool = False) -> Structure:
     """The Niggli-reduced primitive cell, without oxidation states and site properties.
 
+    Magnetic moments stay, and decide what is primitive, where they are asked for.
     A cell of more than `MOST_REDUCED` atoms, or with a fault, stays as it is.
     """
     plain = Structure(
@@ -234,10 +246,13 @@ def primitive_cell(structure: Structure) -> Structure:
         [getattr(site.specie, "element", site.specie) for site in structure],
         structure.frac_coords,
     )
+    if magnetic and (moments := moments_of(structure)) is not None:
+        plain = with_moments(plain, np.round(moments, 2).tolist())
     if len(plain) > MOST_REDUCED or is_degenerate(plain):
         return plain
     try:
-        return plain.get_primitive_structure(tolerance=0.1).get_reduced_structure()
+        primitive = plain.get_primitive_structure(tolerance=0.1, use_site_props=magnetic)
+        return primitive.get_reduced_structure()
     except Exception:  # noqa: BLE001  pymatgen raises many kinds on degenerate cells
         return plain
 

@@ -13,6 +13,7 @@ from pymatgen.core import Element, Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect
+from ccdcgan.dft.structures.moments import as_species, moments_of, with_moments
 
 #: Names of hydrogen that pymatgen takes for elements of their own.
 ISOTOPES = ("D", "T")
@@ -36,6 +37,9 @@ def substitute(prototype: Prototype, elements: Sequence[str]) -> list[Prototype]
             [mapping[site.specie.symbol] for site in prototype.structure],
             prototype.structure.frac_coords,
         )
+        if list(own) == list(assignment):
+            # Of other elements they would be other ones.
+            structure = with_moments(structure, moments_of(prototype.structure))
         result.append(
             Prototype(f"{prototype.id}>{''.join(assignment)}", starting_volume(structure))
         )
@@ -96,12 +100,17 @@ def candidates(
     candidates, number of duplicates left out
     """
     seen = known or SeenStructures()
+    magnetic = any(moments_of(p.structure) is not None for p in prototypes)
+
+    def told_apart(structure: Structure) -> Structure:
+        return as_species(structure) if magnetic else structure
+
     kept: list[Prototype] = []
     duplicates = 0
     # A stable sort: among cells of one size the order of the source stays.
     for prototype in sorted(prototypes, key=lambda p: len(p.structure)):
         for candidate in substitute(prototype, elements):
-            if seen.add_if_new(candidate.structure):
+            if seen.add_if_new(told_apart(candidate.structure)):
                 kept.append(candidate)
             else:
                 duplicates += 1

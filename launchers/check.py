@@ -17,6 +17,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.mistakes import in_one_line
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.moments import moments_of
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
 from ccdcgan.launchers.findings import Finding, tried
@@ -172,8 +173,14 @@ def _energies(name: str, relaxation: RelaxationSettings, campaign: Campaign) -> 
 
 
 def _references(campaign: Campaign) -> Finding:
-    found, skipped = load_references(campaign.references, campaign.elements)
+    engine = campaign.relaxation.engine
+    found, skipped = load_references(
+        campaign.references, campaign.elements, magnetic=not engine.is_potential
+    )
     text = f"references: {len(found)} crystals"
+    ordered = sum(moments_of(p.structure) is not None for p in found)
+    if ordered and not (engine.is_potential or engine.is_magnetic):
+        return Finding("note", f"{text}; without spin, moments of {ordered} of them are left out")
     if not skipped:
         return Finding("ok", text)
     first = skipped[0]

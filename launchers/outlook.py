@@ -89,7 +89,11 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
         return Finding("ok", f"source {name}: it answers; its crystals are loaded when it runs")
     chosen = campaign.database
     kept, rejected, skipped = collect(
-        [source], chosen.filters, len(campaign.elements), campaign.seed
+        [source],
+        chosen.filters,
+        len(campaign.elements),
+        campaign.seed,
+        magnetic=campaign.relaxation.engine.is_magnetic,
     )
     found += kept
     left_out = Counter(rejected)

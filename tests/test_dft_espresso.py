@@ -32,6 +32,7 @@ from ccdcgan.dft.espresso import (
 from ccdcgan.dft.gpaw import GpawEngine
 from ccdcgan.dft.gth_upf import MESH, main, projector, read_gth, write_upf
 from ccdcgan.dft.relaxation.failure import MachineError
+from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
@@ -302,6 +303,22 @@ def test_input_of_a_spin_polarised_run(folder: Path, fake: Any) -> None:
     assert (written["mixing_beta"], written["degauss"]) == ("0.25", "0.01")
     assert float(written["ecutwfc"]) == pytest.approx(500 / Ry)
     assert "10 10 10  0 0 0" in text
+
+
+def test_moments_are_where_a_spin_polarised_run_starts(folder: Path, fake: Any) -> None:
+    engine = EspressoEngine(command=fake("exit 1"), pseudo_dir=folder, spin=True)
+    crystal = rocksalt().copy(site_properties={"magmom": [3.0, -90.0]})
+    atoms = crystal.to_ase_atoms()
+    atoms.calc = engine.calculator(crystal)
+    with pytest.raises(PwxError):
+        atoms.get_potential_energy()
+    text = (atoms.calc.directory / "espresso.pwi").read_text()
+    # Of 5 valence electrons of bismuth; more than all of selenium's are not to be had.
+    assert re.findall(r"starting_magnetization\(\d\)\s*=\s*(\S+)", text) == ["0.6", "-1.0"]
+    settings, plain = RelaxationSettings(engine=engine), rocksalt()
+    level = engine.level_of_theory(["Bi", "Se"])
+    keys = {content_key(s, level, settings) for s in (crystal, plain)}
+    assert len(keys) == 2
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv of util-linux")

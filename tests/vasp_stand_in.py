@@ -348,6 +348,31 @@ def pair_potential(numbers: Array, cell: Array, positions: Array) -> tuple[float
     return 0.5 * float(energy.sum()), forces, stress
 
 
+#: Elements that keep a moment of 2 μB where they start with one.
+MAGNETIC = {"Cr", "Mn", "Fe", "Co", "Ni"}
+
+
+def moments(job: Job) -> list[float]:
+    """The moments along z that the sites end with: none where they start with none."""
+    sites = job.crystal.sites
+    given = job.incar.get("MAGMOM", 1.0)
+    start = [float(m) for m in (given if isinstance(given, list) else [given] * len(sites))]
+    if len(start) == 3 * len(sites):
+        start = start[2::3]
+    if len(start) != len(sites):
+        raise RefusedError("Error reading item 'MAGMOM' from file INCAR.")
+    if job.incar.get("ISPIN", 1) != 2 and not job.incar.get("LSORBIT"):
+        return [0.0] * len(sites)
+    return [
+        float(2 * np.sign(m)) if s in MAGNETIC else 0.0 for s, m in zip(sites, start, strict=True)
+    ]
+
+
+def exchange(moments: list[float]) -> float:
+    """Energy of moments, eV: lowest where they cancel each other."""
+    return 0.02 * abs(sum(moments)) - 0.1 * sum(map(abs, moments))
+
+
 class Minimiser:
     """BFGS on positions and, if the cell is free, on its deformation, as ASE's UnitCellFilter."""
 
@@ -592,6 +617,7 @@ class Files:
             "NBANDS": self.nbands,
             "NELECT": self.nelect,
         }
+        self.moments = moments(job)
         self.energy: float | None = None
         self.oszicar, self.outcar, self.vasprun, self.xdatcar = map(
             _open, ("OSZICAR", "OUTCAR", "vasprun.xml", "XDATCAR")
@@ -667,7 +693,7 @@ class Files:
         self.say(text.rstrip("\n"))
         lines = f"\n--------- Iteration {ionic:6}({number:4})  ----------\n\n"
         lines += "    LOOP:  cpu time    0.0100: real time    0.0100\n"
-        moment = "0.0000000" if self.spin == 2 else ""
+        moment = f"{sum(self.moments):.7f}" if self.spin == 2 else ""
         lines += f" number of electron {self.nelect:15.7f} magnetization {moment}\n"
         lines += f"  entropy T*S    EENTRO =   {0:16.8f}\n"
         self._to(self.outcar, lines)
@@ -687,7 +713,7 @@ class Files:
         change = energy - (self.energy if self.energy is not None else 0.0)
         self.energy = energy
         line = f"{number:4} F= {energy:.8E} E0= {energy:.8E}  d E ={change:.6E}"
-        line += "  mag=     0.0000" if self.spin == 2 else ""
+        line += f"  mag= {sum(self.moments):10.4f}" if self.spin == 2 else ""
         self._to(self.oszicar, line + "\n")
         self.say(line)
 
@@ -698,7 +724,10 @@ class Files:
             parts += ["------------------------ aborting loop because EDIFF is reached --------\n"]
         parts += [f" E-fermi :   {0:.4f}     XC(G=0):  -6.0000     alpha+bet : -5.0000\n\n"]
         if self.spin == 2:
-            rows = "".join(f"  {i + 1:3}    {'   0.000' * 4}\n" for i in range(len(forces)))
+            rows = "".join(
+                f"  {i + 1:3}    {'   0.000' * 2}{m:8.3f}{m:8.3f}\n"
+                for i, m in enumerate(self.moments)
+            )
             rule = "-" * 44
             parts += [" magnetization (x)\n\n# of ion       s       p       d       tot\n", rule]
             parts += [f"\n{rows}{rule}\ntot    {'   0.000' * 4}\n\n"]
@@ -831,7 +860,8 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
     for number in itertools.count(1):
         begin = time.monotonic()
         cell, positions = minimiser.geometry()
-        results = pair_potential(numbers, cell, positions)
+        energy, forces, stress = pair_potential(numbers, cell, positions)
+        results = energy + exchange(files.moments), forces, stress
         push = minimiser.push(*results[1:])
         if incar["EDIFFG"] < 0:
             small = np.linalg.norm(push, axis=1).max() < -incar["EDIFFG"]

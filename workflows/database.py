@@ -105,12 +105,15 @@ class ProposeMaker(Maker):
         current_store(RESULTS)
         settings = Campaign.model_validate(campaign)
         chosen = settings.database
+        magnetic = settings.relaxation.engine.is_magnetic
         prototypes, rejected, skipped = collect(
-            chosen.sources, chosen.filters, len(settings.elements), settings.seed
+            chosen.sources, chosen.filters, len(settings.elements), settings.seed, magnetic=magnetic
         )
         kept = substituted(settings, prototypes, rejected)
         elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
-        references, unread = load_references(settings.references, settings.elements)
+        references, unread = load_references(
+            settings.references, settings.elements, magnetic=magnetic
+        )
         fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
         # Known crystals first: what matches one of them later is not new.
         kinds = [("reference", r) for r in references]

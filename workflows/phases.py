@@ -16,6 +16,7 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import off_the_table
+from ccdcgan.dft.structures.moments import is_magnetic
 from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
@@ -135,6 +136,7 @@ def judge(
     hull = _hull_of(used, campaign)
     second = _second_hull(used, campaign)
     seen = SeenStructures()
+    first: dict[int, Phase] = {}
     phases = []
     for entry in entries:
         document = documents[entry.key]
@@ -160,9 +162,23 @@ def judge(
                 if len(structure.composition) == 1 and not distance:
                     # Formation energies cannot tell: those of elements count from it.
                     phase.label = "stable"
-                phase.distinct = seen.add_if_new(structure)
+                met = first.setdefault(seen.number(structure), phase)
+                phase.distinct = met is phase or _is_its_ground_state(phase, met, structure)
+                if phase.distinct and met is not phase:
+                    met.distinct = False
+                    first[seen.number(structure)] = phase
         phases.append(phase)
     return phases
+
+
+def _is_its_ground_state(phase: Phase, met: Phase, structure: Structure) -> bool:
+    """Whether a crystal that was met with other magnetic moments is met with its lowest ones."""
+    assert phase.e_above_hull is not None and met.e_above_hull is not None
+    lower = phase.e_above_hull < met.e_above_hull - 0.001
+    alike = phase.origin.kind == met.origin.kind
+    return (
+        lower and alike and is_magnetic(structure) and is_magnetic(decode_structure(met.structure))
+    )
 
 
 def unplaced(entry: Entry, document: RelaxationDocument, structure: Structure) -> Phase:

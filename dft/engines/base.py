@@ -82,6 +82,11 @@ class EngineSettings(Settings, ABC):
         self.level_of_theory(elements)
 
     @property
+    def is_magnetic(self) -> bool:
+        """Whether magnetic moments of a structure's sites are where its electrons start from."""
+        return False
+
+    @property
     def optimizer(self) -> Literal["FIRE", "BFGS"]:
         """What relaxes structures unless the campaign names another."""
         return "FIRE"

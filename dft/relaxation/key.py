@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.moments import moments_of, standard
 
 #: Settings that leave the relaxation itself as it is.
 AFTERWARDS = ("second_opinion", "corrections")
@@ -39,5 +40,9 @@ def content_key(structure: Structure, level: LevelOfTheory, settings: Relaxation
     ]
     if route := settings.engine.route():
         parts.append(route)
+    moments = moments_of(structure) if settings.engine.is_magnetic else None
+    if moments is not None:
+        order = sorted(range(len(coords)), key=lambda i: (structure[i].specie.symbol, *coords[i]))
+        parts.append({"moments": standard([moments[i] for i in order])})
     text = json.dumps(parts, sort_keys=True)
     return digest(text, 32)

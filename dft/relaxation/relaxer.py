@@ -21,6 +21,7 @@ from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
+from ccdcgan.dft.structures.moments import with_moments
 
 
 def calculations_folder() -> Path:
@@ -98,9 +99,12 @@ class Relaxer:
             result.reason, result.failure = reason, "crystal"
             return result
         relaxed = AseAtomsAdaptor.get_structure(atoms)
-        result.structure = Structure(
+        crystal = Structure(
             relaxed.lattice, relaxed.species, relaxed.frac_coords, to_unit_cell=True
-        ).as_dict()
+        )
+        if self.engine.is_magnetic and (moments := atoms.calc.results.get("magmoms")) is not None:
+            crystal = with_moments(crystal, np.round(moments, 3).tolist())
+        result.structure = crystal.as_dict()
         result.energy_per_atom = float(atoms.get_potential_energy() / len(atoms))
         result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         result.max_stress = float(np.abs(atoms.get_stress()).max())

@@ -13,6 +13,7 @@ from typing import Any
 from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.decoding import StructureError, named_type
+from ccdcgan.dft.structures.moments import moments_of, with_moments
 from ccdcgan.dft.structures.validity import fault
 
 #: Name of the energy that counts, eV/atom.
@@ -98,6 +99,7 @@ def crystal_of(
     except StructureError as error:
         return Skipped(name, str(error))
     bare = Structure(structure.lattice.matrix, structure.species_and_occu, structure.frac_coords)
+    bare = with_moments(bare, moments_of(structure))
     return Crystal(name, bare, _numbers(row, len(bare)), converged, _level(row), warning)
 
 

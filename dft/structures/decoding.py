@@ -17,6 +17,7 @@ from pydantic import BeforeValidator
 from pymatgen.core import DummySpecies, Element, Lattice, Species, Structure
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.moments import Moment, complete
 
 #: Most atoms of a structure: more are no unit cell, and would fill the memory.
 MOST_ATOMS = 5000
@@ -66,7 +67,7 @@ def decode_structure(data: object) -> Structure:
         species,
         coords,
         charge=None if charge is None else number_of(charge, "charge"),
-        site_properties={"magmom": moments} if any(m is not None for m in moments) else None,
+        site_properties=None if (whole := complete(moments)) is None else {"magmom": whole},
     )
 
 
@@ -225,7 +226,7 @@ def _specie(item: Mapping[str, Any]) -> Element | Species | DummySpecies:
         raise StructureError(f"no element {symbol[:20]!r}") from None
 
 
-def _moment(properties: object) -> Any:
+def _moment(properties: object) -> Moment | None:
     """The magnetic moment among a site's properties: one or three finite numbers, or None."""
     moment = properties.get("magmom") if isinstance(properties, Mapping) else None
     if moment is None:
@@ -234,6 +235,6 @@ def _moment(properties: object) -> Any:
         # pymatgen's Magmom, as it is stored.
         moment = moment.get("moment")
     if isinstance(moment, Sequence) and not isinstance(moment, str):
-        return numbers_of(moment, (3,), "magnetic moment").tolist()
-    number_of(moment, "magnetic moment")
-    return moment
+        vector: list[float] = numbers_of(moment, (3,), "magnetic moment").tolist()
+        return vector
+    return number_of(moment, "magnetic moment")

@@ -13,6 +13,7 @@ from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.settings import FilePath, Settings
 from ccdcgan.dft.sources import Prototype, materials_project, primitive_cell, read_structures
 from ccdcgan.dft.structures.crystal import Skipped
+from ccdcgan.dft.structures.moments import as_species
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
 
 
@@ -50,9 +51,11 @@ ReferenceSource = Annotated[
 
 
 def load_references(
-    sources: Iterable[ReferenceSource], elements: Sequence[str]
+    sources: Iterable[ReferenceSource], elements: Sequence[str], *, magnetic: bool = False
 ) -> tuple[list[Prototype], list[Skipped]]:
     """Primitive cells of all references, each crystal once, and what could not be read.
+
+    Where magnetic moments count, each crystal once for each order of them.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def load_references(
             if reason := disordered(item.structure):
                 skipped.append(Skipped(item.id, reason))
                 continue
-            cell = primitive_cell(item.structure)
+            cell = primitive_cell(item.structure, magnetic=magnetic)
             others = sorted({e.symbol for e in cell.composition} - set(elements))
             if others:
                 raise UserError(
@@ -80,6 +83,6 @@ def load_references(
                 )
             if reason := fault(cell) or too_close(cell):
                 skipped.append(Skipped(item.id, reason))
-            elif seen.add_if_new(cell):
+            elif seen.add_if_new(as_species(cell) if magnetic else cell):
                 kept.append(Prototype(f"reference:{item.id}", cell))
     return kept, skipped

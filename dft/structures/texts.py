@@ -13,7 +13,8 @@ import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
 from ccdcgan.dft.structures.crystal import Crystal, Passed, Skipped, crystal_of
-from ccdcgan.dft.structures.decoding import MOST_ATOMS, StructureError
+from ccdcgan.dft.structures.decoding import MOST_ATOMS, StructureError, numbers_of
+from ccdcgan.dft.structures.moments import with_moments
 
 #: Most symmetry operations times rows of a CIF file: their time grows with the square.
 MOST_IMAGES = 8_000
@@ -284,7 +285,12 @@ def _of_frame(lines: list[str], label: str) -> Crystal | Skipped:
     structure = Structure(
         Lattice(cell), atoms.get_chemical_symbols(), atoms.positions, coords_are_cartesian=True
     )
-    row: dict[str, Any] = {"data": atoms.calc.results if atoms.calc else {}, **atoms.info}
+    results = atoms.calc.results if atoms.calc else {}
+    moments = results.get("magmoms", atoms.arrays.get("initial_magmoms"))
+    if moments is not None:
+        shape = (-1, 3) if np.ndim(moments) == 2 else (-1,)
+        structure = with_moments(structure, numbers_of(moments, shape, "magnetic moments").tolist())
+    row: dict[str, Any] = {"data": results, **atoms.info}
     warning = None if atoms.pbc.all() else "not periodic in all directions: read as if it were"
     return crystal_of(label, structure, row, warning)
 

@@ -15,6 +15,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.vasp.files import (
     corrections,
+    final_moments,
     geometries,
     ionic_steps,
 )
@@ -28,6 +29,7 @@ from ccdcgan.dft.engines.vasp.record import (
 )
 from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.moments import moments_of, with_moments
 
 #: What the next run of the same cutoff and elements can start from.
 REUSED = ("WAVECAR", "CHGCAR")
@@ -102,16 +104,27 @@ class Calculation:
         return [a for a in self.current if a.fault == what]
 
     def geometry(self) -> Structure:
-        """The latest geometry that any run has left and that a crystal can have."""
+        """The latest geometry that any run has left and that a crystal can have.
+
+        With the latest magnetic moments that a run has left which did not fail.
+        """
+        # As all files of VASP have them.
+        start = self.start.get_sorted_structure()
+        if not self.settings.engine.is_magnetic:
+            start = with_moments(start, None)
         from_first = self.asked.get("start") == "first"
-        for attempt in reversed(self.current if from_first else self.attempts):
-            for found in geometries(self.path(attempt)):
-                if (
-                    found.composition == self.start.composition
-                    and self.settings.gate(found) is None
-                ):
-                    return found
-        return self.start
+        runs = list(reversed(self.current if from_first else self.attempts))
+        left = (
+            final_moments(self.path(a), len(start))
+            for a in runs
+            if self.settings.engine.is_magnetic and a.outcome != "failed"
+        )
+        moments = next((m for m in left if m is not None), moments_of(start))
+        found = (s for a in runs for s in geometries(self.path(a)))
+        sane = (
+            s for s in found if s.composition == start.composition and self.settings.gate(s) is None
+        )
+        return with_moments(next(sane, start), moments)
 
     def begin(self, name: Stage) -> Attempt:
         """A new run in a folder of its own, with what the last one can give it."""

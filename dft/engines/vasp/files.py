@@ -18,12 +18,19 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.frames import KBAR
+from ccdcgan.dft.structures.moments import Moment, with_moments
 
 #: Words by which VASP's complaints are known.
 COMPLAINT = re.compile(
     r"\b(error|fatal|bad news|serious problems|refuse|I am stopping|failed|not hermitian"
     r"|please rerun|giving up|SIGSEGV|segmentation|singular)\b",
     re.IGNORECASE,
+)
+
+
+#: A table of the moments within the sites, along one axis; the last column is their sum.
+MAGNETIZATION = re.compile(
+    rb"magnetization \(([xyz])\)\s+# of ion[^\n]*\n\s*-+\n((?:[ \t]*\d+[ \t][^\n]*\n)+)"
 )
 
 
@@ -34,7 +41,7 @@ class Run:
     Attributes
     ----------
     structure
-        Last geometry.
+        Last geometry, with the magnetic moments of its sites.
     energy_per_atom
         Of the last ionic step, eV/atom.
     max_force, max_stress
@@ -91,7 +98,9 @@ def read_run(folder: Path) -> Run:
         accurate = b"reached required accuracy" in stream.read()
     stress = np.abs(np.array(last["stress"], float)).max() / KBAR
     return Run(
-        structure=run.final_structure,
+        structure=with_moments(
+            run.final_structure, final_moments(folder, len(run.final_structure))
+        ),
         energy_per_atom=float(run.final_energy) / len(run.final_structure),
         max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
         max_stress=float(stress),
@@ -218,6 +227,27 @@ def geometry(path: Path) -> Structure | None:
         return Poscar.from_file(path, check_for_potcar=False).structure
     except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
         return None
+
+
+def final_moments(folder: Path, sites: int) -> list[Moment] | None:
+    """Magnetic moments of so many sites at the end of a run; None where it has written none."""
+    try:
+        with zopen(_file(folder, "OUTCAR"), "rb") as stream:
+            text = stream.read()
+    except (OSError, EOFError):
+        return None
+    axes: dict[bytes, list[float]] = {}
+    for axis, table in MAGNETIZATION.findall(text):
+        try:
+            column = [float(row.split()[-1]) for row in table.splitlines()]
+        except ValueError:
+            continue
+        # A table that was being written is shorter.
+        if len(column) == sites and np.isfinite(column).all():
+            axes[axis] = column
+    if b"x" in axes and b"y" in axes and b"z" in axes:
+        return [list(m) for m in zip(axes[b"x"], axes[b"y"], axes[b"z"], strict=True)]
+    return list(axes[b"x"]) if b"x" in axes else None
 
 
 def ionic_steps(folder: Path) -> int:

@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
 from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR
+from ccdcgan.dft.structures.moments import along_z, moments_of, with_moments
 
 
 def write_inputs(
@@ -27,15 +28,25 @@ def write_inputs(
     grid = Kpoints.automatic_density_by_lengths(
         structure, [engine.kpoints_length] * 3, force_gamma=True
     )
+    # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
+    structure = structure.get_sorted_structure()
+    incar = {**INCAR, **tags, **_hubbard(engine, tags, structure)}
+    if (moments := moments_of(structure)) is not None:
+        # Those of elements would go before those of sites.
+        incar.pop("MAGMOM", None)
+        if incar.get("LSORBIT") or incar.get("LNONCOLLINEAR"):
+            moments = [m if isinstance(m, list) else [0.0, 0.0, m] for m in moments]
+        else:
+            moments = list(along_z(structure) or ())
+        structure = with_moments(structure, moments)
     generator = kind(
-        user_incar_settings={**INCAR, **tags, **_hubbard(engine, tags, structure)},
+        user_incar_settings=incar,
         user_kpoints_settings=grid,
         user_potcar_functional=engine.functional,
         user_potcar_settings={e: engine.potcar(e) for e in structure.composition.get_el_amt_dict()},
         auto_ismear=False,
     )
-    # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
-    generator.get_input_set(structure.get_sorted_structure()).write_input(folder)
+    generator.get_input_set(structure).write_input(folder)
 
 
 def _hubbard(engine: VaspEngine, tags: Mapping[str, Any], structure: Structure) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.moments import moments_of, with_moments
 
 #: Seconds between two looks at a calculation that another process has.
 PAUSE = 2.0
@@ -152,7 +153,8 @@ def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSetting
         # What the potential rejects is VASP's to judge, from where it was.
         found = structure.as_dict() if relaxed.energy_per_atom is None else relaxed.structure
         write_atomically(stored, to_json(found))
-    return decode_structure(json.loads(stored.read_text()))
+    # A potential keeps the order of the sites, and knows of no moments.
+    return with_moments(decode_structure(json.loads(stored.read_text())), moments_of(structure))
 
 
 def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:

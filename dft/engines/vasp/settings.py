@@ -193,6 +193,11 @@ class VaspEngine(EngineSettings):
         """Whether oxides and fluorides of some metals have U, and all else none."""
         return self.hubbard_u is not None
 
+    @property
+    def is_magnetic(self) -> bool:
+        tags = {**INCAR, **self.incar}
+        return tags["ISPIN"] == 2 or bool(tags.get("LSORBIT") or tags.get("LNONCOLLINEAR"))
+
     def potcar(self, element: str) -> str:
         """Name of an element's POTCAR."""
         if self.hubbard_u is None:
