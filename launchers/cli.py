@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers import cli_cluster, cli_failures, cli_migrate, cli_results
+from ccdcgan.launchers import cli_adopt, cli_cluster, cli_failures, cli_migrate, cli_results
 from ccdcgan.launchers.cli_cluster import Reuse
 from ccdcgan.launchers.terminal import Console, progress_bars
 
@@ -292,6 +292,7 @@ cli_cluster.register(app)
 cli_failures.register(app)
 cli_results.register(app)
 cli_migrate.register(app)
+cli_adopt.register(app)
 
 
 def _prepare(out: Path | None) -> None:

@@ -315,6 +315,7 @@ def indexes(pad: Pad, cluster: Cluster) -> list[tuple[Any, tuple[str, ...], bool
         (files, ("metadata.blob_uuid",), False),
         (relaxations, ("key",), True),
         (relaxations, ("campaign", "finished_at"), False),
+        (relaxations, ("origin.kind",), False),
         (relaxations, ("converged", "campaign"), False),
         (phases, ("uid",), True),
         *(

@@ -91,6 +91,26 @@ def substituted(
     return kept
 
 
+def adopted(store: Relaxations, campaign: Campaign) -> list[Candidate]:
+    """What the store has of the campaign's system and level that ``ccdcgan adopt`` brought."""
+    found = []
+    for key, candidate in store.adopted():
+        composition = decode_structure(candidate.structure).composition
+        if {e.symbol for e in composition.elements} - set(campaign.elements):
+            continue
+        if composition.reduced_formula in campaign.database.without:
+            continue
+        if key_of(candidate, campaign.relaxation) == key:
+            found.append(candidate)
+    return sorted(found, key=lambda c: c.origin.id)
+
+
+def _candidates(kind: str, prototypes: Sequence[Prototype]) -> Iterator[Candidate]:
+    for prototype in prototypes:
+        origin = Origin.model_validate({"kind": kind, "id": prototype.id})
+        yield Candidate(origin=origin, structure=prototype.structure.as_dict())
+
+
 @dataclass
 class ProposeMaker(Maker):
     """Substituted prototypes and end members of a campaign."""
@@ -102,7 +122,7 @@ class ProposeMaker(Maker):
         """Return ``candidates``, ``rejected`` prototypes by reason and what was ``skipped``."""
         start = monotonic()
         # A worker without its settings has a JobStore that forgets everything.
-        current_store(RESULTS)
+        store = Relaxations(current_store(RESULTS))
         settings = Campaign.model_validate(campaign)
         chosen = settings.database
         magnetic = settings.relaxation.engine.is_magnetic
@@ -116,16 +136,14 @@ class ProposeMaker(Maker):
         )
         fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
         # Known crystals first: what matches one of them later is not new.
-        kinds = [("reference", r) for r in references]
-        kinds += [("element", e) for e in elements] + [("prototype", p) for p in fewer + kept]
+        proposed = [
+            *_candidates("reference", references),
+            *_candidates("element", elements),
+            *adopted(store, settings),
+            *_candidates("prototype", fewer + kept),
+        ]
         return {
-            "candidates": [
-                Candidate(
-                    origin=Origin.model_validate({"kind": kind, "id": p.id}),
-                    structure=p.structure.as_dict(),
-                ).model_dump(mode="json")
-                for kind, p in kinds
-            ],
+            "candidates": [c.model_dump(mode="json") for c in proposed],
             "rejected": dict(rejected),
             "skipped": [{"id": s.id, "reason": s.reason} for s in skipped + unread],
             "seconds": monotonic() - start,

@@ -23,10 +23,10 @@ class Origin(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["element", "reference", "prototype", "generated"]
+    kind: Literal["element", "reference", "prototype", "generated", "adopted"]
     id: str = Field(
-        description="Prototype and assignment, model and sample, or the beginnings of the content "
-        "keys of the crystals that a stacking is made of."
+        description="Prototype and assignment, model and sample, the beginnings of the content "
+        "keys of the crystals that a stacking is made of, or where a run that was adopted lies."
     )
     round: int | None = Field(None, description="Round that generated it, from 1.")
     model: str | None = Field(None, description="Key of the generator.")

@@ -14,7 +14,7 @@ from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.workflows.documents import RelaxationDocument
+from ccdcgan.workflows.documents import Candidate, RelaxationDocument
 from ccdcgan.workflows.spool import DUPLICATE_KEY, Spool, patiently
 
 #: Names of the JobStore's additional stores: relaxation documents under their content keys,
@@ -87,6 +87,14 @@ class Relaxations:
     def settle(self) -> None:
         """Wait until all documents are in the database."""
         self._spool.settle({RESULTS: self._store})
+
+    def adopted(self) -> list[tuple[str, Candidate]]:
+        """Keys and initial structures of runs of others that were taken as results."""
+        fields = ["key", "origin", "initial_structure"]
+        return [
+            (d["key"], Candidate(origin=d["origin"], structure=d["initial_structure"]))
+            for d in self._store.query({"origin.kind": "adopted"}, fields)
+        ]
 
     def without(self, keys: Iterable[str], property_: str) -> list[str]:
         """Those of the keys whose crystal has converged and was never asked for a property."""

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monty.io import zopen
@@ -19,6 +19,12 @@ from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.frames import KBAR
 from ccdcgan.dft.structures.moments import Moment, with_moments
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp import Kpoints, Potcar, Vasprun
+
+#: Style and divisions of a grid of k-points.
+Grid = tuple[str, tuple[int, ...]]
 
 #: Words by which VASP's complaints are known.
 COMPLAINT = re.compile(
@@ -77,42 +83,73 @@ def read_run(folder: Path) -> Run:
 
     # Custodian keeps the inputs that it was given under these names.
     asked_incar, asked_kpoints = (
-        original if (original := _file(folder, f"{name}.orig")).exists() else _file(folder, name)
+        original
+        if (original := file_of(folder, f"{name}.orig")).exists()
+        else file_of(folder, name)
         for name in ("INCAR", "KPOINTS")
     )
-    run = Vasprun(_file(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
-    last = run.ionic_steps[-1]
+    run = Vasprun(file_of(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
     asked = decisive(Incar.from_file(asked_incar))
     ran = decisive(run.incar)
     changed = {t: (asked[t], ran[t]) for t in DECISIVE if not alike(asked[t], ran[t])}
-    both = (Kpoints.from_file(asked_kpoints), run.kpoints)
-    grids = [tuple(k.kpts[0]) for k in both]
-    if any(b < a for a, b in zip(*grids, strict=True)):
-        changed["KPOINTS"] = (grids[0], grids[1])
-    elif both[0].style != both[1].style and any(n % 2 == 0 for n in grids[1]):
+    grids = (grid_of(Kpoints.from_file(asked_kpoints)), grid_of(run.kpoints))
+    if coarser := coarser_grid(*grids):
+        changed["KPOINTS"] = coarser
+    found = run_of(run, folder, is_accurate(folder))
+    found.changed = changed
+    found.pseudopotentials = titles(Potcar.from_file(file_of(folder, "POTCAR")))
+    return found
+
+
+def grid_of(kpoints: Kpoints) -> Grid:
+    """The grid of a KPOINTS."""
+    return kpoints.style.name, tuple(int(n) for n in kpoints.kpts[0])
+
+
+def coarser_grid(asked: Grid, ran: Grid) -> tuple[Any, Any] | None:
+    """How a grid falls short of what was asked, None if it does not."""
+    if any(b < a for a, b in zip(asked[1], ran[1], strict=True)):
+        return asked[1], ran[1]
+    if asked[0] != ran[0] and any(n % 2 == 0 for n in ran[1]):
         # Custodian takes the one for the other; with odd divisions they are the same points.
-        first, second = (f"{k.style.name} {g}" for k, g in zip(both, grids, strict=True))
-        changed["KPOINTS"] = (first, second)
-    potcar = Potcar.from_file(_file(folder, "POTCAR"))
-    with zopen(_file(folder, "OUTCAR"), "rb") as stream:
-        accurate = b"reached required accuracy" in stream.read()
-    stress = np.abs(np.array(last["stress"], float)).max() / KBAR
+        return f"{asked[0]} {asked[1]}", f"{ran[0]} {ran[1]}"
+    return None
+
+
+def run_of(run: Vasprun, folder: Path, accurate: bool) -> Run:
+    """What the vasprun.xml of a folder holds.
+
+    Parameters
+    ----------
+    accurate
+        Whether VASP reached the accuracy that was asked of the ions: pymatgen counts any relaxation
+        that ends early, even one that is told to stop.
+    """
+    last = run.ionic_steps[-1]
     return Run(
         structure=with_moments(
             run.final_structure, final_moments(folder, len(run.final_structure))
         ),
         energy_per_atom=float(run.final_energy) / len(run.final_structure),
         max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
-        max_stress=float(stress),
+        max_stress=float(np.abs(np.array(last["stress"], float)).max() / KBAR),
         electronic=bool(run.converged_electronic),
-        # pymatgen counts any relaxation that ends early, even one that is told to stop.
         ionic=accurate,
-        changed=changed,
-        pseudopotentials={p.element: f"{p.keywords['TITEL']} {digest(p.data, 8)}" for p in potcar},
     )
 
 
-def _file(folder: Path, name: str) -> Path:
+def is_accurate(folder: Path) -> bool:
+    """Whether OUTCAR says that the ions are where they were asked to be."""
+    with zopen(file_of(folder, "OUTCAR"), "rb") as stream:
+        return b"reached required accuracy" in stream.read()
+
+
+def titles(potcar: Potcar) -> dict[str, str]:
+    """Title and hash of each element's POTCAR."""
+    return {p.element: f"{p.keywords['TITEL']} {digest(p.data, 8)}" for p in potcar}
+
+
+def file_of(folder: Path, name: str) -> Path:
     """A file of a run, packed or not."""
     packed = folder / f"{name}.gz"
     return packed if packed.exists() and not (folder / name).exists() else folder / name
@@ -202,20 +239,20 @@ def geometries(folder: Path) -> Iterator[Structure]:
     """
     from pymatgen.io.vasp import Vasprun, Xdatcar
 
-    if (last := geometry(_file(folder, "CONTCAR"))) is not None:
+    if (last := geometry(file_of(folder, "CONTCAR"))) is not None:
         yield last
     try:
-        steps = Xdatcar(_file(folder, "XDATCAR")).structures
+        steps = Xdatcar(file_of(folder, "XDATCAR")).structures
     except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
         steps = []
     if not steps:
         try:
-            run = Vasprun(_file(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
+            run = Vasprun(file_of(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
             steps = run.structures
         except Exception:  # noqa: BLE001  the same
             steps = []
     yield from reversed(steps)
-    if (first := geometry(_file(folder, "POSCAR"))) is not None:
+    if (first := geometry(file_of(folder, "POSCAR"))) is not None:
         yield first
 
 
@@ -232,7 +269,7 @@ def geometry(path: Path) -> Structure | None:
 def final_moments(folder: Path, sites: int) -> list[Moment] | None:
     """Magnetic moments of so many sites at the end of a run; None where it has written none."""
     try:
-        with zopen(_file(folder, "OUTCAR"), "rb") as stream:
+        with zopen(file_of(folder, "OUTCAR"), "rb") as stream:
             text = stream.read()
     except (OSError, EOFError):
         return None

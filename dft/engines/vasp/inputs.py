@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
 from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR
 from ccdcgan.dft.structures.moments import along_z, moments_of, with_moments
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp import Kpoints
+    from pymatgen.io.vasp.sets import VaspInputSet
 
 
 def write_inputs(
@@ -21,6 +26,40 @@ def write_inputs(
     folder: Path,
 ) -> None:
     """Write INCAR (the paper's with other `tags`), KPOINTS, POSCAR and POTCAR of one run."""
+    _inputs(engine, structure, stage, tags).write_input(folder)
+
+
+def expected_inputs(
+    engine: VaspEngine, structure: Structure, stage: Stage
+) -> tuple[dict[str, Any], Kpoints]:
+    """INCAR, as of `by_element`, and KPOINTS of a first run; no POTCAR is needed."""
+    inputs = _inputs(engine, structure, stage, engine.tags, potcar_spec=True)
+    sites = [site.specie.symbol for site in inputs.poscar.structure]
+    return by_element(dict(inputs.incar), sites), inputs.kpoints
+
+
+def by_element(incar: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
+    """INCAR with tags of U by element in place of their order; none of them where LDAU is off."""
+    plain = {tag: value for tag, value in incar.items() if not tag.startswith("LDAU")}
+    if not incar.get("LDAU"):
+        return plain
+    symbols = [symbol for symbol, _ in groupby(sites)]
+    for tag, value in incar.items():
+        if tag in HUBBARD and isinstance(value, (list, tuple)):
+            plain[tag] = dict(zip(symbols, map(float, value), strict=True))
+        elif tag.startswith("LDAU") and tag != "LDAUPRINT":
+            plain[tag] = value
+    return plain
+
+
+def _inputs(
+    engine: VaspEngine,
+    structure: Structure,
+    stage: Stage,
+    tags: Mapping[str, Any],
+    potcar_spec: bool = False,
+) -> VaspInputSet:
+    """Inputs of one run, with the POTCARs or their names alone."""
     from atomate2.vasp.sets.core import RelaxSetGenerator, StaticSetGenerator
     from pymatgen.io.vasp import Kpoints
 
@@ -46,7 +85,7 @@ def write_inputs(
         user_potcar_settings={e: engine.potcar(e) for e in structure.composition.get_el_amt_dict()},
         auto_ismear=False,
     )
-    generator.get_input_set(structure).write_input(folder)
+    return generator.get_input_set(structure, potcar_spec=potcar_spec)
 
 
 def _hubbard(engine: VaspEngine, tags: Mapping[str, Any], structure: Structure) -> dict[str, Any]:

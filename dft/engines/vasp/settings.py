@@ -250,11 +250,12 @@ class VaspEngine(EngineSettings):
                 f"LSORBIT and LNONCOLLINEAR need vasp_ncl, and the VASP command is {command!r}: "
                 "set ATOMATE2_VASP_CMD"
             )
-        self._potcars(elements)
+        self.check_potcars(elements)
         if self.pre_relax is not None:
             self.pre_relax.check(elements)
 
-    def _potcars(self, elements: Sequence[str]) -> None:
+    def check_potcars(self, elements: Sequence[str]) -> None:
+        """Raise a `UserError` that says what to set, where a POTCAR is not found."""
         from pymatgen.io.vasp import PotcarSingle
 
         folder = os.environ.get("PMG_VASP_PSP_DIR")

@@ -1,0 +1,225 @@
+"""Runs of VASP that others have made: read, and compared with what an engine would have asked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines.vasp.files import (
+    Grid,
+    Run,
+    coarser_grid,
+    file_of,
+    grid_of,
+    is_accurate,
+    run_of,
+    titles,
+)
+from ccdcgan.dft.engines.vasp.inputs import by_element, expected_inputs
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.tags import DECISIVE, HARMLESS, alike, decisive, difference
+from ccdcgan.dft.engines.vasp.verdict import refused
+from ccdcgan.dft.frames import Frame, vasp_frames
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.moments import with_moments
+
+#: Beside `HARMLESS`, tags that say how a run goes on and what it writes. Any other that differs
+#: from what the engine asks makes another level of theory.
+NEUTRAL = HARMLESS | {"EDIFF", "EDIFFG", "EMAX", "EMIN", "IALGO", "ICHARG", "ISIF", "ISMEAR"}
+NEUTRAL |= {"ISTART", "KBLOCK", "KGAMMA", "KSPACING", "LASYNC", "LDAUPRINT", "LMAXMIX", "LMIXTAU"}
+NEUTRAL |= {"LREAL", "LSCALAPACK", "LSCALU", "LVHAR", "MAGMOM", "NBANDS", "NCSHMEM", "NEDOS"}
+NEUTRAL |= {"NFREE", "NGX", "NGXF", "NGY", "NGYF", "NGZ", "NGZF", "NSW", "NWRITE", "RWIGS"}
+NEUTRAL |= {"SIGMA"}
+
+
+class UnsuitableError(Exception):
+    """A run that is no result of the engine; the text says why."""
+
+
+@dataclass(frozen=True)
+class ExistingRun:
+    """A run that has ended, wherever it is kept.
+
+    Attributes
+    ----------
+    initial
+        What it started from; with its moments where some are up and some down.
+    incar, grid
+        As VASP read them; tags of U by element.
+    """
+
+    initial: Structure
+    incar: dict[str, Any]
+    grid: Grid
+    run: Run
+    steps: int
+    frames: list[Frame] = field(default_factory=list)
+
+    @property
+    def is_static(self) -> bool:
+        return not self.incar.get("NSW") or self.incar.get("IBRION") == -1
+
+
+class Library:
+    """The POTCARs of an engine, for the elements of a campaign.
+
+    Raises
+    ------
+    UserError
+        One is not there.
+    """
+
+    def __init__(self, engine: VaspEngine, elements: Sequence[str]) -> None:
+        from pymatgen.io.vasp import Potcar
+
+        engine.check_potcars(elements)
+        symbols = [engine.potcar(e) for e in elements]
+        # As they stand in a file for several elements.
+        self.potcar = Potcar.from_str(str(Potcar(symbols, engine.functional)))
+        self.titles = titles(self.potcar)
+
+
+def read_folder(folder: Path) -> ExistingRun:
+    """The run in a folder, its files packed or not.
+
+    Raises
+    ------
+    UnsuitableError
+        A file is missing or cut.
+    """
+    from pymatgen.io.vasp import Vasprun
+    from pymatgen.io.vasp.inputs import Potcar
+
+    for name in ("vasprun.xml", "POTCAR"):
+        if not file_of(folder, name).exists():
+            raise UnsuitableError(f"{name} is missing")
+    try:
+        found = Vasprun(file_of(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
+        initial, final = found.initial_structure, found.final_structure
+        sites = [site.specie.symbol for site in initial]
+        outcar = file_of(folder, "OUTCAR").exists()
+        run = run_of(found, folder, is_accurate(folder) if outcar else found.converged_ionic)
+        grid = grid_of(found.kpoints)
+        frames = vasp_frames(folder)
+    except Exception:  # noqa: BLE001  files that are cut or not VASP's fail in many ways
+        raise UnsuitableError("vasprun.xml is cut or cannot be read") from None
+    try:
+        run.pseudopotentials = titles(Potcar.from_file(file_of(folder, "POTCAR")))
+    except Exception:  # noqa: BLE001  the same
+        raise UnsuitableError("POTCAR cannot be read") from None
+    if initial.composition != final.composition:
+        raise UnsuitableError("it ends with other atoms than it begins with")
+    incar = complete_tags(found.incar, found.parameters, found.potcar_symbols)
+    # The POSCAR has more digits than what VASP has written of it.
+    poscar = _poscar(folder, initial)
+    return ExistingRun(
+        ordered_moments(poscar or initial, incar),
+        by_element(incar, sites),
+        grid,
+        run,
+        len(found.ionic_steps),
+        frames,
+    )
+
+
+def _poscar(folder: Path, initial: Structure) -> Structure | None:
+    """The POSCAR of a folder, if it is still what the run began with."""
+    from pymatgen.io.vasp import Poscar
+
+    with contextlib.suppress(Exception):
+        found = Poscar.from_file(file_of(folder, "POSCAR"), check_for_potcar=False).structure
+        moved = (found.frac_coords - initial.frac_coords + 0.5) % 1 - 0.5
+        strained = found.lattice.matrix - initial.lattice.matrix
+        same = [s.specie.symbol for s in found] == [s.specie.symbol for s in initial]
+        if same and max(np.abs(moved).max(), np.abs(strained).max()) < 1e-6:
+            return found
+    return None
+
+
+def complete_tags(
+    incar: Mapping[str, Any], parameters: Mapping[str, Any], potcars: Sequence[str]
+) -> dict[str, Any]:
+    """Tags as VASP took them where INCAR leaves them to its defaults."""
+    found = {str(tag).upper(): value for tag, value in incar.items()}
+    found.setdefault("ENCUT", parameters.get("ENMAX"))
+    if str(found.get("GGA", "--")).strip("- ") == "" and all("PBE" in name for name in potcars):
+        found["GGA"] = "PE"
+    if str(found.get("METAGGA", "--")).strip("- ").upper() in ("", "NONE"):
+        found.pop("METAGGA", None)
+    return found
+
+
+def ordered_moments(structure: Structure, incar: Mapping[str, Any]) -> Structure:
+    """The structure with the moments of INCAR where some are up and some down.
+
+    Moments of one sign are no order of their own, but a guess that VASP begins with.
+    """
+    moments = incar.get("MAGMOM")
+    if isinstance(moments, (list, tuple)) and len(moments) == len(structure):
+        with contextlib.suppress(TypeError, ValueError):
+            numbers = [float(m) for m in moments]
+            if min(numbers) < 0 < max(numbers):
+                return with_moments(structure, numbers)
+    return with_moments(structure, None)
+
+
+def judge(found: ExistingRun, settings: RelaxationSettings, library: Library) -> None:
+    """See whether a run is what the engine of a campaign would have computed.
+
+    Raises
+    ------
+    UnsuitableError
+        It is of another level of theory, or no result by the gates of our own runs.
+    """
+    engine = settings.engine
+    assert isinstance(engine, VaspEngine)
+    stage = engine.stages[-1]
+    if found.is_static != (stage == "static"):
+        kinds = {True: "a static run", False: "a relaxation"}
+        raise UnsuitableError(
+            f"another level of theory: {kinds[found.is_static]}, where the campaign's energies are "
+            f"those of {kinds[not found.is_static]}"
+        )
+    if changed := _differences(found, engine, library):
+        told = [difference(tag, values) for tag, values in changed.items()]
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        raise UnsuitableError(f"another level of theory: {', '.join(told[:3])}{more}")
+    if found.is_static:
+        # No relaxation of ours has been before it, whose forces were looked at.
+        found.run.ionic = True
+    if reason := refused(found.run, engine, "relax", settings):
+        raise UnsuitableError(reason)
+
+
+def _differences(
+    found: ExistingRun, engine: VaspEngine, library: Library
+) -> dict[str, tuple[Any, Any]]:
+    """What decides the energy and differs from what the engine asks for: (asked, ran)."""
+    # After several stages, grid and basis are those of the last cell.
+    cell = found.run.structure if len(engine.stages) > 1 else found.initial
+    incar, kpoints = expected_inputs(engine, cell, engine.stages[-1])
+    asked, ran = decisive(incar), decisive(found.incar)
+    for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL):
+        asked[tag], ran[tag] = (_plain(tags.get(tag)) for tags in (incar, found.incar))
+    changed = {tag: (asked[tag], ran[tag]) for tag in asked if not alike(asked[tag], ran[tag])}
+    if coarser := coarser_grid(grid_of(kpoints), found.grid):
+        changed["KPOINTS"] = coarser
+    for element, title in found.run.pseudopotentials.items():
+        if title != library.titles.get(element):
+            changed[f"POTCAR of {element}"] = (library.titles.get(element), title)
+    return changed
+
+
+def _plain(value: Any) -> Any:
+    """A value of a tag, None where it is switched off."""
+    if isinstance(value, str):
+        return value.strip().upper()
+    if isinstance(value, (int, float)):
+        return float(value) or None
+    return [float(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,141 @@
+"""Runs of VASP in the documents that atomate2 keeps of them; nothing in those is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from ccdcgan.dft.engines.vasp.existing import (
+    ExistingRun,
+    Library,
+    UnsuitableError,
+    complete_tags,
+    ordered_moments,
+)
+from ccdcgan.dft.engines.vasp.files import Run
+from ccdcgan.dft.engines.vasp.inputs import by_element
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.frames import KBAR
+from ccdcgan.dft.structures.decoding import StructureDict, decode_structure
+
+
+class PotcarSpec(BaseModel):
+    """What atomate2 keeps of a POTCAR."""
+
+    titel: str | None = None
+    hash: str | None = None
+    summary_stats: dict[str, Any] | None = None
+
+    def is_as(self, other: PotcarSpec) -> bool:
+        """Whether both are of the same file."""
+        if self.hash and other.hash:
+            return (self.titel, self.hash) == (other.titel, other.hash)
+        both = self.summary_stats is not None and self.summary_stats == other.summary_stats
+        return self.titel == other.titel and both
+
+
+class _Grid(BaseModel):
+    generation_style: str
+    kpoints: list[list[float]]
+
+
+class _Inputs(BaseModel):
+    incar: dict[str, Any]
+    parameters: dict[str, Any] = {}
+    kpoints: _Grid
+    potcar_spec: list[PotcarSpec]
+    structure: StructureDict
+
+
+class _Step(BaseModel):
+    forces: list[list[float]]
+    stress: list[list[float]]
+    num_electronic_steps: int
+
+
+class _Outputs(BaseModel):
+    energy: float
+    structure: StructureDict
+    ionic_steps: list[_Step]
+
+
+class _Calculation(BaseModel):
+    input: _Inputs
+    output: _Outputs
+    has_vasp_completed: str | bool
+
+
+class _Task(BaseModel):
+    """What counts of atomate2's document of a run."""
+
+    calcs_reversed: list[_Calculation]
+
+
+def potcar_specs(library: Library) -> dict[str, PotcarSpec]:
+    """What atomate2 keeps of an engine's POTCARs, by element."""
+    from emmet.core.vasp.calculation import PotcarSpec as Spec
+
+    return {
+        p.element: PotcarSpec.model_validate(Spec.from_potcar_single(p).model_dump())
+        for p in library.potcar
+    }
+
+
+def read_task(
+    document: Mapping[str, Any], library: Library, specs: Mapping[str, PotcarSpec]
+) -> ExistingRun:
+    """The last run of a TaskDoc of atomate2, as a database has it; it has no frames.
+
+    Raises
+    ------
+    UnsuitableError
+        Something that counts is not in it.
+    """
+    try:
+        last = _Task.model_validate(document).calcs_reversed[0]
+        initial = decode_structure(last.input.structure)
+        final = decode_structure(last.output.structure)
+        step = last.output.ionic_steps[-1]
+        force = float(np.linalg.norm(np.array(step.forces, float), axis=1).max())
+        stress = float(np.abs(np.array(step.stress, float)).max() / KBAR)
+        grid = last.input.kpoints
+        divisions = tuple(int(n) for n in grid.kpoints[0])
+        sites = [site.specie.symbol for site in initial]
+        names = [p.titel or "" for p in last.input.potcar_spec]
+        incar = complete_tags(last.input.incar, last.input.parameters, names)
+        most = int(incar.get("NELM") or last.input.parameters.get("NELM") or 60)
+        plain = by_element(incar, sites)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UnsuitableError(f"the document lacks {place}") from None
+    except (IndexError, TypeError, ValueError, UserError):
+        raise UnsuitableError("the document cannot be read") from None
+    complete = last.has_vasp_completed in (True, "successful")
+    symbols = [symbol for symbol, _ in groupby(sites)]
+    potentials = {
+        symbol: library.titles[symbol]
+        if symbol in specs and spec.is_as(specs[symbol])
+        else f"{spec.titel}, another file"
+        for symbol, spec in zip(symbols, last.input.potcar_spec, strict=False)
+    }
+    steps = len(last.output.ionic_steps)
+    run = Run(
+        structure=final,
+        energy_per_atom=last.output.energy / len(final),
+        max_force=force,
+        max_stress=stress,
+        electronic=complete and step.num_electronic_steps < most,
+        ionic=complete and steps < int(incar.get("NSW") or 0),
+        pseudopotentials=potentials,
+    )
+    return ExistingRun(
+        ordered_moments(initial, incar),
+        plain,
+        (grid.generation_style.replace("_", " "), divisions),
+        run,
+        steps,
+    )
