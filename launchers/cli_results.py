@@ -93,7 +93,9 @@ def question(
     campaign: Annotated[
         str | None, typer.Option(help="Digest of a campaign, or its beginning.")
     ] = None,
-    origin: Annotated[str | None, typer.Option(help="element, prototype or generated.")] = None,
+    origin: Annotated[
+        str | None, typer.Option(help="element, reference, prototype, generated or adopted.")
+    ] = None,
     engine: Annotated[
         str | None, typer.Option(help="What computed the energies, as SevenNet-0.")
     ] = None,

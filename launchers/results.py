@@ -87,7 +87,7 @@ def phase_filter(
     campaign
         Digest of a campaign, or its beginning.
     origin
-        element, prototype or generated.
+        element, reference, prototype, generated or adopted.
     engine
         Name of what computed the energies, in upper or lower case.
     distinct

@@ -204,6 +204,7 @@ class DatabaseCounts(BaseModel):
     converged: int = 0
     rejected: dict[str, int] = Field(default_factory=dict)
     references: int = 0
+    adopted: int = 0
     untrusted: int = 0
     stable: int = 0
     metastable: int = 0

@@ -289,6 +289,7 @@ def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
         converged=sum(p.converged for p in own),
         rejected=dict(sorted(reasons.items())),
         references=sum(p.origin.kind == "reference" for p in phases),
+        adopted=sum(p.origin.kind == "adopted" for p in phases),
         untrusted=sum(p.label == "untrusted" for p in own),
         stable=sum(p.label == "stable" for p in own),
         metastable=sum(p.label in {"stable", "metastable"} for p in own),
