@@ -85,7 +85,8 @@ def cards(summary: Mapping[str, Any], best: list[Phase]) -> str:
             (
                 energy(potential.get("force_mae"), 2),
                 "eV/Å",
-                "MAE of forces of the potential learnt on the way, mean force "
+                "MAE of forces of the potential learnt on the way"
+                f"{'' if potential.get('used', True) else ' (not used)'}, mean force "
                 f"{energy(potential.get('mean_force'), 2)}, {count(potential.get('held_out'))} "
                 "geometries held out",
             ),

@@ -10,11 +10,14 @@ from crystals import CSCL, ROCKSALT, ZINCBLENDE
 from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.frames import Frame
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.launchers.local import write_results
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.inverse_design import conclude
+from ccdcgan.workflows.learning import frames_of
+from ccdcgan.workflows.phases import warnings_of
 from ccdcgan.workflows.stores import RESULTS
 
 CAMPAIGN = Campaign()
@@ -79,6 +82,48 @@ def concluded(tmp_path):
         return json.loads((tmp_path / "summary.json").read_text())
 
     return run
+
+
+def test_what_went_wrong_in_a_round_is_said(concluded, tmp_path):
+    errors = {"energy_mae": 2.0, "force_mae": 0.5, "mean_force": 0.4, "held_out": 9}
+    judged = {"guess_mae": 0.2, "spearman": -0.14, "used": False}
+    bad = ROUND["constraint"] | {"potential": errors | judged}
+    funnel = ROUND["funnel"] | {"left_out": {"known already": 4, "beyond the limit": 3}}
+    good = ROUND["constraint"] | {"potential": errors}
+    chosen = ROUND["funnel"] | {"screened": 2}
+    summary = concluded(
+        ROUND | {"constraint": bad, "funnel": funnel},
+        ROUND | {"constraint": good, "funnel": chosen},
+    )
+    first, second = (w for w in summary["warnings"] if w.startswith("round"))
+    assert first.startswith("round 1 did not relax its candidates by the potential")
+    assert "wrong by 2.000 eV/atom (Spearman -0.14), those of a guess by 0.200" in first
+    assert second == (
+        "round 1 chose nothing to relax: of 9 samples 8 were decoded, 7 valid; of what was judged: "
+        "4 known already, 3 beyond the limit"
+    )
+    assert [r["left_out"] for r in summary["rounds"]] == [funnel["left_out"], {}]
+    assert summary["potential"]["used"] is True
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "round 1 chose nothing to relax" in report and "(not used)" not in report
+
+
+def test_frames_of_other_energies_are_not_learnt_from(concluded):
+    """As versions before have stored them of VASP 5."""
+    good = DOCUMENTS[2]
+    frame = Frame(
+        cell=ROCKSALT.lattice.matrix.tolist(),
+        positions=ROCKSALT.cart_coords.tolist(),
+        energy=-4.0 * len(ROCKSALT),
+        forces=[[0.0] * 3] * len(ROCKSALT),
+        stress=[0.0] * 6,
+    )
+    own = good.model_copy(update={"frames": [frame]})
+    foreign = good.model_copy(update={"frames": [frame, frame.model_copy(update={"energy": 0.0})]})
+    assert len(frames_of({"good": own}, CAMPAIGN)) == 1
+    assert frames_of({"good": foreign}, CAMPAIGN) == []
+    found = {d.key: d for d in DOCUMENTS} | {"good": foreign}
+    assert any("on the way of 1 relaxations" in w for w in warnings_of([], found, CAMPAIGN))
 
 
 def test_what_failed_is_in_summary_and_report(concluded, tmp_path):

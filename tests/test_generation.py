@@ -21,7 +21,7 @@ from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.potential import Potential
 from ccdcgan.workflows.campaign import Campaign, Screening, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.generation import Judge, new_stackings
+from ccdcgan.workflows.generation import Judge, left_out, new_stackings
 from ccdcgan.workflows.learning import crystals_of, preset_of
 from ccdcgan.workflows.phases import training_set
 from ccdcgan.workflows.screening import Limits
@@ -135,6 +135,20 @@ def test_what_is_sought_is_stable(files, documents) -> None:
         np.testing.assert_array_equal(gains[stable, 0.15], gains[stable, 0.2])
     assert (gains[0.05, 0.15] <= gains[0.1, 0.15]).all()
     assert (gains[0.05, 0.15] < gains[0.1, 0.15]).any()
+
+
+def test_reasons_of_a_round_that_chooses_nothing() -> None:
+    energies = np.array([0.5, 0.4, 0.1, np.nan, -0.3])
+    found = left_out(energies, np.array([0.0, 0.0, 0.0, 0.0, 0.1]), 0.3)
+    assert found == {
+        "beyond max_formation_energy, as predicted": 2,
+        "without a gain to be expected": 1,
+        "not to be judged": 1,
+        "known already, or with atoms on each other": 1,
+    }
+    assert left_out(energies[:1], np.zeros(1), 0.3) == {
+        "beyond max_formation_energy, as predicted": 1
+    }
 
 
 def test_limits_that_are_left_open_follow_what_is_known() -> None:

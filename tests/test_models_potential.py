@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -14,7 +16,7 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Structure
 
 from ccdcgan.models.moments import PAIR, Geometry
-from ccdcgan.models.potential import Labelled, Potential, fit_potential
+from ccdcgan.models.potential import Labelled, Potential, PotentialErrors, fit_potential
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelax, prerelaxed
 
 ELEMENTS = ["Cu", "Au"]
@@ -145,6 +147,22 @@ def test_it_learns_energies_forces_and_stresses(frames: list[Labelled], learnt: 
     for part, truth in ((1, [f.forces for f in unseen]), (2, [f.stress for f in unseen])):
         wrong = np.abs(np.array([f[part] for f in found]) - truth).mean()
         assert wrong < 0.15 * np.abs(truth).mean()
+
+
+def test_what_has_learnt_nothing_is_not_used(frames: list[Labelled]) -> None:
+    good = fit_potential(frames[:40], 2, 0)[1]
+    assert good.used and good.spearman is not None and good.spearman > 0.9
+    assert good.guess_mae is not None and good.energy_mae < 0.3 * good.guess_mae
+    order = np.random.default_rng(0).permutation(40)
+    shuffled = [
+        replace(f, energy=frames[i].energy) for f, i in zip(frames[:40], order, strict=True)
+    ]
+    nought = [replace(f, energy=0.0) for f in frames[:40]]
+    for wrong in (shuffled, nought):
+        errors = fit_potential(wrong, 2, 0)[1]
+        assert not errors.used and f"{errors.energy_mae:.3f} eV/atom" in str(errors)
+    # Results of earlier versions say nothing of it.
+    assert PotentialErrors(0.1, 0.1, 0.2, 9).used
 
 
 def test_it_learns_from_atoms_that_are_alone(frames: list[Labelled]) -> None:

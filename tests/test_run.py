@@ -1,14 +1,22 @@
 """A whole small campaign from the command line, undisturbed and killed on its way."""
 
 import os
+import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
+from jobflow import Flow, run_locally
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Structure
 from small_campaign import results, start
+
+from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.workflows.campaign import load_campaign
+from ccdcgan.workflows.generation import GenerateMaker
+from ccdcgan.workflows.learning import ConstraintMaker, GanMaker
+from ccdcgan.workflows.stores import RESULTS
 
 
 def test_summary_counts_what_the_phases_show(finished):
@@ -98,6 +106,7 @@ def test_files_for_people(finished):
 def test_every_generated_phase_says_where_it_came_from(finished):
     summary, phases = results(finished)
     assert 0 < summary["potential"]["force_mae"] < summary["potential"]["mean_force"]
+    assert summary["potential"]["used"] and summary["potential"]["spearman"] > 0.5
     generated = [p for p in phases if p["origin"]["kind"] == "generated"]
     for phase in generated:
         origin = phase["origin"]
@@ -108,6 +117,36 @@ def test_every_generated_phase_says_where_it_came_from(finished):
             assert origin["sample"] < 200 and origin["noise_seed"] is not None
         assert np.isfinite(origin["predicted_formation_energy"])
         assert origin["prerelaxed"] is True
+
+
+def test_a_potential_that_learnt_nothing_stops_no_round(finished, tmp_path, monkeypatch):
+    """One more round, whose frames have the energies of others."""
+    shutil.copytree(finished / "store", tmp_path / "store")
+    store = embedded_store(tmp_path)
+    store.connect()
+    autoencoder = store.query_one({"name": "autoencoder"})["output"]
+    relaxations = store.additional_stores[RESULTS]
+    documents = list(relaxations.query())
+    frames = [f for d in documents for f in d["frames"]]
+    energies = [f["energy"] / len(f["forces"]) for f in frames]
+    order = np.random.default_rng(0).permutation(len(frames))
+    for frame, other in zip(frames, order, strict=True):
+        frame["energy"] = energies[other] * len(frame["forces"])
+    relaxations.update(documents, "key")
+    monkeypatch.setattr("ccdcgan.workflows.documents.SAME_ENERGY", np.inf)
+    plain = load_campaign(finished / "campaign.yaml").model_dump(mode="json")
+    plain["loop"] |= {"samples": 100, "stackings": 0}
+    plain["networks"]["gan_steps"] = 150
+    entries = [{"key": d["key"], "origin": d["origin"]} for d in documents]
+    learnt = ConstraintMaker().make(entries, autoencoder, plain, 3)
+    gan = GanMaker().make(autoencoder, learnt.output, plain, 3)
+    drawn = GenerateMaker().make(entries, autoencoder, learnt.output, gan.output, plain, 3)
+    flow = Flow([learnt, gan, drawn])
+    run_locally(flow, store=store, log=False, root_dir=tmp_path, raise_immediately=True)
+    assert store.get_output(learnt.uuid)["potential"]["used"] is False
+    candidates = store.get_output(drawn.uuid)["candidates"]
+    assert len(candidates) == 2
+    assert {c["origin"]["prerelaxed"] for c in candidates} == {None}
 
 
 def test_killed_and_started_again(finished, tmp_path):

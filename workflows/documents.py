@@ -17,6 +17,9 @@ from ccdcgan.workflows.failures import FailureCounts
 
 SCHEMA_VERSION = 1
 
+#: By less than this (eV/atom) do energies of one geometry differ.
+SAME_ENERGY = 0.1
+
 
 class Origin(BaseModel):
     """Where a structure came from."""
@@ -74,6 +77,17 @@ class RelaxationDocument(Relaxation):
             del self.properties[name]
             self.lacking[name] = "not finite"
         return self
+
+    @property
+    def has_own_frames(self) -> bool:
+        """Whether its last frame has its energy: of VASP 5, versions before this one took another.
+
+        Of a relaxation that ran out of steps, the last frame is an earlier geometry.
+        """
+        if not (self.converged and self.frames) or self.energy_per_atom is None:
+            return True
+        last = self.frames[-1]
+        return abs(last.energy / len(last.forces) - self.energy_per_atom) < SAME_ENERGY
 
     @classmethod
     def of(cls, result: Relaxation, candidate: Candidate, campaign: str) -> RelaxationDocument:
@@ -181,7 +195,8 @@ class RoundCounts(BaseModel):
 
     valid: of the decoded samples; stackings: judged beside those, null without any; screened:
     passed every screen and chosen for relaxation; distinct: converged, and matches nothing in the
-    database and nothing generated before; the metastable include the stable.
+    database and nothing generated before; the metastable include the stable. left_out: of a round
+    that chose nothing, why, and how many crystals.
     """
 
     sampled: int = 0
@@ -189,6 +204,7 @@ class RoundCounts(BaseModel):
     valid: int = 0
     stackings: int | None = None
     screened: int = 0
+    left_out: dict[str, int] = {}
     relaxed: int = 0
     converged: int = 0
     distinct: int = 0

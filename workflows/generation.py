@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
@@ -38,6 +39,8 @@ from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.selection import Novelty, choose, expected_gain
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
+
+logger = logging.getLogger("ccdcgan")
 
 #: So many times the crystals that are wanted, of a formula and in all, are pre-relaxed.
 PRERELAXED = 6
@@ -151,6 +154,27 @@ def _prerelaxed(
     ]
 
 
+def left_out(energies: FloatArray, gain: FloatArray, most: float) -> dict[str, int]:
+    """Why none of these crystals is chosen: reasons, and of how many crystals they are those.
+
+    Parameters
+    ----------
+    energies, gain
+        As of `Judge`.
+    most
+        Highest predicted formation energy, eV/atom.
+    """
+    idle = ~(gain > 0)
+    judged = np.isfinite(energies)
+    counts = {
+        "beyond max_formation_energy, as predicted": idle & judged & (energies > most),
+        "without a gain to be expected": idle & judged & (energies <= most),
+        "not to be judged": idle & ~judged,
+        "known already, or with atoms on each other": ~idle,
+    }
+    return {reason: int(which.sum()) for reason, which in counts.items() if which.any()}
+
+
 def new_stackings(
     claims: list[Entry],
     documents: dict[str, RelaxationDocument],
@@ -189,6 +213,16 @@ def new_stackings(
                 counts[formula] += 1
                 found.append((origin, crystal))
     return found
+
+
+def nothing_chosen(number: int, funnel: Mapping[str, Any]) -> str:
+    """A line on a round that chose nothing to relax."""
+    reasons = ", ".join(f"{n} {reason}" for reason, n in funnel.get("left_out", {}).items())
+    return (
+        f"round {number} chose nothing to relax: of {funnel['sampled']} samples "
+        f"{funnel['decoded']} were decoded, {funnel['valid']} valid; of what was judged: "
+        f"{reasons or 'nothing'}"
+    )
 
 
 @dataclass
@@ -266,10 +300,12 @@ class GenerateMaker(Maker):
         crystals = [crystal for _, crystal in valid + stacked]
         energies: FloatArray = np.full(len(crystals), np.nan)
         gain: FloatArray = np.ones(len(crystals))
+        reasons = left_out(energies, gain, screening.max_formation_energy)
         novelty = None
         if preset.gan.variant != "dcgan":
             judge = Judge(settings, files, errors, documents)
             energies, gain = judge(crystals)
+            reasons = left_out(energies, gain, screening.max_formation_energy)
             if screening.choose == "gain":
                 novelty = Novelty.of(settings.elements, claims, documents)
         was_prerelaxed = None
@@ -286,6 +322,8 @@ class GenerateMaker(Maker):
             )
             origins = [origins[i] for i in shortlist]
             energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
+            if crystals:
+                reasons = left_out(energies, gain, screening.max_formation_energy)
             was_prerelaxed = True
         progress.report(stage, loop.samples, loop.samples)
         chosen = choose(
@@ -307,13 +345,14 @@ class GenerateMaker(Maker):
             origin = origins[n].model_copy(update=predicted)
             cell = primitive_cell(crystals[n])
             candidates.append(Candidate(origin=origin, structure=cell.as_dict()))
-        return {
-            "candidates": [c.model_dump(mode="json") for c in candidates],
-            "funnel": {
-                "sampled": loop.samples,
-                "decoded": sum(s is not None for s in decoded),
-                "valid": len(valid),
-                "stackings": len(stacked) if loop.stackings else None,
-                "screened": len(candidates),
-            },
+        funnel = {
+            "sampled": loop.samples,
+            "decoded": sum(s is not None for s in decoded),
+            "valid": len(valid),
+            "stackings": len(stacked) if loop.stackings else None,
+            "screened": len(candidates),
+            "left_out": {} if candidates else reasons,
         }
+        if not candidates:
+            logger.warning("%s", nothing_chosen(number, funnel))
+        return {"candidates": [c.model_dump(mode="json") for c in candidates], "funnel": funnel}

@@ -10,6 +10,7 @@ from jobflow import Flow, Job, Maker, OnMissing, Response, job
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.models.goals import FORMATION_ENERGY
+from ccdcgan.models.potential import PotentialErrors
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirmation import (
     agreement,
@@ -30,7 +31,7 @@ from ccdcgan.workflows.documents import (
     Summary,
 )
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
-from ccdcgan.workflows.generation import GenerateMaker
+from ccdcgan.workflows.generation import GenerateMaker, nothing_chosen
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
 from ccdcgan.workflows.phases import (
     build_hull,
@@ -166,7 +167,7 @@ def conclude(
         counts.rejected[f"unreadable: {reason} ({', '.join(ids[:3])}{more})"] = len(ids)
     errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
     summary = Summary(
-        warnings=warnings_of(phases, documents, settings),
+        warnings=[*warnings_of(phases, documents, settings), *_warnings_of_rounds(history)],
         system=settings.elements,
         level_of_theory=build_hull(list(documents.values()), settings).level,
         seed=settings.seed,
@@ -211,6 +212,21 @@ def conclude(
         "failed": [f.model_dump(mode="json") for f in failures],
         "curves": [c.model_dump(mode="json") for c in _curves(history)],
     }
+
+
+def _warnings_of_rounds(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was not as it should be on the way, a line each."""
+    found = []
+    for number, report in enumerate(history, 1):
+        figures = report["constraint"].get("potential")
+        if figures and not (errors := PotentialErrors(**figures)).used:
+            found.append(
+                f"round {number} did not relax its candidates by the potential learnt on the way, "
+                f"which is not good enough: {errors}"
+            )
+        if not report["funnel"]["screened"]:
+            found.append(nothing_chosen(number, report["funnel"]))
+    return found
 
 
 def failed_structures(

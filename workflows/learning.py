@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,8 @@ from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, training_set
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact, load_artifact
 from ccdcgan.workflows.trust import trusted
+
+logger = logging.getLogger("ccdcgan")
 
 
 def preset_of(campaign: Campaign) -> Preset:
@@ -115,6 +118,7 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
             relaxation=number,
         )
         for number, (_, d) in enumerate(sorted(trusted(documents).items()))
+        if d.has_own_frames
         for frame in d.frames
     ]
 
@@ -256,8 +260,11 @@ class ConstraintMaker(Maker):
                 learnt, errors = fit_potential(
                     frames, len(settings.elements), settings.seed + number
                 )
-                files[POTENTIAL] = learnt.to_bytes()
                 figures["potential"] = asdict(errors)
+                if errors.used:
+                    files[POTENTIAL] = learnt.to_bytes()
+                else:
+                    logger.warning("%s: the learnt potential is not used: %s", stage, errors)
             progress.report(stage, 1, 1)
             return {"files": files, **figures}
 

@@ -245,6 +245,11 @@ def warnings_of(
             f"{len(aside)} of {len(phases)} crystals are set aside as untrusted, the lowest is "
             f"{min(aside, key=lambda p: p.e_above_hull or 0.0).formula}: see the label untrusted"
         )
+    if foreign := sum(not d.has_own_frames for d in documents.values()):
+        found.append(
+            f"the geometries on the way of {foreign} relaxations have energies that are not theirs "
+            "(VASP 5 with earlier versions of ccdcgan): no potential was learnt from them"
+        )
     kept = {p.id for p in phases if p.label != "untrusted"}
     ends = lowest_elements([d for key, d in documents.items() if key in kept])
     for symbol, document in sorted(ends.items()):
