@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--structures", type=int, default=10)
     parser.add_argument("--polling", type=float, default=VaspEngine().polling)
     arguments = parser.parse_args()
-    engine = VaspEngine(polling=arguments.polling)
+    engine = VaspEngine(polling=arguments.polling, stages=("relax",))
     try:
         engine.check(["Bi", "Se"])
     except UserError as error:

@@ -45,8 +45,8 @@ def embedded_store(folder: Path) -> JobStore:
 def taken_up(folder: Path, campaign: Campaign) -> Campaign:
     """The campaign as a folder would go on with it.
 
-    That is the campaign itself. Where it leaves the choice of the engine to us, it has the one that
-    the folder began with.
+    That is the campaign itself. Where it leaves the choice of the engine or its stages to us, it
+    has those that the folder began with.
 
     Raises
     ------
@@ -64,9 +64,9 @@ def taken_up(folder: Path, campaign: Campaign) -> Campaign:
         return campaign
     begun = load_campaign(stored)
     differences = begun.differences(campaign)
-    before = campaign.as_begun_before()
-    if differences and before is not None and not begun.differences(before):
-        return before
+    for before in campaign.as_begun_before() if differences else ():
+        if not begun.differences(before):
+            return before
     if differences:
         told = [
             f"{key} is {_value(there)} there and {_value(here)} here"

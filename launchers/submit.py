@@ -99,7 +99,7 @@ def _as_begun(pad: Pad, campaign: Campaign) -> Campaign:
     """The campaign as it was submitted by earlier versions, if it was."""
     # Before 0.2 the paths of references were part of the digest as they are here.
     whole = campaign.model_copy(update={"written": {}}) if campaign.written else None
-    for before in (campaign.as_begun_before(), whole):
+    for before in (*campaign.as_begun_before(), whole):
         if before and pad.db[CAMPAIGNS].find_one({"digest": before.digest()}, {"_id": 1}):
             return before
     return campaign

@@ -11,9 +11,10 @@ from ruamel.yaml import YAML
 from small_campaign import CAMPAIGN, ccdcgan, results
 from test_campaign import command
 
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.folder import embedded_store, open_workdir
-from ccdcgan.workflows.campaign import load_campaign, parse_campaign
+from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.stores import RESULTS
 
 VASP = {"name": "vasp", "incar": {"ALGO": "Fast"}}
@@ -69,6 +70,31 @@ def test_what_is_done_more_or_less_goes_on(tmp_path: Path, where: str, value: An
     assert (folder / "campaign.1.yaml").read_bytes() == first
     with open_workdir(folder, before):
         assert load_campaign(folder / "campaign.2.yaml") == after
+
+
+@pytest.mark.parametrize("where", ["relaxation", "confirm"])
+def test_a_folder_keeps_the_stages_that_it_began_with(tmp_path: Path, where: str) -> None:
+    def campaign(**engine: Any) -> Campaign:
+        relaxation = {"engine": {"name": "vasp", **engine}}
+        chosen = {"relaxation": relaxation}
+        return parse_campaign(chosen if where == "relaxation" else {"confirm": chosen}, "x")
+
+    def stages(campaign: Campaign) -> list[tuple[str, ...]]:
+        engines = [r.engine for r in campaign.relaxations.values()]
+        return [e.stages for e in engines if isinstance(e, VaspEngine)]
+
+    folder, new = tmp_path / "old", tmp_path / "new"
+    with open_workdir(folder, campaign(stages=["relax"])) as begun:
+        assert stages(begun) == [("relax",)]
+    with open_workdir(folder, campaign()) as again:
+        assert stages(again) == [("relax",)] and again.digest() == begun.digest()
+    with open_workdir(new, campaign()) as first:
+        assert stages(first) == [("relax", "relax", "static")]
+    with open_workdir(new, campaign()) as again:
+        assert again.digest() == first.digest()
+    other = campaign(stages=["relax", "relax", "static"])
+    with pytest.raises(UserError, match="stages"), open_workdir(folder, other):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -367,9 +367,9 @@ def test_a_checkpoint_of_ones_own_says_its_functional(tmp_path: Path) -> None:
         (MF[1], "SevenNet-MF-0 (sevenn, {}, R2SCAN, r2SCAN, D3(BJ) of r2SCAN)"),
         (ChgnetEngine(), "CHGNet 0.3.0 (chgnet, {}, PBE with MP2020 corrections)"),
         (ChgnetEngine(checkpoint="r2scan"), "CHGNet r2scan (chgnet, {}, r2SCAN)"),
-        (VaspEngine(), "VASP (vasp, 4982dc33e4571ddf, PBE, uncorrected)"),
+        (VaspEngine(stages=("relax",)), "VASP (vasp, 4982dc33e4571ddf, PBE, uncorrected)"),
         (
-            VaspEngine(incar={"METAGGA": "R2SCAN"}, kpoints_length=30),
+            VaspEngine(stages=("relax",), incar={"METAGGA": "R2SCAN"}, kpoints_length=30),
             "VASP (vasp, 92b15d8c42273b2e, PBE+METAGGA, uncorrected)",
         ),
     ],
@@ -540,6 +540,7 @@ FROZEN: list[tuple[dict[str, Any], str, dict[str, str]]] = [
                         "name": "vasp",
                         "pre_relax": {"name": "sevennet"},
                         "incar": {"ALGO": "Fast"},
+                        "stages": ["relax"],
                     }
                 }
             },

@@ -22,6 +22,7 @@ from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.engines.vasp.calculation import Calculation
 from ccdcgan.dft.engines.vasp.files import geometries, own_words
 from ccdcgan.dft.engines.vasp.inputs import write_inputs
+from ccdcgan.dft.engines.vasp.record import read_record
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.tags import DECISIVE, INCAR, LADDER, decisive
@@ -94,7 +95,7 @@ def record(machine):
 
 
 def settings(max_steps=200, fmax=0.03, **engine):
-    engine = VaspEngine(**{"polling": 0.1, "buffer": 0.0} | engine)
+    engine = VaspEngine(**{"polling": 0.1, "buffer": 0.0, "stages": ("relax",)} | engine)
     return RelaxationSettings(engine=engine, max_steps=max_steps, fmax=fmax)
 
 
@@ -110,7 +111,7 @@ def one_line(reason):
 
 
 def test_all_compositions_have_the_level_that_was_asked():
-    asked = VaspEngine().level_of_theory()
+    asked = settings().engine.level_of_theory()
     levels = [relax(s)[0].level_of_theory for s in (BISE, FEO)]
     for level in levels:
         assert level.model_copy(update={"pseudopotentials": {}}) == asked
@@ -340,6 +341,40 @@ def test_stages(log, record):
     assert result.energy_per_atom == pytest.approx(runs[0]["energy_last"] / 2, abs=1e-4)
     assert result.steps == sum(run["steps"] for run in runs)
     assert not [*folder.parent.glob("*/WAVECAR"), *folder.parent.glob("*/CHGCAR")]
+
+
+def test_what_is_asked_is_two_relaxations_and_a_static_run():
+    assert VaspEngine().stages == ("relax", "relax", "static")
+
+
+def test_a_static_run_finds_that_the_cell_had_another_basis(faults):
+    true, _ = relax(BISE, fmax=0.005, stages=("relax", "static"), max_stress=2.0)
+    faults("pulay")
+    crystal = BISE.copy().apply_strain(0.02, inplace=True)
+    result, _ = relax(crystal, fmax=0.005, stages=("relax", "static"), max_stress=2.0)
+    runs = read_record(Path(result.folder))
+    assert [a.outcome for a in runs[-2:]] == ["done"] * 2
+    found = next(i for i, a in enumerate(runs) if a.folder.endswith("static"))
+    for attempt in runs[found - 1 : found + 1]:
+        assert attempt.outcome == "failed" and attempt.reason.startswith("largest stress is")
+    assert runs[found + 1].folder.endswith("relax")
+    assert result.converged and result.max_stress * 1602 < 2.0
+    assert result.energy_per_atom == pytest.approx(true.energy_per_atom, abs=1e-4)
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_an_interruption_does_not_change_the_energy(done):
+    stages = ("relax", "relax", "static")
+    true, folder = relax(stages=stages)
+    # As a kill has it, while a stage is run.
+    runs = json.loads((folder.parent / "calculation.json").read_text())
+    for run in runs[done:]:
+        shutil.rmtree(folder.parent / run["folder"])
+    runs[done - 1]["outcome"] = "running"
+    (folder.parent / "calculation.json").write_text(json.dumps(runs[:done]))
+    again, _ = relax(stages=stages)
+    assert again.converged and again.attempts == 4
+    assert again.energy_per_atom == pytest.approx(true.energy_per_atom, abs=1e-4)
 
 
 def test_files_that_were_packed_are_read(log):

@@ -27,7 +27,11 @@ from ccdcgan.workflows.stores import RESULTS
 
 CAMPAIGN = Campaign(
     system=("Bi", "Se"),
-    relaxation={"engine": {"name": "vasp", "polling": 0.1}, "fmax": 0.01, "max_steps": 60},
+    relaxation={
+        "engine": {"name": "vasp", "polling": 0.1, "stages": ["relax"]},
+        "fmax": 0.01,
+        "max_steps": 60,
+    },
 )
 #: A fault that no step of the ladder mends, but another ALGO.
 FAULTS = {"BiSe2": {"fault": "eddrmm", "times": None}, "Bi3Se": {"fault": "kill", "times": None}}

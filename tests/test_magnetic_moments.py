@@ -61,7 +61,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(**engine: Any) -> RelaxationSettings:
-    return RelaxationSettings(engine=VaspEngine(**{"polling": 0.1, "buffer": 0.0} | engine))
+    return RelaxationSettings(
+        engine=VaspEngine(**{"polling": 0.1, "buffer": 0.0, "stages": ("relax",)} | engine)
+    )
 
 
 def key(structure: Structure, chosen: RelaxationSettings) -> str:

@@ -26,7 +26,11 @@ from ccdcgan.workflows.stores import RESULTS
 
 SETTINGS = {
     "system": "Bi-Se",
-    "relaxation": {"engine": {"name": "vasp", "polling": 0.1}, "fmax": 0.01, "max_steps": 60},
+    "relaxation": {
+        "engine": {"name": "vasp", "polling": 0.1, "stages": ["relax"]},
+        "fmax": 0.01,
+        "max_steps": 60,
+    },
 }
 CRYSTALS = {
     "BiSe": crystal("BiSe"),

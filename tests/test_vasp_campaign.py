@@ -71,7 +71,9 @@ CORRECTED = {
     "ionic_steps": "Unconverged",
     "hang": "Frozen job",
 }
-ENGINE = VaspEngine(polling=0.1, walltime=6 / 3600, buffer=1.0, frozen_after=2.5 / 3600)
+ENGINE = VaspEngine(
+    stages=("relax",), polling=0.1, walltime=6 / 3600, buffer=1.0, frozen_after=2.5 / 3600
+)
 CAMPAIGN = Campaign(
     system=("Bi", "Se", "Te"),
     relaxation={"engine": ENGINE.model_dump(), "fmax": 0.01, "max_steps": 60},

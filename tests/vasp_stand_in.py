@@ -12,8 +12,9 @@ VASP_STAND_IN_FAULTS
     JSON file of faults, `{"Bi2Se3": "zbrent", "*": {"fault": "kill", "times": 2}}`. A key is the
     comment line of the POSCAR, else a formula (in any order, reduced or not), else "*".
     `times`: how many runs it hits; null: all of them. By default a fault of `REPAIRABLE` hits
-    until one of its tags differs from the first run that it hit, `slow` hits always, and the
-    others once. `seconds`: for `slow` the length of each ionic step (1), for `hang` how long (600).
+    until one of its tags differs from the first run that it hit, `slow` and `pulay` hit
+    always, and the others once. `seconds`: for `slow` the length of each ionic step (1), for `hang`
+    how long (600).
     What has been hit is kept beside the file, in `<file>.state`.
 VASP_STAND_IN_VERSION
     Whose files it writes: 5.4.4 or one of 6 (6.3.2).
@@ -105,6 +106,10 @@ REPAIRABLE = {
     "ionic_steps": Repairable("", ("IBRION",)),
 }
 CRASHES = ("kill", "kill_parent", "segfault", "empty_contcar", "hang", "truncated_vasprun")
+
+
+# Of a slow machine; of a basis that is that of the cell in POSCAR, as VASP's is.
+LASTING = ("slow", "pulay")
 
 
 class RefusedError(Exception):
@@ -492,7 +497,7 @@ def choose_fault(job: Job, formula: str) -> Fault | None:
     spec = told[keys[0]]
     spec = {"fault": spec} if isinstance(spec, str) else spec
     fault = spec["fault"]
-    if fault not in (*REPAIRABLE, *CRASHES, "slow"):
+    if fault not in (*REPAIRABLE, *CRASHES, *LASTING):
         raise RefusedError(f"no fault is called {fault}")
     with _state(path) as state:
         entry = state.setdefault(f"{keys[0]}|{formula}|{fault}", {"hits": 0, "first": None})
@@ -501,7 +506,7 @@ def choose_fault(job: Job, formula: str) -> Fault | None:
             hit = entry["first"] in (None, tags)
             entry["first"] = entry["first"] or tags
         else:
-            times = spec.get("times", None if fault == "slow" else 1)
+            times = spec.get("times", None if fault in LASTING else 1)
             hit = times is None or entry["hits"] < times
         entry["hits"] += hit
     default = 600.0 if fault == "hang" else 1.0
@@ -861,6 +866,9 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
         begin = time.monotonic()
         cell, positions = minimiser.geometry()
         energy, forces, stress = pair_potential(numbers, cell, positions)
+        if hit == "pulay":
+            start = np.linalg.det(job.crystal.cell)
+            stress = stress + 0.05 * math.log(np.linalg.det(cell) / start) * np.eye(3)
         results = energy + exchange(files.moments), forces, stress
         push = minimiser.push(*results[1:])
         if incar["EDIFFG"] < 0:
@@ -882,7 +890,7 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
                 time.sleep(fault.seconds / electronic_steps)
             if stopcar() == "LABORT":
                 break
-        hits_now = hit not in ("", "slow", "truncated_vasprun", "unconverged_scf", "ionic_steps")
+        hits_now = hit not in ("", *LASTING, "truncated_vasprun", "unconverged_scf", "ionic_steps")
         if fault and hits_now and (last or number == 2):
             strike(fault, files, record)
 

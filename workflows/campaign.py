@@ -13,6 +13,7 @@ from pymatgen.core import Composition
 from ccdcgan.dft.engines import corrections
 from ccdcgan.dft.engines.base import CalculatorEngine
 from ccdcgan.dft.engines.potentials import SevenNetEngine
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.hull import Thresholds
@@ -270,11 +271,28 @@ class Campaign(Settings):
         corrected = chosen == "mp2020" or (chosen == "auto" and mixed)
         return corrections.mp2020() if corrected else None
 
-    def as_begun_before(self) -> Campaign | None:
-        """The campaign as version 0.1 took it, if it leaves the choice of the engine to us.
+    def as_begun_before(self) -> list[Campaign]:
+        """The campaign as earlier versions took it where it leaves choices to us, latest first.
 
-        That is 7net-0 alone: what began with it goes on with it.
+        What began with those goes on with them: VASP with one run, and 7net-0 alone in 0.1.
         """
+        latest = self._with_one_stage()
+        first = (latest or self)._with_first_engine()
+        return [campaign for campaign in (latest, first) if campaign is not None]
+
+    def _with_one_stage(self) -> Campaign | None:
+        """With one run of VASP where no stages are named; None where that changes nothing."""
+        changed: dict[str, Any] = {}
+        if (relaxation := _one_stage(self.relaxation)) is not None:
+            changed["relaxation"] = relaxation
+        if self.confirm is not None:
+            confirming = _one_stage(self.confirm.relaxation)
+            if confirming is not None:
+                changed["confirm"] = self.confirm.model_copy(update={"relaxation": confirming})
+        return self.model_copy(update=changed) if changed else None
+
+    def _with_first_engine(self) -> Campaign | None:
+        """With 7net-0 alone where no engine is named; None where one is."""
         chosen = self.relaxation.model_fields_set if "relaxation" in self.model_fields_set else ()
         if "engine" in chosen:
             return None
@@ -340,6 +358,15 @@ class Campaign(Settings):
         if isinstance(value, list):
             return [self._as_written(v) for v in value]
         return self.written.get(value, value) if isinstance(value, str) else value
+
+
+def _one_stage(relaxation: RelaxationSettings) -> RelaxationSettings | None:
+    engine = relaxation.engine
+    if not isinstance(engine, VaspEngine) or "stages" in engine.model_fields_set:
+        return None
+    return relaxation.model_copy(
+        update={"engine": engine.model_copy(update={"stages": ("relax",)})}
+    )
 
 
 def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

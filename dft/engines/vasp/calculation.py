@@ -126,6 +126,13 @@ class Calculation:
         )
         return with_moments(next(sane, start), moments)
 
+    def relax_again(self, reason: str | None) -> None:
+        """Take the last relaxation for failed: what followed has found it so."""
+        for attempt in reversed(self.current):
+            if attempt.outcome == "done":
+                attempt.outcome, attempt.reason = "failed", reason
+                return
+
     def begin(self, name: Stage) -> Attempt:
         """A new run in a folder of its own, with what the last one can give it."""
         last = self.current[-1] if self.current else None

@@ -33,7 +33,7 @@ from ccdcgan.dft.engines.vasp.record import (
 )
 from ccdcgan.dft.engines.vasp.run import run_under_custodian
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.dft.engines.vasp.verdict import FORCE, refused
+from ccdcgan.dft.engines.vasp.verdict import FORCE, STRESS, refused
 from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
 from ccdcgan.dft.frames import vasp_frames
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
@@ -215,6 +215,9 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         run = read_run(path)
         attempt.reason = refused(run, engine, name, settings)
         attempt.outcome = "failed" if attempt.reason else "done"
+        if name == "static" and (attempt.reason or "").startswith(STRESS):
+            # The cell was relaxed with another basis: once more with that of its own.
+            calculation.relax_again(attempt.reason)
     except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
         fault = machine_fault(error, output_of(path))
         if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():

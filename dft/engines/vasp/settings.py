@@ -58,10 +58,14 @@ class VaspEngine(EngineSettings):
         default_factory=dict, description="POTCAR of an element, if not its plain one: {Bi: Bi_d}."
     )
     stages: tuple[Stage, ...] = Field(
-        ("relax",), min_length=1, description="Runs in a row, as in [relax, relax, static]."
+        ("relax", "relax", "static"),
+        min_length=1,
+        description="Runs in a row, each with the k-points and the basis of the cell so far.",
     )
     max_stress: float = Field(
-        5.0, gt=0, description="Largest stress of a converged relaxation, kbar."
+        5.0,
+        gt=0,
+        description="Largest stress of a relaxation, and of the static run after it, kbar.",
     )
     pre_relax: Annotated[SevenNetEngine | ChgnetEngine, Field(discriminator="name")] | None = Field(
         None, description="Potential that relaxes first, e.g. {name: sevennet}."

@@ -13,6 +13,9 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 #: How a reason begins that EDIFFG can mend.
 FORCE = "largest force is"
 
+#: How one begins that a relaxation with the basis and k-points of its own cell can mend.
+STRESS = "largest stress is"
+
 
 def refused(run: Run, engine: VaspEngine, stage: Stage, settings: RelaxationSettings) -> str | None:
     """Why a run that ended is no result: we look at forces and stress ourselves."""
@@ -28,14 +31,12 @@ def refused(run: Run, engine: VaspEngine, stage: Stage, settings: RelaxationSett
         return gate
     if not run.electronic:
         return "electrons did not converge"
-    # A static run keeps the geometry of the relaxation before it, which was looked at.
-    if stage == "static":
-        return None
-    if run.max_force > settings.fmax:
+    # A static run keeps the geometry of the relaxation before it, whose forces were looked at.
+    if stage == "relax" and run.max_force > settings.fmax:
         return f"{FORCE} {run.max_force:.3f} eV/Å"
     kbar = run.max_stress * KBAR
     if kbar > engine.max_stress:
-        return f"largest stress is {kbar:.1f} kbar"
-    if not run.ionic:
+        return f"{STRESS} {kbar:.1f} kbar"
+    if stage == "relax" and not run.ionic:
         return "VASP did not reach the required accuracy"
     return None
