@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pymatgen.core import Structure
 
+from ccdcgan.dft.children import ending_with_us
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.errors import UserError
@@ -377,10 +378,8 @@ class _Profile(EspressoProfile):
         errorfile: str,
         append: bool = False,
     ) -> None:
-        argv = self.get_command(inputfile)
         # A relaxation that is stopped takes its pw.x with it.
-        if shutil.which("setpriv"):
-            argv = ["setpriv", "--pdeathsig", "TERM", *argv]
+        argv = [*ending_with_us(), *self.get_command(inputfile)]
         with (directory / outputfile).open("wb") as out, (directory / errorfile).open("wb") as err:
             # A session of its own: Ctrl-C is for the parent, who decides what happens to pw.x.
             subprocess.run(

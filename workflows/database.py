@@ -176,6 +176,7 @@ class RelaxMaker(Maker):
         stage: str = "relaxations",
         before: int = 0,
         total: int | None = None,
+        spent: float = 0.0,
     ) -> dict[str, Any] | Response[Any]:
         """Return the ``entries`` of the candidates, in their order, each content key once.
 
@@ -192,6 +193,8 @@ class RelaxMaker(Maker):
         stage, before, total
             For the progress: name of the stage, its candidates in the batches before this one, and
             in all.
+        spent
+            Seconds that jobs before it have spent, which this one goes on from.
         """
         start = monotonic()
         settings = Campaign.model_validate(campaign)
@@ -219,16 +222,17 @@ class RelaxMaker(Maker):
             relax_missing(store, wanted, settings, stage, before, total)
         except OutOfTimeError:
             store.settle()
+            spent += monotonic() - start
             # A replacement may be taken by this very worker: let its time go by first.
             sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
-            return Response(replace=self.make(proposed, campaign, stage, before, total))
+            return Response(replace=self.make(proposed, campaign, stage, before, total, spent))
         self._add_properties(store, list(wanted), settings)
         add_second_opinions(store, list(wanted), settings)
         entries = [
             Entry(key=key, origin=candidate.origin).model_dump(mode="json")
             for key, candidate in wanted.items()
         ]
-        output = {"entries": entries, "seconds": monotonic() - start}
+        output = {"entries": entries, "seconds": spent + monotonic() - start}
         if isinstance(engine, VaspEngine):
             # Also those of runs before this one: a job may have been broken off.
             runs = {key: run for key in wanted if (run := final_run(key))}
@@ -341,5 +345,6 @@ def merge_entries(batches: list[dict[str, Any]]) -> dict[str, Any]:
     """Join the outputs of the batches of one relaxation stage."""
     return {
         "entries": [entry for batch in batches for entry in batch["entries"]],
-        "seconds": max(batch["seconds"] for batch in batches),
+        # Of all jobs together, which may have run side by side.
+        "seconds": sum(batch["seconds"] for batch in batches),
     }

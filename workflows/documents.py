@@ -259,7 +259,9 @@ class Summary(BaseModel):
     failures: FailureCounts = Field(
         FailureCounts(), description="Structures without a result, confirmations included."
     )
-    wall_seconds: dict[str, float]
+    wall_seconds: dict[str, float] = Field(
+        description="Of the jobs of each stage, all together: some may have run side by side."
+    )
     warnings: list[str] = Field(
         default_factory=list, description="What to know before believing the hull."
     )

@@ -59,10 +59,10 @@ class Relaxer:
             result.failure = "crystal"
             return result
         atoms = self.atoms(structure)
-        kept = None
+        kept, before = None, 0.0
         if not self.engine.is_potential:
             kept = calculations_folder() / result.key / "last.json"
-            _go_on(atoms, kept, settings)
+            before = _go_on(atoms, kept, settings)
         optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
         reason: str | None = None
         converged = False
@@ -77,7 +77,7 @@ class Relaxer:
                 if converged or optimizer.nsteps in FRAME_STEPS[settings.optimizer]:
                     result.frames.append(Frame.of(atoms))
                 if kept is not None:
-                    _keep(atoms, kept)
+                    _keep(atoms, kept, before + clock() - start)
         except MachineError:
             raise
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
@@ -90,7 +90,7 @@ class Relaxer:
             # What makes an optimizer fail may be what the calculator gave, and still has.
             reason = wrong(getattr(atoms.calc, "results", {}), len(atoms)) or failed
         result.steps = int(optimizer.nsteps)
-        result.seconds = clock() - start
+        result.seconds = before + clock() - start
         result.host = socket.gethostname()
         result.folder = None if kept is None else str(kept.parent.resolve())
         if reason is None:
@@ -154,23 +154,29 @@ def unsound(atoms: Atoms) -> str | None:
     return wrong(given, len(atoms))
 
 
-def _keep(atoms: Atoms, path: Path) -> None:
+def _keep(atoms: Atoms, path: Path, seconds: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, to_json([atoms.cell.tolist(), atoms.positions.tolist()]))
+    write_atomically(path, to_json([atoms.cell.tolist(), atoms.positions.tolist(), seconds]))
 
 
-def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> None:
+def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> float:
     """Put atoms where an earlier relaxation of the same structure has left them, if there is one.
+
+    Returns
+    -------
+    Seconds that it had taken; 0 where that is not known.
 
     The calculator keeps the k-points of the structure that it was made for.
     """
     try:
-        cell, positions = json.loads(path.read_text())
+        cell, positions, *seconds = json.loads(path.read_text())
     except FileNotFoundError:
-        return
+        return 0.0
     there = atoms.copy()
     there.set_cell(cell)
     there.set_positions(positions)
     if settings.gate(there) is None:
         atoms.set_cell(cell)
         atoms.set_positions(positions)
+        return float(seconds[0]) if seconds else 0.0
+    return 0.0

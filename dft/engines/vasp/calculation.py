@@ -18,10 +18,12 @@ from ccdcgan.dft.engines.vasp.files import (
     final_moments,
     geometries,
     ionic_steps,
+    seconds_of,
 )
 from ccdcgan.dft.engines.vasp.record import (
     INTERRUPTED,
     KILLED,
+    RECORD,
     Attempt,
     read_record,
     read_retry,
@@ -61,6 +63,7 @@ class Calculation:
                 attempt.outcome, attempt.reason = "stopped", KILLED
                 attempt.steps = ionic_steps(self.path(attempt))
                 attempt.corrections, _ = corrections(self.path(attempt))
+                attempt.seconds = seconds_of(self.path(attempt), since=folder / RECORD)
 
     def save(self) -> None:
         write_record(self.folder, self.attempts)

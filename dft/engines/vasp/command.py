@@ -21,6 +21,15 @@ def vasp_command() -> str:
     return os.environ.get("ATOMATE2_VASP_CMD") or str(SETTINGS.VASP_CMD)
 
 
+def gamma_command() -> str:
+    """The command where only Γ is sampled: ATOMATE2_VASP_GAMMA_CMD, else `vasp_command`."""
+    from atomate2 import SETTINGS
+
+    set_by_user = "VASP_GAMMA_CMD" in SETTINGS.model_fields_set
+    own = str(SETTINGS.VASP_GAMMA_CMD) if set_by_user else None
+    return os.environ.get("ATOMATE2_VASP_GAMMA_CMD") or own or vasp_command()
+
+
 def check_command() -> str:
     """The command, expanded; a `UserError` says what is missing here."""
     _needs_atomate2()

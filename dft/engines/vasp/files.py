@@ -256,6 +256,14 @@ def geometries(folder: Path) -> Iterator[Structure]:
         yield first
 
 
+def seconds_of(folder: Path, since: Path) -> float:
+    """Time from the writing of a file to the last that a run has written."""
+    with contextlib.suppress(OSError):
+        last = max(file.stat().st_mtime for file in folder.iterdir())
+        return max(0.0, last - since.stat().st_mtime)
+    return 0.0
+
+
 def geometry(path: Path) -> Structure | None:
     """The geometry in a file of VASP; None in one that is missing, empty or cut."""
     from pymatgen.io.vasp import Poscar

@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from ccdcgan.dft.engines.vasp.command import vasp_command
+from ccdcgan.dft.children import ending_with_us
+from ccdcgan.dft.engines.vasp.command import gamma_command, vasp_command
 from ccdcgan.dft.engines.vasp.files import geometry
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
+
+#: Seconds in which a program must have ended that is told to.
+PATIENCE = 5.0
 
 
 def run_under_custodian(engine: VaspEngine, folder: Path, seconds: float | None) -> None:
@@ -53,21 +60,40 @@ def run_under_custodian(engine: VaspEngine, folder: Path, seconds: float | None)
         # Custodian would count from the first run of this process.
         os.environ.pop("CUSTODIAN_WALLTIME_START", None)
         handlers.append(WalltimeHandler(wall_time=seconds, buffer_time=engine.buffer))
-    command = vasp_command()
+    prefix = ending_with_us()
     try:
-        run_vasp(
-            vasp_cmd=command,
-            vasp_gamma_cmd=command,
-            handlers=handlers,
-            custodian_kwargs={
-                "directory": str(folder),
-                "polling_time_step": engine.polling,
-                # Looks for the end at each polling, for errors every tenth time.
-                "monitor_freq": 10,
-            },
-        )
+        with _stopped_by_sigterm():
+            run_vasp(
+                vasp_cmd=" ".join([*prefix, vasp_command()]),
+                vasp_gamma_cmd=" ".join([*prefix, gamma_command()]),
+                handlers=handlers,
+                custodian_kwargs={
+                    "directory": str(folder),
+                    "polling_time_step": engine.polling,
+                    # Looks for the end at each polling, for errors every tenth time.
+                    "monitor_freq": 10,
+                },
+            )
     finally:
         _end_processes(folder)
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program as an exception does, unless somebody has other plans with it."""
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _going_on(correct: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -97,7 +123,13 @@ def _end_processes(folder: Path) -> None:
     """
     import psutil  # type: ignore[import-untyped]
 
+    left = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if process.cwd() == str(folder.resolve()):
-                process.kill()
+                left.append(process)
+                # srun and mpirun hand it on to other nodes.
+                process.terminate()
+    for process in psutil.wait_procs(left, timeout=PATIENCE)[1]:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
