@@ -238,8 +238,8 @@ class Results:
             return self._store
         if self._relaxations is None:
             raise UserError(
-                "what failed is in the store of the campaign's folder, which cannot be opened "
-                "without the right to write there: ask who may, or see report.html"
+                "what failed is in the store of the campaign: ask its own folder, which takes the "
+                "right to write there, or its cluster with --config; report.html lists it, too"
             )
         from ccdcgan.launchers.failed import failed_phases
 

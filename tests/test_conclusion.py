@@ -133,6 +133,8 @@ def test_what_failed_is_in_summary_and_report(concluded, tmp_path):
         {"kind": "crystal", "reason": "largest force is # eV/Å", "count": 2},
         {"kind": "stopped", "reason": "# runs were stopped", "count": 1},
     ]
+    counts = json.loads((tmp_path / "summary.json").read_text())["database"]["rejected"]
+    assert counts == {"3 runs were stopped": 1, "largest force is # eV/Å": 2}
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     section = report[report.index('id="h-failed"') : report.index('id="h-curves"')]
     assert "prototype near" in section and "&lt;i&gt;x&lt;/i&gt;" in section

@@ -471,7 +471,7 @@ def test_a_folder_in_which_all_failed_can_be_asked(tmp_path, monkeypatch, capsys
     store._collection.insert_many([dict(FAILED[0])])
     assert [p["formula"] for p in Results.in_folder(tmp_path).find(label="failed")] == ["BiSe3"]
     # Results that were fetched have no store.
-    with pytest.raises(UserError, match="which cannot be opened"):
+    with pytest.raises(UserError, match="report.html lists it"):
         Results(store).find(label="failed")
 
 

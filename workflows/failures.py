@@ -98,9 +98,22 @@ class FailureCounts(BaseModel):
 
 def counts(failures: Iterable[FailedStructure]) -> list[tuple[Fault, str, int]]:
     """Kind, reason with its numbers left out, and how many have it; the most frequent first."""
-    found = Counter((f.kind, re.sub(r"\d+(\.\d+)?", "#", f.reason)) for f in failures)
+    found = Counter((f.kind, _without_numbers(f.reason)) for f in failures)
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [(kind, reason, number) for (kind, reason), number in ordered]
+
+
+def grouped(reasons: Iterable[str]) -> dict[str, int]:
+    """How often there is each reason; those that differ in their numbers alone are one."""
+    alike: dict[str, list[str]] = {}
+    for reason in reasons:
+        alike.setdefault(_without_numbers(reason), []).append(reason)
+    found = {r[0] if len(set(r)) == 1 else text: len(r) for text, r in alike.items()}
+    return dict(sorted(found.items()))
+
+
+def _without_numbers(reason: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "#", reason)
 
 
 def _formula(structure: Mapping[str, Any]) -> str | None:

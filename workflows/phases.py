@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +26,7 @@ from ccdcgan.workflows.documents import (
     RoundCounts,
     SecondPlace,
 )
+from ccdcgan.workflows.failures import grouped
 from ccdcgan.workflows.trust import lowest_elements, untrusted
 
 #: By so much (eV/atom) an end member may miss the table of elements.
@@ -287,12 +287,11 @@ def spacegroup(structure: Structure) -> str:
 def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
     """Stage 1 in numbers, from the phases whose origin is a prototype."""
     own = [p for p in phases if p.origin.kind == "prototype"]
-    reasons = Counter(p.reason or "not converged" for p in own if not p.converged)
     return DatabaseCounts(
         candidates=len(own),
         relaxed=sum(p.energy_per_atom is not None for p in own),
         converged=sum(p.converged for p in own),
-        rejected=dict(sorted(reasons.items())),
+        rejected=grouped(p.reason or "not converged" for p in own if not p.converged),
         references=sum(p.origin.kind == "reference" for p in phases),
         adopted=sum(p.origin.kind == "adopted" for p in phases),
         untrusted=sum(p.label == "untrusted" for p in own),
