@@ -7,12 +7,14 @@ power cut, finds there how far it got.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 from pathlib import Path
 
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.vasp.command import program_of
 from ccdcgan.dft.engines.vasp.files import (
     corrections,
     final_moments,
@@ -137,8 +139,7 @@ class Calculation:
                 return
 
     def begin(self, name: Stage) -> Attempt:
-        """A new run in a folder of its own, with what the last one can give it."""
-        last = self.current[-1] if self.current else None
+        """A new run in a folder of its own."""
         number = len(self.attempts) + 1
         engine = self.settings.engine
         assert isinstance(engine, VaspEngine)
@@ -147,12 +148,21 @@ class Calculation:
         attempt.host = socket.gethostname()
         path = self.path(attempt)
         path.mkdir(exist_ok=True)
-        # A wavefunction of a run that failed may be what made it fail, one of a killed run is cut.
-        if last is not None and last.outcome != "failed" and last.reason != KILLED:
-            for file in REUSED:
-                old = self.path(last) / file
-                if old.exists() and old.stat().st_size:
-                    shutil.move(old, path / file)
         self.attempts.append(attempt)
         self.save()
         return attempt
+
+    def take_waves(self, attempt: Attempt) -> None:
+        """Give a new run, whose inputs are written, what the last one has left and it can read."""
+        path, before = self.path(attempt), self.current[:-1]
+        last = before[-1] if before else None
+        # A wavefunction of a run that failed may be what made it fail, one of a killed run is cut.
+        if last is None or last.outcome == "failed" or last.reason == KILLED:
+            return
+        # Each program has a layout of its own.
+        with contextlib.suppress(OSError, ValueError):
+            if program_of(self.path(last)) == program_of(path):
+                for file in REUSED:
+                    old = self.path(last) / file
+                    if old.exists() and old.stat().st_size:
+                        shutil.move(old, path / file)

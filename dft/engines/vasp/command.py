@@ -6,7 +6,9 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Literal
 
+from ccdcgan.dft.engines.vasp.tags import is_noncollinear
 from ccdcgan.dft.errors import UserError
 
 #: Programs after which a word of the command is no program of this machine.
@@ -14,40 +16,63 @@ CONTAINERS = {"apptainer", "bash", "docker", "env", "podman", "podman-hpc", "sh"
 CONTAINERS |= {"singularity"}
 
 
-def vasp_command() -> str:
-    """The command that runs VASP: ATOMATE2_VASP_CMD, or the user's atomate2 settings."""
+#: Programs of VASP: for all k-points, for Γ alone, for spins in any direction.
+Program = Literal["std", "gam", "ncl"]
+
+#: By which name atomate2's settings have the command of each.
+SETTING = {"std": "VASP_CMD", "gam": "VASP_GAMMA_CMD", "ncl": "VASP_NCL_CMD"}
+
+
+def vasp_command(program: Program = "std") -> str:
+    """The command that runs VASP: ATOMATE2_VASP_CMD, or the user's atomate2 settings.
+
+    So do ATOMATE2_VASP_GAMMA_CMD and ATOMATE2_VASP_NCL_CMD, where they are set.
+    """
     from atomate2 import SETTINGS
 
-    return os.environ.get("ATOMATE2_VASP_CMD") or str(SETTINGS.VASP_CMD)
+    name = SETTING[program]
+    if own := os.environ.get(f"ATOMATE2_{name}"):
+        return own
+    # Defaults of atomate2, without srun or mpirun, are nobody's choice.
+    if program == "std" or name in SETTINGS.model_fields_set:
+        return str(getattr(SETTINGS, name))
+    return vasp_command()
 
 
-def gamma_command() -> str:
-    """The command where only Γ is sampled: ATOMATE2_VASP_GAMMA_CMD, else `vasp_command`."""
-    from atomate2 import SETTINGS
+def program_of(folder: Path) -> Program:
+    """The program that a folder's inputs are for."""
+    from pymatgen.io.vasp import Incar, Kpoints
 
-    set_by_user = "VASP_GAMMA_CMD" in SETTINGS.model_fields_set
-    own = str(SETTINGS.VASP_GAMMA_CMD) if set_by_user else None
-    return os.environ.get("ATOMATE2_VASP_GAMMA_CMD") or own or vasp_command()
+    if is_noncollinear(Incar.from_file(folder / "INCAR")):
+        return "ncl"
+    kpoints = Kpoints.from_file(folder / "KPOINTS")
+    gamma = kpoints.style is Kpoints.supported_modes.Gamma and set(kpoints.kpts[0]) == {1}
+    return "gam" if gamma and vasp_command("gam") != vasp_command() else "std"
 
 
-def check_command() -> str:
-    """The command, expanded; a `UserError` says what is missing here."""
+def check_command(program: Program = "std") -> None:
+    """Raise a `UserError` that says what is missing here to run a program of VASP."""
     _needs_atomate2()
-    command = os.path.expandvars(vasp_command())
+    variable = f"ATOMATE2_{SETTING[program]}"
+    command = os.path.expandvars(vasp_command(program))
     try:
         words = shlex.split(command)
     except ValueError:
-        raise UserError(f"ATOMATE2_VASP_CMD has an open quote: {command}") from None
+        raise UserError(f"{variable} has an open quote: {command}") from None
+    if program == "ncl" and vasp_command("ncl") == vasp_command() and "ncl" not in command:
+        raise UserError(
+            "LSORBIT and LNONCOLLINEAR need vasp_ncl: set ATOMATE2_VASP_NCL_CMD, for example to "
+            "'srun vasp_ncl'"
+        )
     programs = words[:1]
     if not CONTAINERS.intersection(Path(w).name for w in words):
         programs += [w for w in words[1:] if "vasp" in Path(w).name][-1:]
-    for program in programs:
-        if shutil.which(program) is None:
+    for name in programs:
+        if shutil.which(name) is None:
             raise UserError(
-                f"{program!r} of the VASP command {command!r} is not found: set "
-                "ATOMATE2_VASP_CMD, for example to 'srun vasp_std', or load VASP's module"
+                f"{name!r} of the VASP command {command!r} is not found: set {variable}, for "
+                f"example to 'srun vasp_{program}', or load VASP's module"
             )
-    return command
 
 
 def _needs_atomate2() -> None:

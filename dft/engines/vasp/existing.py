@@ -179,7 +179,7 @@ def judge(found: ExistingRun, settings: RelaxationSettings, library: Library) ->
     """
     engine = settings.engine
     assert isinstance(engine, VaspEngine)
-    stage = engine.stages[-1]
+    stage = engine.kinds[-1]
     if found.is_static != (stage == "static"):
         kinds = {True: "a static run", False: "a relaxation"}
         raise UnsuitableError(
@@ -203,7 +203,7 @@ def _differences(
     """What decides the energy and differs from what the engine asks for: (asked, ran)."""
     # After several stages, grid and basis are those of the last cell.
     cell = found.run.structure if len(engine.stages) > 1 else found.initial
-    incar, kpoints = expected_inputs(engine, cell, engine.stages[-1])
+    incar, kpoints = expected_inputs(engine.of_stage(-1), cell, engine.kinds[-1])
     asked, ran = decisive(incar), decisive(found.incar)
     for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL):
         asked[tag], ran[tag] = (_plain(tags.get(tag)) for tags in (incar, found.incar))

@@ -169,7 +169,7 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
         except Exception:  # noqa: BLE001  files that somebody has removed or cut fail in many ways
             last.retired = True
         else:
-            return run, refused(run, engine, engine.stages[last.stage], calculation.settings)
+            return run, _refused(run, last, calculation.settings)
     while calculation.stage < len(engine.stages):
         if calculation.rung >= len(engine.ladder):
             return run, f"failed in {calculation.rung} ways: {calculation.attempts[-1].reason}"
@@ -194,7 +194,8 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         raise OutOfTimeError
     limits = [queue, None if engine.walltime is None else 3600 * engine.walltime]
     limit = min((x for x in limits if x is not None), default=None)
-    name = engine.stages[calculation.stage]
+    stage = calculation.stage
+    name = engine.kinds[stage]
     geometry = calculation.geometry()
     attempt = calculation.begin(name)
     path = calculation.path(attempt)
@@ -205,17 +206,18 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
         fmax = settings.fmax / 2**tight
         tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
-    tags |= {**engine.tags, **attempt.incar, **calculation.asked.get("incar", {})}
+    tags |= {**engine.of_stage(stage).tags, **attempt.incar, **calculation.asked.get("incar", {})}
     start = time()
     run: Run | None = None
     left: list[str] = []
     try:
         write_inputs(engine, geometry, name, tags, path)
+        calculation.take_waves(attempt)
         run_under_custodian(engine, path, limit)
         run = read_run(path)
-        attempt.reason = refused(run, engine, name, settings)
+        attempt.reason = _refused(run, attempt, settings)
         attempt.outcome = "failed" if attempt.reason else "done"
-        if name == "static" and (attempt.reason or "").startswith(STRESS):
+        if name == "static" and _is_of_stress(attempt.reason):
             # The cell was relaxed with another basis: once more with that of its own.
             calculation.relax_again(attempt.reason)
     except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
@@ -250,6 +252,22 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
             attempt.outcome = "stopped"
         calculation.save()
     return run, attempt.reason
+
+
+def _refused(run: Run, attempt: Attempt, settings: RelaxationSettings) -> str | None:
+    """Why a run of a stage is no result."""
+    engine = settings.engine
+    assert isinstance(engine, VaspEngine)
+    kind = engine.kinds[attempt.stage]
+    reason = refused(run, engine, kind, settings)
+    # With another functional than the relaxation before it a static run has a stress.
+    if kind == "static" and engine.is_on_its_own(attempt.stage) and _is_of_stress(reason):
+        return None
+    return reason
+
+
+def _is_of_stress(reason: str | None) -> bool:
+    return reason is not None and reason.startswith(STRESS)
 
 
 def _is_the_crystals(calculation: Calculation, attempt: Attempt) -> bool:

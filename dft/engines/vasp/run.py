@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ccdcgan.dft.children import ending_with_us
-from ccdcgan.dft.engines.vasp.command import gamma_command, vasp_command
+from ccdcgan.dft.engines.vasp.command import Program, program_of, vasp_command
 from ccdcgan.dft.engines.vasp.files import geometry
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 
@@ -61,11 +61,16 @@ def run_under_custodian(engine: VaspEngine, folder: Path, seconds: float | None)
         os.environ.pop("CUSTODIAN_WALLTIME_START", None)
         handlers.append(WalltimeHandler(wall_time=seconds, buffer_time=engine.buffer))
     prefix = ending_with_us()
+    # Custodian takes the second one where only Γ is sampled.
+    programs: tuple[Program, Program] = ("std", "gam")
+    if program_of(folder) == "ncl":
+        programs = ("ncl", "ncl")
+    standard, gamma = (" ".join([*prefix, vasp_command(program)]) for program in programs)
     try:
         with _stopped_by_sigterm():
             run_vasp(
-                vasp_cmd=" ".join([*prefix, vasp_command()]),
-                vasp_gamma_cmd=" ".join([*prefix, gamma_command()]),
+                vasp_cmd=standard,
+                vasp_gamma_cmd=gamma,
                 handlers=handlers,
                 custodian_kwargs={
                     "directory": str(folder),

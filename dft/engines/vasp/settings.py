@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
@@ -16,23 +16,33 @@ from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.engines.vasp.command import check_command
 from ccdcgan.dft.engines.vasp.tags import (
     DECISIVE,
-    FOLLOWS,
     HARMLESS,
-    HUBBARD,
     INCAR,
     LADDER,
     MP_CUTOFF,
     R2SCAN_D3BJ,
     TECHNICAL,
-    check_tags,
+    check_incar,
     decisive,
     difference,
-    one_number_each,
+    is_noncollinear,
 )
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
+from ccdcgan.dft.settings import Settings
 
 Stage = Literal["relax", "static"]
+
+
+def _upper(incar: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(tag).upper(): value for tag, value in incar.items()}
+
+
+class OwnStage(Settings):
+    """A stage with INCAR tags of its own, as in {kind: static, incar: {METAGGA: R2SCAN}}."""
+
+    kind: Stage
+    incar: Annotated[dict[str, Any], AfterValidator(_upper)] = Field(min_length=1)
 
 
 class VaspEngine(EngineSettings):
@@ -57,10 +67,11 @@ class VaspEngine(EngineSettings):
     potcars: dict[str, str] = Field(
         default_factory=dict, description="POTCAR of an element, if not its plain one: {Bi: Bi_d}."
     )
-    stages: tuple[Stage, ...] = Field(
+    stages: tuple[Stage | OwnStage, ...] = Field(
         ("relax", "relax", "static"),
         min_length=1,
-        description="Runs in a row, each with the k-points and the basis of the cell so far.",
+        description="Runs in a row, each with the k-points and the basis of the cell so far; the "
+        "last one gives the energy. One with tags of its own: {kind: static, incar: {...}}.",
     )
     max_stress: float = Field(
         5.0,
@@ -113,35 +124,13 @@ class VaspEngine(EngineSettings):
     @field_validator("incar")
     @classmethod
     def _own_tags(cls, incar: dict[str, Any]) -> dict[str, Any]:
-        incar = {str(tag).upper(): value for tag, value in incar.items()}
-        for tag, instead in FOLLOWS.items():
-            if tag in incar:
-                raise ValueError(f"{tag} follows from {instead}: set that instead")
-        if incar.get("ISIF", 3) != 3:
-            raise ValueError(
-                "ISIF: a relaxation relaxes cell and positions, by ISIF = 3: leave it out"
-            )
-        if incar.get("IBRION", 2) not in (1, 2, 3):
-            raise ValueError("IBRION: only 1, 2 and 3 relax a crystal")
-        check_tags(incar)
-        for tag in HUBBARD:
-            values = incar.get(tag)
-            if values is not None and not (isinstance(values, dict) and one_number_each(values)):
-                raise ValueError(
-                    f"{tag}: give one number for each element, as in {tag}: {{Fe: 4.0}}, which "
-                    "holds in all structures; another for each anion would be two levels of theory"
-                )
-        if incar.get("LDAU") and not incar.get("LDAUU"):
-            raise ValueError(
-                "LDAU alone puts oxides with U and metals without on one hull: add LDAUU: {Fe: "
-                "4.0}, for all structures, or set engine.hubbard_u: mp2020 in its place"
-            )
+        incar = _upper(incar)
+        check_incar(incar)
         return incar
 
-    @model_validator(mode="after")
-    def _keeps_to_the_scheme(self) -> VaspEngine:
+    def _check_scheme(self) -> None:
         if self.hubbard_u is None:
-            return self
+            return
         given = sorted(t for t in self.incar if t.startswith("LDAU"))
         if given:
             raise ValueError(f"engine.hubbard_u sets {given[0]}: leave one of the two out")
@@ -155,10 +144,8 @@ class VaspEngine(EngineSettings):
             raise ValueError(
                 f"hubbard_u: mp2020 needs ENCUT of at least {MP_CUTOFF:g} eV: leave ENCUT out"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _has_parameters(self) -> VaspEngine:
+    def _check_dispersion(self) -> None:
         if self.dispersion is not None:
             if "IVDW" in self.incar:
                 raise ValueError("engine.dispersion sets IVDW: leave one of the two out")
@@ -167,7 +154,38 @@ class VaspEngine(EngineSettings):
                     "dispersion d3bj has parameters for PBE, PBEsol and r2SCAN alone: leave "
                     "engine.dispersion out, or set IVDW and its parameters in engine.incar"
                 )
+
+    @model_validator(mode="after")
+    def _can_run(self) -> VaspEngine:
+        self._check_scheme()
+        self._check_dispersion()
+        for number, stage in enumerate(self.stages, 1):
+            if isinstance(stage, OwnStage):
+                engine = self.of_stage(number - 1)
+                try:
+                    check_incar(engine.incar)
+                    engine._check_scheme()
+                    engine._check_dispersion()
+                except ValueError as error:
+                    raise ValueError(f"stage {number}: {error}") from None
         return self
+
+    @property
+    def kinds(self) -> tuple[Stage, ...]:
+        """What each stage does."""
+        return tuple(s.kind if isinstance(s, OwnStage) else s for s in self.stages)
+
+    def of_stage(self, index: int) -> VaspEngine:
+        """The engine as one stage has it, with the tags of its own."""
+        stage = self.stages[index]
+        if not isinstance(stage, OwnStage):
+            return self
+        return self.model_copy(update={"incar": {**self.incar, **stage.incar}})
+
+    def is_on_its_own(self, index: int) -> bool:
+        """Whether a stage has tags of its own that decide its energy."""
+        stage = self.stages[index]
+        return isinstance(stage, OwnStage) and not TECHNICAL.issuperset(stage.incar)
 
     @property
     def functional_name(self) -> str | None:
@@ -199,8 +217,8 @@ class VaspEngine(EngineSettings):
 
     @property
     def is_magnetic(self) -> bool:
-        tags = {**INCAR, **self.incar}
-        return tags["ISPIN"] == 2 or bool(tags.get("LSORBIT") or tags.get("LNONCOLLINEAR"))
+        each = [{**INCAR, **self.of_stage(i).incar} for i in range(len(self.stages))]
+        return any(tags["ISPIN"] == 2 or is_noncollinear(tags) for tags in each)
 
     def potcar(self, element: str) -> str:
         """Name of an element's POTCAR."""
@@ -217,9 +235,16 @@ class VaspEngine(EngineSettings):
         self, changed: Mapping[str, Sequence[Any]], pseudopotentials: Mapping[str, str]
     ) -> LevelOfTheory:
         """The level of runs that differ from what was asked by `changed` (see `Run`)."""
-        asked = decisive({**INCAR, **self.tags})
-        others = {t: v for t, v in self.tags.items() if t not in DECISIVE and t not in TECHNICAL}
-        parts = [asked, self.kpoints_length, self.functional, self.potcars, self.stages]
+        # The last stage gives the energy; those before it decide at which geometry.
+        last = self.of_stage(-1)
+        asked = decisive({**INCAR, **last.tags})
+        others = {t: v for t, v in last.tags.items() if t not in DECISIVE and t not in TECHNICAL}
+        stages: list[Any] = list(self.kinds)
+        for number, stage in enumerate(self.stages):
+            if isinstance(stage, OwnStage) and self.is_on_its_own(number):
+                own = {t: v for t, v in stage.incar.items() if t not in TECHNICAL}
+                stages[number] = [stage.kind, own]
+        parts = [asked, self.kpoints_length, self.functional, self.potcars, stages]
         if others:
             parts.append(others)
         if changed:
@@ -239,7 +264,7 @@ class VaspEngine(EngineSettings):
             scale="+".join([functional, *beyond]) + ", uncorrected" + note,
             pseudopotentials=dict(pseudopotentials),
             dispersion=self.dispersion
-            and dispersion.title(self.dispersion, self.functional_name or ""),
+            and dispersion.title(self.dispersion, last.functional_name or ""),
         )
 
     def route(self) -> dict[str, Any]:
@@ -247,13 +272,10 @@ class VaspEngine(EngineSettings):
 
     def check(self, elements: Sequence[str]) -> None:
         """Find VASP, its launcher and the POTCARs; see `EngineSettings.check`."""
-        command = check_command()
-        noncollinear = self.incar.get("LSORBIT") or self.incar.get("LNONCOLLINEAR")
-        if noncollinear and "ncl" not in command:
-            raise UserError(
-                f"LSORBIT and LNONCOLLINEAR need vasp_ncl, and the VASP command is {command!r}: "
-                "set ATOMATE2_VASP_CMD"
-            )
+        for index in range(len(self.stages)):
+            check_command("ncl" if is_noncollinear(self.of_stage(index).incar) else "std")
+        if os.environ.get("ATOMATE2_VASP_GAMMA_CMD"):
+            check_command("gam")
         self.check_potcars(elements)
         if self.pre_relax is not None:
             self.pre_relax.check(elements)

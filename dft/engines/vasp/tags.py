@@ -112,6 +112,11 @@ def alike(asked: Any, ran: Any) -> bool:
     return bool(asked == ran)
 
 
+def is_noncollinear(incar: Mapping[str, Any]) -> bool:
+    """Whether an INCAR needs vasp_ncl."""
+    return bool(incar.get("LSORBIT") or incar.get("LNONCOLLINEAR"))
+
+
 def difference(tag: str, values: Sequence[Any]) -> str:
     """A changed tag for people."""
     return f"{tag} {values[1]} instead of {values[0]}"
@@ -137,3 +142,33 @@ def one_number_each(values: dict[Any, Any]) -> bool:
         isinstance(v, (int, float)) and math.isfinite(v) and Element.is_valid_symbol(str(e))
         for e, v in values.items()
     )
+
+
+def check_incar(incar: Mapping[str, Any]) -> None:
+    """Refuse tags that cannot work, or that the settings of a campaign decide.
+
+    Raises
+    ------
+    ValueError
+        The text says what to do in place of it.
+    """
+    for tag, instead in FOLLOWS.items():
+        if tag in incar:
+            raise ValueError(f"{tag} follows from {instead}: set that instead")
+    if incar.get("ISIF", 3) != 3:
+        raise ValueError("ISIF: a relaxation relaxes cell and positions, by ISIF = 3: leave it out")
+    if incar.get("IBRION", 2) not in (1, 2, 3):
+        raise ValueError("IBRION: only 1, 2 and 3 relax a crystal")
+    check_tags(incar)
+    for tag in HUBBARD:
+        values = incar.get(tag)
+        if values is not None and not (isinstance(values, dict) and one_number_each(values)):
+            raise ValueError(
+                f"{tag}: give one number for each element, as in {tag}: {{Fe: 4.0}}, which "
+                "holds in all structures; another for each anion would be two levels of theory"
+            )
+    if incar.get("LDAU") and not incar.get("LDAUU"):
+        raise ValueError(
+            "LDAU alone puts oxides with U and metals without on one hull: add LDAUU: {Fe: "
+            "4.0}, for all structures, or set engine.hubbard_u: mp2020 in its place"
+        )
