@@ -19,7 +19,8 @@ from ccdcgan.dft.mistakes import in_one_line
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import moments_of
 from ccdcgan.dft.structures.references import load_references
-from ccdcgan.launchers.cluster import FIREWORKS, Cluster, load_cluster
+from ccdcgan.launchers.cluster import Cluster, load_cluster
+from ccdcgan.launchers.cluster_files import FIREWORKS
 from ccdcgan.launchers.findings import Finding, tried
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, taken_up
 from ccdcgan.launchers.outlook import run_findings, source_findings

@@ -66,7 +66,8 @@ def write(
     config: Config = CONFIG,
 ) -> None:
     """Write the files that lpad, rlaunch and qlaunch -c FOLDER/<class> read."""
-    from ccdcgan.launchers.cluster import load_cluster, write_files
+    from ccdcgan.launchers.cluster import load_cluster
+    from ccdcgan.launchers.cluster_files import write_files
     from ccdcgan.launchers.environment import ENVIRONMENT
 
     write_files(load_cluster(config), folder)
@@ -209,7 +210,7 @@ def worker(
 
 def _fireworks_settings(cluster: Cluster) -> None:
     """FireWorks' settings for this process, which it reads when it is imported."""
-    from ccdcgan.launchers.cluster import FIREWORKS, write_files
+    from ccdcgan.launchers.cluster_files import FIREWORKS, write_files
 
     config = cluster.root / "config"
     write_files(cluster, config)

@@ -32,8 +32,17 @@ Config = Annotated[
 CampaignOption = Annotated[
     str | None, typer.Option("--campaign", help="Only of this campaign of the cluster.")
 ]
+CampaignToRetry = Annotated[
+    str | None,
+    typer.Option(
+        "--campaign",
+        help="Of this campaign of the cluster; a campaign file gives its attempts, walltime and "
+        "other technical settings, also to a folder.",
+    ),
+]
 Only = Annotated[
-    str | None, typer.Option(help="Only those whose reason, last words or origin contain this.")
+    str | None,
+    typer.Option(help="Only those whose class, reason, last words or origin contain this."),
 ]
 Formula = Annotated[str | None, typer.Option(help="Only this formula, as Bi2Se3.")]
 
@@ -58,7 +67,7 @@ def failures(
 
     if format_ not in ("table", "json"):
         raise UserError(f"unknown format {format_!r}: choose table or json")
-    found = _failures(folder, config, campaign, Wanted(only, formula))
+    found = _failures(folder, config, campaign, Wanted(only, _reduced(formula)))
     if format_ == "json":
         typer.echo(to_json([f.model_dump(mode="json") for f in found], indent=1))
         return
@@ -74,7 +83,7 @@ def failures(
 def retry(
     folder: Folder = None,
     config: Config = None,
-    campaign: CampaignOption = None,
+    campaign: CampaignToRetry = None,
     failed: Annotated[bool, typer.Option("--failed", help="Jobs that failed.")] = False,
     lost: Annotated[bool, typer.Option("--lost", help="Jobs whose worker is gone.")] = False,
     structures: Annotated[
@@ -86,6 +95,13 @@ def retry(
         list[str] | None,
         typer.Option(help="TAG=VALUE for these structures alone, as ALGO=Normal; may be repeated."),
     ] = None,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE of my_fireworks.yaml's queue for these structures alone, as mem=64G, "
+            "walltime=48:00:00 or queue=large; may be repeated."
+        ),
+    ] = None,
     start: Annotated[str, typer.Option("--from", help="last sane geometry, or first.")] = "last",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be tried again.")
@@ -96,8 +112,8 @@ def retry(
     Without --failed, --lost or --structures: failed and lost jobs.
     """
     if folder is None and not structures:
-        if formula or incar or dry_run or start != "last":
-            raise UserError("--formula, --incar, --from and --dry-run go with --structures")
+        if formula or incar or queue or dry_run or start != "last":
+            raise UserError("--formula, --incar, --queue, --from, --dry-run go with --structures")
         _retry_jobs(config or CONFIG, campaign, failed, lost, only)
         return
     from ccdcgan.launchers.failures import Wanted
@@ -105,19 +121,20 @@ def retry(
     if start not in ("last", "first"):
         raise UserError(f"--from {start!r}: choose last or first")
     chosen: Literal["last", "first"] = "first" if start == "first" else "last"
-    wanted = Wanted(only, formula)
-    found = _failures(folder, config, campaign, wanted)
-    stored = [f for f in found if f.kind != "machine"]
-    if not found:
-        console.print("nothing failed that fits: nothing to try again")
-        return
-    if dry_run:
-        Console().print(_table(found))
-        return
-    if folder is not None or config is None:
-        _retry_in_folder(folder or DEFAULT_FOLDER, stored, incar or [], chosen)
+    wanted = Wanted(only, _reduced(formula))
+    tags, asked = incar or [], queue or []
+    if folder is None and config is not None:
+        _retry_on_cluster(config, campaign, wanted, tags, chosen, asked, dry_run)
+    elif asked:
+        raise UserError("--queue goes with --config: a folder's campaign runs without a queue")
     else:
-        _retry_on_cluster(config, campaign, stored, incar or [], chosen)
+        _retry_in_folder(folder or DEFAULT_FOLDER, campaign, wanted, tags, chosen, dry_run)
+
+
+def _reduced(formula: str | None) -> str | None:
+    from ccdcgan.launchers.results import reduced_formula
+
+    return None if formula is None else reduced_formula(formula)
 
 
 def _failures(
@@ -133,34 +150,33 @@ def _failures(
         return failures_of_folder(folder or DEFAULT_FOLDER, wanted)
     cluster, pad = open_pad(config)
     if campaign is not None:
-        from ccdcgan.launchers.submit import find_campaign
+        from ccdcgan.launchers.retry import campaign_on
 
-        wanted = replace(wanted, campaign=str(find_campaign(pad, campaign)["digest"]))
+        wanted = replace(wanted, campaigns=campaign_on(pad, campaign)[2])
     return failures_of_cluster(cluster, pad, wanted)
 
 
 def _retry_in_folder(
-    folder: Path, found: list[FailedStructure], incar: list[str], start: Literal["last", "first"]
+    folder: Path,
+    file: str | None,
+    wanted: Wanted,
+    incar: list[str],
+    start: Literal["last", "first"],
+    dry_run: bool,
 ) -> None:
-    from ccdcgan.launchers.failures import (
-        campaign_of,
-        parse_incar,
-        prepare_retry,
-        relaxations_of,
-    )
-    from ccdcgan.launchers.folder import embedded_store, open_workdir
+    from ccdcgan.launchers.failures import failures_of_folder
+    from ccdcgan.launchers.retry import Again, campaign_in, parse_incar, retry_in_folder
     from ccdcgan.launchers.terminal import progress_bars
 
-    campaign = campaign_of(folder)
-    tags = parse_incar(incar, campaign.relaxation.engine)
+    campaign = campaign_in(folder, None if file is None else Path(file))
+    again = Again(parse_incar(incar, campaign), start)
+    if not _is_to_do(failures_of_folder(folder, wanted), dry_run):
+        return
     # It takes Keras along.
     from ccdcgan.launchers.local import run_campaign
 
-    # Held: what runs there must end first.
-    with open_workdir(folder, campaign):
-        store = relaxations_of(embedded_store(folder))
-        prepare_retry(store, folder.resolve() / "calculations", found, tags, start)
-    console.print(f"{len(found)} structures are tried again")
+    done = retry_in_folder(folder, campaign, wanted, again)
+    console.print(f"{done.structures} structures are tried again")
     with progress_bars(console):
         run_campaign(campaign, folder)
     console.print(f"report: {folder / 'report.html'}")
@@ -169,39 +185,42 @@ def _retry_in_folder(
 def _retry_on_cluster(
     config: Path,
     campaign: str | None,
-    found: list[FailedStructure],
+    wanted: Wanted,
     incar: list[str],
     start: Literal["last", "first"],
+    queue: list[str],
+    dry_run: bool,
 ) -> None:
-    from ccdcgan.launchers.failures import parse_incar, prepare_retry, relaxations_of
-    from ccdcgan.launchers.submit import find_campaign, submit
-    from ccdcgan.workflows.campaign import parse_campaign
+    from dataclasses import replace
+
+    from ccdcgan.launchers.failures import failures_of_cluster
+    from ccdcgan.launchers.queues import parse_queue
+    from ccdcgan.launchers.retry import Again, campaign_on, parse_incar, retry_on_cluster
 
     if campaign is None:
         raise UserError("say whose structures with --campaign: ccdcgan status lists them")
     cluster, pad = open_pad(config, to_change=True)
-    document = find_campaign(pad, campaign)
-    settings = parse_campaign(document["settings"], str(document["_id"]))
-    tags = parse_incar(incar, settings.relaxation.engine)
-    busy = pad.fireworks.count_documents(
-        {
-            "spec.campaign": document["_id"],
-            "state": {"$in": ["READY", "WAITING", "RUNNING", "RESERVED"]},
-        }
-    )
-    if busy:
-        raise UserError(
-            f"{document['_id']} still has {busy} jobs to run: try its structures again when it is "
-            "done, or end it with ccdcgan cancel"
-        )
-    store = relaxations_of(cluster.job_store())
-    prepare_retry(store, cluster.root / "calculations", found, tags, start)
-    done = submit(settings, str(document["name"]), cluster, again=True)
+    _, settings, family = campaign_on(pad, campaign)
+    asked = parse_queue(queue, cluster.workers["dft"])
+    again = Again(parse_incar(incar, settings), start, asked)
+    wanted = replace(wanted, campaigns=family)
+    if not _is_to_do(failures_of_cluster(cluster, pad, wanted), dry_run):
+        return
+    done = retry_on_cluster(cluster, pad, campaign, wanted, again)
+    how = f": submitted as {done.submitted}" if done.submitted else ""
+    what = "jobs" if done.jobs else "structures"
     console.print(
-        f"{len(found)} structures are tried again: submitted as {done.campaign}; "
-        "next: ccdcgan launch",
-        soft_wrap=True,
+        f"{done.structures} {what} are tried again{how}; next: ccdcgan launch", soft_wrap=True
     )
+
+
+def _is_to_do(found: list[FailedStructure], dry_run: bool) -> bool:
+    """Whether there is something to try again and it is to be done; what would be is shown."""
+    if not found:
+        console.print("nothing failed that fits: nothing to try again")
+    elif dry_run:
+        Console().print(_table(found))
+    return bool(found) and not dry_run
 
 
 def _retry_jobs(

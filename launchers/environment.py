@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ccdcgan.dft.errors import UserError
 
-#: Its name in the folder of `cluster.write_files`.
+#: Its name in the folder of `cluster_files.write_files`.
 ENVIRONMENT = "environment.sh"
 
 

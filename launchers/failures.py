@@ -1,28 +1,27 @@
-"""Structures that failed, and machines that could not compute: listed, and tried again."""
+"""Structures that failed, and machines that could not compute: who, why and where."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from maggma.core import Store
 from maggma.stores import MontyStore
 
-from ccdcgan.dft.engines.vasp.record import RECORD, read_record, retry_calculation
-from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.dft.engines.vasp.tags import HARMLESS
+from ccdcgan.dft.engines.vasp.files import geometry
+from ccdcgan.dft.engines.vasp.record import RECORD, read_record
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
-from ccdcgan.launchers.results import reduced_formula
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.failures import FailedStructure
 from ccdcgan.workflows.stores import RESULTS
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster import Cluster
+    from ccdcgan.launchers.jobs import Failure
     from ccdcgan.launchers.launchpad import Pad
 
 #: What of a relaxation document tells of its failure: all but its frames.
@@ -39,25 +38,21 @@ class Wanted:
     Attributes
     ----------
     text
-        What reason, last words or origin contain, in upper or lower case.
+        What class, reason, last words or origin contain, in upper or lower case.
     formula
-        In any multiple and order.
-    campaign
-        Digest.
+        Reduced.
+    campaigns
+        Digests of campaigns, and names of their runs on the LaunchPad; None for all.
     """
 
     text: str | None = None
     formula: str | None = None
-    campaign: str | None = None
+    campaigns: frozenset[str] | None = None
 
     def __call__(self, failure: FailedStructure) -> bool:
-        formula = None if self.formula is None else reduced_formula(self.formula)
-        said = f"{failure.reason} {failure.said} {failure.origin}".lower()
-        return (
-            (self.text is None or self.text.lower() in said)
-            and formula in (None, failure.formula)
-            and (self.campaign is None or failure.campaign in (None, self.campaign))
-        )
+        said = f"{failure.kind} {failure.reason} {failure.said} {failure.origin}".lower()
+        formulas = (None, failure.formula)
+        return (self.text is None or self.text.lower() in said) and self.formula in formulas
 
 
 def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
@@ -69,31 +64,45 @@ def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
         It holds no campaign.
     """
     campaign_of(folder)
-    store = relaxations_of(embedded_store(folder))
-    found = [*_stored(store), *_machines(folder / "calculations")]
-    return [f for f in found if wanted(f)]
+    waiting = {f.key: f for f in _waiting(folder / "calculations")}
+    stored = _stored(relaxations_of(embedded_store(folder)), wanted)
+    # One that failed and is tried again may have met a fault of the machine then.
+    found = [f for f in stored if f.key not in waiting]
+    return [f for f in (*found, *waiting.values()) if wanted(f)]
 
 
 def failures_of_cluster(cluster: Cluster, pad: Pad, wanted: Wanted) -> list[FailedStructure]:
     """Failures of the campaigns of a cluster: of structures, and of jobs."""
     from ccdcgan.launchers.jobs import failures
 
-    store = relaxations_of(cluster.job_store())
-    query = {} if wanted.campaign is None else {"spec.campaign": wanted.campaign}
-    jobs = [
-        FailedStructure(
-            kind="machine",
-            formula=None,
-            origin=f"job {job.fw_id}, {job.stage}",
-            reason=job.reason,
-            folder=job.folder,
-            host=job.host,
-            campaign=job.campaign,
-            at=job.at,
-        )
-        for job in failures(pad, query)
-    ]
-    return [f for f in (*_stored(store, wanted.campaign), *jobs) if wanted(f)]
+    query = {}
+    if wanted.campaigns is not None:
+        query = {"spec.campaign": {"$in": sorted(wanted.campaigns)}}
+    jobs = [_of_job(job, cluster.root / "calculations") for job in failures(pad, query)]
+    waiting = {f.key for f in jobs if f.key}
+    stored = _stored(relaxations_of(cluster.job_store()), wanted)
+    return [f for f in (*(s for s in stored if s.key not in waiting), *jobs) if wanted(f)]
+
+
+def _of_job(job: Failure, calculations: Path) -> FailedStructure:
+    """A job that failed; what is known of its structure, if it names a calculation."""
+    own = FailedStructure(
+        kind="machine",
+        formula=None,
+        origin=f"job {job.fw_id}, {job.stage}",
+        reason=job.reason,
+        folder=job.folder,
+        host=job.host,
+        campaign=job.campaign,
+        at=job.at,
+    )
+    named = re.search(r"calculations/([0-9a-f]{32})\b", job.reason)
+    structure = named and _calculation(calculations / named[1])
+    if not structure:
+        return own
+    return structure.model_copy(
+        update={"origin": own.origin, "campaign": own.campaign, "at": own.at}
+    )
 
 
 def relaxations_of(store: Any) -> Store:
@@ -117,92 +126,40 @@ def campaign_of(folder: Path) -> Campaign:
     return load_campaign(stored)
 
 
-def prepare_retry(
-    store: Store,
-    calculations: Path,
-    failures: Sequence[FailedStructure],
-    incar: Mapping[str, Any],
-    start: Literal["last", "first"],
-) -> None:
-    """Let failed structures be relaxed again when their campaign is run the next time.
-
-    Parameters
-    ----------
-    calculations
-        Folder of the calculations.
-    incar
-        Tags of VASP for these alone.
-    start
-        Whether they go on from the last sane geometry, or begin at the first one.
-    """
-    for failure in failures:
-        assert failure.key is not None
-        # First: a calculation that is running must not be touched, and says so.
-        retry_calculation(calculations / failure.key, incar, start)
-        store._collection.update_one({"key": failure.key}, {"$set": {"retry": True}})
-
-
-def parse_incar(settings: Sequence[str], engine: object) -> dict[str, Any]:
-    """Tags given as ALGO=Normal.
-
-    Raises
-    ------
-    UserError
-        One is no tag with a value, or would change the energies.
-    """
-    found: dict[str, Any] = {}
-    for text in settings:
-        tag, equals, value = (part.strip() for part in text.partition("="))
-        tag = tag.upper()
-        if not equals or not value or not re.fullmatch(r"[A-Z_]+", tag):
-            raise UserError(f"--incar {text!r}: write it as ALGO=Normal")
-        if tag not in HARMLESS:
-            raise UserError(
-                f"--incar {tag} changes the energy, which would be another level of theory than "
-                f"the campaign's: without that, {', '.join(sorted(HARMLESS))} can be changed"
-            )
-        found[tag] = _value(value)
-    if found and not isinstance(engine, VaspEngine):
-        raise UserError("--incar is for campaigns whose engine is vasp")
-    return found
-
-
-def _value(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    words = {".true.": True, "true": True, "t": True, ".false.": False, "false": False, "f": False}
-    return words.get(text.lower(), text)
-
-
-def _stored(store: Store, campaign: str | None = None) -> Iterator[FailedStructure]:
+def _stored(store: Store, wanted: Wanted) -> Iterator[FailedStructure]:
     query: dict[str, Any] = {"converged": False}
-    if campaign is not None:
-        query["campaign"] = campaign
+    if wanted.campaigns is not None:
+        query["campaign"] = {"$in": sorted(wanted.campaigns)}
     # The embedded store cannot leave out parts of a document.
     fields = None if isinstance(store, MontyStore) else list(FIELDS)
     for document in store.query(query, fields):
         yield FailedStructure.of(document)
 
 
-def _machines(calculations: Path) -> Iterator[FailedStructure]:
-    """Calculations whose last run a machine has ended: they wait for it to be mended."""
+def _waiting(calculations: Path) -> Iterator[FailedStructure]:
+    """Calculations that wait for a machine to be mended."""
     for record in sorted(calculations.glob(f"*/{RECORD}")):
-        attempts = read_record(record.parent)
-        last = attempts[-1] if attempts else None
-        if last is None or last.outcome != "stopped" or last.fault is None:
-            continue
-        yield FailedStructure(
-            kind="machine",
-            formula=None,
-            origin=None,
-            reason=last.reason or last.fault,
-            runs=len(attempts),
-            steps=sum(a.steps for a in attempts),
-            folder=str(record.parent / last.folder),
-            host=last.host,
-            key=record.parent.name,
-            waits=True,
-        )
+        if found := _calculation(record.parent):
+            yield found
+
+
+def _calculation(folder: Path) -> FailedStructure | None:
+    """A calculation whose last run a machine has ended; None where none has."""
+    attempts = read_record(folder)
+    last = attempts[-1] if attempts else None
+    if last is None or last.outcome != "stopped" or last.fault is None:
+        return None
+    start = geometry(folder / last.folder / "POSCAR")
+    return FailedStructure(
+        kind="machine",
+        formula=None if start is None else start.composition.reduced_formula,
+        origin=None,
+        reason=last.reason or last.fault,
+        said=last.said,
+        runs=len(attempts),
+        steps=sum(a.steps for a in attempts),
+        folder=str(folder / last.folder),
+        host=last.host,
+        key=folder.name,
+        waits=True,
+    )

@@ -26,7 +26,8 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.check import engine_findings, folder_finding, versions
-from ccdcgan.launchers.cluster import Cluster, Database, Worker, adapter_settings, write_files
+from ccdcgan.launchers.cluster import Cluster, Database, Worker
+from ccdcgan.launchers.cluster_files import adapter_settings, write_files
 from ccdcgan.launchers.findings import Finding, tried
 from ccdcgan.launchers.jobs import failures
 from ccdcgan.launchers.launch import adapter_of, in_queue, last_words, submit_to_queue

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from time import sleep, time
-from typing import Any
 from uuid import uuid4
 
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
@@ -20,9 +19,11 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cluster import Cluster, write_files
+from ccdcgan.launchers.cluster import Cluster
+from ccdcgan.launchers.cluster_files import write_files
 from ccdcgan.launchers.jobs import mend
-from ccdcgan.launchers.launchpad import LEASES, QUEUE_JOBS, Pad, connect, now, trusted_text
+from ccdcgan.launchers.launchpad import LEASES, QUEUE_JOBS, Pad, can_run, connect, now
+from ccdcgan.launchers.queues import write_special_classes
 from ccdcgan.workflows.spool import is_away
 
 #: So many queue jobs of a class that end in a row before their worker starts: something is wrong.
@@ -38,9 +39,6 @@ class QueueAwayError(UserError):
 
 #: So many jobs that were refused are named.
 TOLD = 5
-
-#: Jobs that can run without anybody's help.
-LIVE = ("READY", "RESERVED", "RUNNING")
 
 
 def launch(
@@ -133,14 +131,13 @@ def _look(
         say(line)
     for name, number in numbers.items():
         with _lease(pad, name, owner) as ours:
-            if ours:
-                _fill(pad, cluster, config, name, number, say)
-    return pad.fireworks.find_one(_can_run(pad), {"_id": 1}) is not None
-
-
-def _can_run(pad: Pad) -> dict[str, Any]:
-    """Jobs that run or will: not those that workers have refused, unless more is trusted now."""
-    return {"state": {"$in": LIVE}, "refused.trusted": {"$ne": trusted_text(pad.trusted)}}
+            if not ours:
+                continue
+            _fill(pad, cluster, config, name, number, say)
+            # Jobs that ask more of the queue than others of their class.
+            for special in write_special_classes(pad, cluster, config, name, say):
+                _fill(pad, cluster, config, special, number, say)
+    return pad.fireworks.find_one(can_run(pad), {"_id": 1}) is not None
 
 
 def _fill(
@@ -155,7 +152,7 @@ def _fill(
     adapter = adapter_of(config / name)
     alive = _alive(pad, adapter, name)
     # With its class, so that the index is used.
-    query = {"spec._fworker": name, **_can_run(pad)}
+    query = {"spec._fworker": name, **can_run(pad)}
     work = pad.fireworks.count_documents(query, limit=number)
     for _ in range(min(number, work) - alive):
         folder = cluster.root / "launches" / name / datetime.now().strftime("%Y%m%d-%H%M%S-%f")

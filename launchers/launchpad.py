@@ -32,6 +32,9 @@ MARK = "ccdcgan"
 #: Our own collections beside FireWorks'.
 CAMPAIGNS, QUEUE_JOBS, PROGRESS, LEASES = "campaigns", "queue_jobs", "progress", "leases"
 
+#: States of jobs that can run without anybody's help.
+LIVE = ("READY", "RESERVED", "RUNNING")
+
 #: FireWorks' own, as attributes of its LaunchPad.
 FIREWORKS_COLLECTIONS = ("fireworks", "launches", "workflows", "offline_runs", "fw_id_assigner")
 
@@ -111,7 +114,7 @@ class Pad(LaunchPad):
 
     @classmethod
     def from_folder(cls, folder: Path, patience: float) -> Pad:
-        """That of a folder of `cluster.write_files`."""
+        """That of a folder of `cluster_files.write_files`."""
         path, own = folder / "my_launchpad.yaml", folder / "my_fworker.yaml"
         for file in (path, own):
             if not file.is_file():
@@ -188,6 +191,11 @@ class Pad(LaunchPad):
                 if wf.fw_states[fw_id] in {"READY", "WAITING"}:
                     wf.id_fw[fw_id].state = wf.fw_states[fw_id] = found["held"]
         super()._update_wf(wf, updated_ids)
+
+
+def can_run(pad: Pad) -> dict[str, Any]:
+    """Jobs that run or will: not those that workers have refused, unless more is trusted now."""
+    return {"state": {"$in": LIVE}, "refused.trusted": {"$ne": trusted_text(pad.trusted)}}
 
 
 def trusted_text(packages: Iterable[str]) -> str:

@@ -62,7 +62,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     """
     pad = connect(cluster)
     load_references(campaign.references, campaign.elements)
-    campaign = _as_begun(pad, campaign)
+    campaign = as_begun(pad, campaign)
     for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
         ping(store)
     for relaxation in campaign.relaxations.values():
@@ -86,16 +86,27 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
 
 def _before(pad: Pad, campaign: Campaign) -> str | None:
     """Name of the latest campaign that differs from this one in what is done more or less alone."""
-    others = {"system": "-".join(campaign.elements), "digest": {"$ne": campaign.digest()}}
-    for found in pad.db[CAMPAIGNS].find(others).sort("claimed", -1):
+    digest = campaign.digest()
+    return next((str(d["_id"]) for d in alike(pad, campaign) if d["digest"] != digest), None)
+
+
+def alike(pad: Pad, campaign: Campaign) -> list[dict[str, Any]]:
+    """Documents of submitted campaigns that are this one but for what is done more or less.
+
+    The latest first.
+    """
+    found = []
+    system = {"system": "-".join(campaign.elements)}
+    for document in pad.db[CAMPAIGNS].find(system).sort("claimed", -1):
         # One of another version need not be readable.
         with contextlib.suppress(UserError):
-            if not parse_campaign(found["settings"], "").differences(campaign):
-                return str(found["_id"])
-    return None
+            begun = parse_campaign(document["settings"], "")
+            if document["digest"] == campaign.digest() or not begun.differences(campaign):
+                found.append(dict(document))
+    return found
 
 
-def _as_begun(pad: Pad, campaign: Campaign) -> Campaign:
+def as_begun(pad: Pad, campaign: Campaign) -> Campaign:
     """The campaign as it was submitted by earlier versions, if it was."""
     # Before 0.2 the paths of references were part of the digest as they are here.
     whole = campaign.model_copy(update={"written": {}}) if campaign.written else None
@@ -166,7 +177,7 @@ def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
     campaigns = pad.db[CAMPAIGNS]
     path = Path(text)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        found = list(campaigns.find({"digest": _as_begun(pad, load_campaign(path)).digest()}))
+        found = list(campaigns.find({"digest": as_begun(pad, load_campaign(path)).digest()}))
         # The latest run of the same campaign.
         found = sorted(found, key=lambda d: str(d["submitted_at"]))[-1:]
     else:

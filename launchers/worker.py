@@ -23,7 +23,8 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import seconds_left
-from ccdcgan.launchers.cluster import JOBSTORE, address_in
+from ccdcgan.launchers.cluster import address_in
+from ccdcgan.launchers.cluster_files import JOBSTORE
 from ccdcgan.launchers.launchpad import (
     CAMPAIGNS,
     PROGRESS,
@@ -65,7 +66,7 @@ def work(folder: Path, idle: float) -> int:
     Parameters
     ----------
     folder
-        That of the class, as `cluster.write_files` makes it.
+        That of the class, as `cluster_files.write_files` makes it.
     idle
         Seconds to wait for more work.
 

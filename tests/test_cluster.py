@@ -26,7 +26,8 @@ from test_campaign import command
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.launchers import cluster, launchpad
-from ccdcgan.launchers.cluster import CLASSES, Cluster, load_cluster, write_files
+from ccdcgan.launchers.cluster import CLASSES, Cluster, load_cluster
+from ccdcgan.launchers.cluster_files import write_files
 from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.launchers.jobs import TRIES, mend
 from ccdcgan.launchers.status import counts_pipeline
@@ -808,7 +809,7 @@ def locked(here) -> Here:
 
 def test_a_lock_that_was_left_behind_stops_no_command(locked):
     """In processes of their own, as FireWorks reads its settings once."""
-    begin = "from ccdcgan.launchers import cli, cluster; cluster.LOCKED = 1.0; cli.main()"
+    begin = "from ccdcgan.launchers import cli, cluster_files as c; c.LOCKED = 1.0; cli.main()"
     for arguments, said in {
         ("retry",): "1 lost jobs run again\n",
         ("pause", "toys"): "5 jobs paused\n",

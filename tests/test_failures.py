@@ -11,17 +11,12 @@ from potcars import write_potcars
 from ruamel.yaml import YAML
 from test_vasp_campaign import DRIVER, crystal
 
-from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli import main
-from ccdcgan.launchers.failures import (
-    Wanted,
-    failures_of_folder,
-    parse_incar,
-    prepare_retry,
-)
+from ccdcgan.launchers.failures import Wanted, failures_of_folder
 from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
-from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.launchers.retry import Again, parse_incar, prepare_retry
+from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.failures import FailedStructure, counts
 from ccdcgan.workflows.stores import RESULTS
 
@@ -167,7 +162,7 @@ def test_retried_structures_go_on_from_their_last_geometry(failed):
     found = failures_of_folder(failed.path, Wanted())
     # The cause is gone: another node for the one, another algorithm for the other.
     failed.faults({"BiSe2": {"fault": "eddrmm"}})
-    prepare_retry(store, failed.path / "calculations", found, {"ALGO": "Normal"}, "last")
+    prepare_retry(store, failed.path / "calculations", found, Again({"ALGO": "Normal"}))
     assert all(f.waits for f in failures_of_folder(failed.path, Wanted()))
     assert failed.relax() == 0
     after = failed.documents()
@@ -204,7 +199,7 @@ def test_reasons_are_counted_without_their_numbers():
 
 
 def test_tags_of_the_command_line():
-    vasp = VaspEngine()
+    vasp = parse_campaign({"confirm": {"relaxation": {"engine": {"name": "vasp"}}}}, "x")
     assert parse_incar(["algo = Normal", "SYMPREC=1e-8", "NCORE=4"], vasp) == {
         "ALGO": "Normal",
         "SYMPREC": 1e-8,
@@ -213,3 +208,5 @@ def test_tags_of_the_command_line():
     for tag in ("ENCUT", "ISPIN", "LDAU", "METAGGA", "GGA", "IVDW", "PREC"):
         with pytest.raises(UserError, match="another level of theory"):
             parse_incar([f"{tag}=1"], vasp)
+    with pytest.raises(UserError, match="whose engine is vasp"):
+        parse_incar(["ALGO=Normal"], Campaign())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -16,16 +16,17 @@ from typing import Any
 from jobflow import Flow, Job, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.vasp.record import final_run
+from ccdcgan.dft.engines.vasp.record import final_run, read_retry
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
 from ccdcgan.dft.properties import PROPERTIES, compute
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
-from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.sources import Prototype, collect
 from ccdcgan.dft.structures.decoding import decode_structure
@@ -206,18 +207,21 @@ class RelaxMaker(Maker):
         size = self.batch_size if engine.is_potential else 1
         size = max(size, ceil(len(wanted) / MOST_JOBS))
         total = len(wanted) if total is None else total
-        if len(wanted) > size and not isinstance(proposed, str):
-            plain = [c.model_dump(mode="json") for c in wanted.values()]
-            # As text: FireWorks walks through every nested value of a new job many times.
-            batches: list[Job] = [
-                self.make(json.dumps(plain[i : i + size]), campaign, stage, i, total)
-                for i in range(0, len(plain), size)
-            ]
+        store = Relaxations()
+        queues = queues_of(set(wanted) - store.done(wanted))
+        if (len(wanted) > size or queues) and not isinstance(proposed, str):
+            batches: list[Job] = []
+            first = 0
+            for keys in in_batches(list(wanted), size, queues):
+                # As text: FireWorks walks through every nested value of a new job many times.
+                text = json.dumps([wanted[key].model_dump(mode="json") for key in keys])
+                batch = self.make(text, campaign, stage, first, total)
+                batches.append(in_queue(batch, queues.get(keys[0])))
+                first += len(keys)
             merge = merge_entries(
                 [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
             )
             return Response(replace=Flow([*batches, merge], output=merge.output))
-        store = Relaxations()
         try:
             relax_missing(store, wanted, settings, stage, before, total)
         except OutOfTimeError:
@@ -225,7 +229,8 @@ class RelaxMaker(Maker):
             spent += monotonic() - start
             # A replacement may be taken by this very worker: let its time go by first.
             sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
-            return Response(replace=self.make(proposed, campaign, stage, before, total, spent))
+            again = self.make(proposed, campaign, stage, before, total, spent)
+            return Response(replace=in_queue(again, next(iter(queues.values()), None)))
         self._add_properties(store, list(wanted), settings)
         add_second_opinions(store, list(wanted), settings)
         entries = [
@@ -282,6 +287,36 @@ def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign)
 def ask_second(relaxer: Relaxer, structure: Structure) -> SecondOpinion | None:
     """A task of `in_workers`."""
     return relaxer.second_opinion(structure)
+
+
+def queues_of(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What somebody has asked of the queue for single structures, by content key."""
+    found = {key: read_retry(calculations_folder() / key).get("queue") for key in keys}
+    return {key: queue for key, queue in found.items() if isinstance(queue, dict) and queue}
+
+
+def in_batches(keys: Sequence[str], size: int, alone: Container[str]) -> Iterator[list[str]]:
+    """Keys in their order, at most so many at a time, and some of them alone."""
+    batch: list[str] = []
+    for key in keys:
+        if batch and (len(batch) == size or key in alone or batch[-1] in alone):
+            yield batch
+            batch = []
+        batch.append(key)
+    if batch:
+        yield batch
+
+
+def in_queue(job: Job, queue: Mapping[str, str] | None) -> Job:
+    """A job that asks more of the queue than others of its class, if it does.
+
+    It has a class of its own: a worker that has less must not take it.
+    """
+    if queue:
+        mark = digest(json.dumps(sorted(queue.items())), 8)
+        name = f"{job.config.manager_config['_fworker']}-{mark}"
+        job.config.manager_config |= {"_fworker": name, "_queueadapter": dict(queue)}
+    return job
 
 
 def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:

@@ -23,6 +23,9 @@ from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
 
+#: The latest geometry of a DFT code that ASE drives, in the folder of its content key.
+LAST = "last.json"
+
 
 def calculations_folder() -> Path:
     """Where calculations live: CCDCGAN_CALCULATIONS, a folder that all workers of a class see."""
@@ -61,7 +64,7 @@ class Relaxer:
         atoms = self.atoms(structure)
         kept, before = None, 0.0
         if not self.engine.is_potential:
-            kept = calculations_folder() / result.key / "last.json"
+            kept = calculations_folder() / result.key / LAST
             before = _go_on(atoms, kept, settings)
         optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
         reason: str | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ccdcgan.dft.files import locked, to_json, write_atomically
-from ccdcgan.dft.relaxation.relaxer import calculations_folder
+from ccdcgan.dft.relaxation.relaxer import LAST, calculations_folder
 
 RECORD = "calculation.json"
 
@@ -18,6 +18,9 @@ KILLED, INTERRUPTED = "killed", "interrupted"
 
 #: What somebody has asked for when a calculation is tried again.
 RETRY = "retry.json"
+
+#: Value of a tag in INCAR.
+Tag = bool | int | float | str
 
 
 @dataclass
@@ -90,19 +93,30 @@ def read_retry(folder: Path) -> dict[str, Any]:
 
 
 def retry_calculation(
-    folder: Path, incar: Mapping[str, Any], start: Literal["last", "first"]
+    folder: Path,
+    incar: Mapping[str, Tag],
+    start: Literal["last", "first"],
+    queue: Mapping[str, str] | None = None,
 ) -> None:
     """Let a calculation that failed be tried again with a new ladder.
 
     Stages that are done stay done, unless it begins at the first geometry.
+
+    Parameters
+    ----------
+    incar, start
+        Tags for this one alone, and whether it goes on from its last sane geometry.
+    queue
+        What its job asks of the queue.
 
     Raises
     ------
     UserError
         It is being calculated.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() and not incar and not queue:
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"{folder} is being calculated: wait for its end"):
         attempts = read_record(folder)
         for attempt in attempts:
@@ -110,8 +124,11 @@ def retry_calculation(
         # A stage that was done and refused all the same is to be run again.
         if attempts and start == "last" and attempts[-1].outcome == "done":
             attempts[-1].retired = True
-        write_record(folder, attempts)
-        write_atomically(folder / RETRY, to_json({"incar": dict(incar), "start": start}))
+        if attempts:
+            write_record(folder, attempts)
+        if start == "first" and (folder / LAST).exists():
+            (folder / LAST).replace(folder / f"earlier-{LAST}")
+        write_atomically(folder / RETRY, to_json({"incar": incar, "start": start, "queue": queue}))
 
 
 def final_run(key: str) -> Path | None:
