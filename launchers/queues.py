@@ -13,7 +13,7 @@ from ccdcgan.launchers.cluster_files import write_class
 from ccdcgan.launchers.launchpad import Pad, can_run
 
 #: Values that go into the script of a queue job as they are: no shell takes them for more.
-VALUE = re.compile(r"[\w.,:;+=@/%-]{1,200}", re.ASCII)
+VALUE = re.compile(r"[\w.,:+=@/%-]{1,200}", re.ASCII)
 
 
 def parse_queue(settings: Sequence[str], worker: Worker) -> dict[str, str]:

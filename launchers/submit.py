@@ -27,6 +27,9 @@ from ccdcgan.workflows.documents import Phase
 #: Seconds after which a submission that was begun and not finished is taken over.
 UNFINISHED = 60.0
 
+#: States of jobs for which nothing more is done.
+OVER = ["COMPLETED", "DEFUSED", "ARCHIVED"]
+
 
 @dataclass(frozen=True)
 class Submitted:
@@ -167,7 +170,8 @@ def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
     Parameters
     ----------
     text
-        Its file, its name on the LaunchPad or the beginning of that, or the stem of its file.
+        Its file, its name on the LaunchPad or the beginning of that, or the stem of its file. Of
+        several runs of one campaign the latest is meant, if the others are over.
 
     Raises
     ------
@@ -187,6 +191,15 @@ def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
     if not found:
         raise UserError(f"no campaign {text!r} was submitted: ccdcgan status lists them")
     if len(found) > 1:
+        # Submitted once more after an earlier run: that one is meant no more.
+        found.sort(key=lambda d: float(d["claimed"]), reverse=True)
+        latest, *others = found
+        same = {
+            d["_id"] for d in alike(pad, parse_campaign(latest["settings"], str(latest["_id"])))
+        }
+        over = {"spec.campaign": {"$in": [d["_id"] for d in others]}, "state": {"$nin": OVER}}
+        if all(d["_id"] in same for d in others) and not pad.fireworks.find_one(over, {"_id": 1}):
+            return dict(latest)
         names = ", ".join(sorted(str(d["_id"]) for d in found))
         raise UserError(f"{text!r} is the name of several campaigns: choose one of {names}")
     return dict(found[0])

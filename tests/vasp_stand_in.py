@@ -10,11 +10,13 @@ VASP_STAND_IN_LOG
     File that gets one line of JSON for each run: `Record`.
 VASP_STAND_IN_FAULTS
     JSON file of faults, `{"Bi2Se3": "zbrent", "*": {"fault": "kill", "times": 2}}`. A key is the
-    comment line of the POSCAR, else a formula (in any order, reduced or not), else "*".
+    comment line of the POSCAR, else the name of the folder above the current one, else a formula
+    (in any order, reduced or not), else "*".
     `times`: how many runs it hits; null: all of them. By default a fault of `REPAIRABLE` hits
-    until one of its tags differs from the first run that it hit, `slow` and `pulay` hit
-    always, and the others once. `seconds`: for `slow` the length of each ionic step (1), for `hang`
-    how long (600).
+    until one of its tags differs from the first run that it hit, `slow` and `pulay` hit always,
+    one with `while` as long as that path is there, and the others once. `unless`: tags with which
+    it does not hit. `seconds`: for `slow` the length of each ionic step (1), for `hang` how long
+    (600).
     What has been hit is kept beside the file, in `<file>.state`.
 VASP_STAND_IN_VERSION
     Whose files it writes: 5.4.4 or one of 6 (6.3.2).
@@ -24,7 +26,8 @@ VASP_STAND_IN_WORKER
 
 Other faults: `kill` (SIGKILL of itself), `kill_parent` (SIGKILL of the worker, then it exits, as if
 the machine were lost), `segfault`, `empty_contcar` (crash with an empty CONTCAR), `hang`, all in
-the second ionic step or in the last one; `truncated_vasprun` (normal end, half a vasprun.xml).
+the second ionic step or in the last one; `explodes` (the same, its last geometry is none);
+`truncated_vasprun` (normal end, half a vasprun.xml); and those of `MACHINE`.
 
 What VASP does and this does not: molecular dynamics, phonons, selective dynamics, ISIF other than
 0 to 3, k-points in line mode. These are refused like wrong input: one line on standard error, and
@@ -47,7 +50,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -101,11 +104,72 @@ REPAIRABLE = {
         ("SYMPREC", "ISYM"),
         at_start=True,
     ),
+    "posmap": Repairable(
+        "POSMAP internal error: symmetry equivalent atom not found, 3 1 2",
+        ("SYMPREC", "ISYM"),
+        at_start=True,
+    ),
+    "inv_rot_mat": Repairable(
+        "inverse of rotation matrix was not found (increase SYMPREC)       5",
+        ("SYMPREC", "ISYM"),
+        at_start=True,
+    ),
+    "rhosyg": Repairable(
+        "RHOSYG internal error: stars are not distinct, try to increase SYMPREC to e.g. 1E-4",
+        ("SYMPREC", "ISYM"),
+        at_start=True,
+    ),
+    "zheev": Repairable("ERROR EDDIAG: Call to routine ZHEEV failed! 6  -1  8", ("ALGO", "NCORE")),
     # These two are seen in the files, not in a message.
     "unconverged_scf": Repairable("", ("ALGO", "NELM", "AMIX", "BMIX", "AMIN", "ISMEAR")),
     "ionic_steps": Repairable("", ("IBRION",)),
 }
 CRASHES = ("kill", "kill_parent", "segfault", "empty_contcar", "hang", "truncated_vasprun")
+CRASHES += ("explodes",)
+
+
+class Machine(NamedTuple):
+    """A fault of the machine: what VASP, or what starts it, says on standard error."""
+
+    words: str
+    status: int = 1
+    at_start: bool = False
+
+
+# The words are those of Intel's Fortran, Slurm, UCX and the system's loader.
+MACHINE = {
+    "disk": Machine(
+        "forrtl: No space left on device\n"
+        "forrtl: severe (38): error during write, unit 12, file WAVECAR",
+        38,
+    ),
+    "quota": Machine("forrtl: Disk quota exceeded", 38),
+    "oom": Machine(
+        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=4711.0. Some of your processes "
+        "may have been killed by the cgroup out-of-memory handler.",
+        137,
+    ),
+    "memory": Machine("forrtl: severe (41): insufficient virtual memory", 41),
+    "mount": Machine("forrtl: Stale file handle", 29),
+    "network": Machine(
+        "[node7:1234:0] UCX  ERROR Transport retry count exceeded on mlx5_0:1/IB", 255
+    ),
+    "node_fail": Machine(
+        "slurmstepd: error: *** STEP 4711.0 ON node7 CANCELLED DUE TO NODE FAILURE ***", 143
+    ),
+    "node": Machine(
+        "srun: error: Unable to create step for job 4711: Requested node configuration is not "
+        "available",
+        at_start=True,
+    ),
+    "modules": Machine(
+        "vasp_std: error while loading shared libraries: libmkl_intel_lp64.so.2: cannot open "
+        "shared object file: No such file or directory",
+        127,
+        at_start=True,
+    ),
+    "licence": Machine("License server machine is down or not responding.", at_start=True),
+}
 
 
 # Of a slow machine; of a basis that is that of the cell in POSCAR, as VASP's is.
@@ -490,15 +554,19 @@ def choose_fault(job: Job, formula: str) -> Fault | None:
         return None
     path = Path(name)
     told = json.loads(path.read_text())
-    keys = [key for key in told if key == job.crystal.comment]
+    keys = [key for key in told if key in (job.crystal.comment, Path.cwd().parent.name)]
     keys += [key for key in told if _same_formula(key, formula)] + ["*"]
     if keys[0] not in told:
         return None
     spec = told[keys[0]]
     spec = {"fault": spec} if isinstance(spec, str) else spec
     fault = spec["fault"]
-    if fault not in (*REPAIRABLE, *CRASHES, *LASTING):
+    if fault not in (*REPAIRABLE, *CRASHES, *LASTING, *MACHINE):
         raise RefusedError(f"no fault is called {fault}")
+    if any(str(job.incar.get(tag)) == str(value) for tag, value in spec.get("unless", {}).items()):
+        return None
+    if "while" in spec:
+        return Fault(fault, 0.0) if Path(spec["while"]).exists() else None
     with _state(path) as state:
         entry = state.setdefault(f"{keys[0]}|{formula}|{fault}", {"hits": 0, "first": None})
         if fault in REPAIRABLE and "times" not in spec:
@@ -519,14 +587,26 @@ def _tag(job: Job, tag: str) -> str:
     return str(job.incar.get(tag)).casefold()
 
 
+def break_down(fault: Machine) -> NoReturn:
+    """End the run as a machine does that is broken."""
+    print(fault.words, file=sys.stderr)
+    sys.exit(fault.status)
+
+
 def strike(fault: Fault, files: Files, record: Record) -> NoReturn:
     """End the run as the fault has it."""
+    if fault.name in MACHINE:
+        break_down(MACHINE[fault.name])
     if fault.name in REPAIRABLE:
         files.say(f" {REPAIRABLE[fault.name].message}")
     elif fault.name == "empty_contcar":
         Path("CONTCAR").write_text("")
     elif fault.name == "hang":
         time.sleep(fault.seconds)
+    elif fault.name == "explodes":
+        exploded = replace(files.job.crystal, cell=4 * files.job.crystal.cell)
+        Path("CONTCAR").write_text(exploded.poscar())
+        files.say(" LAPACK: Routine ZPOTRF failed!           3")
     elif fault.name == "segfault":
         print("forrtl: severe (174): SIGSEGV, segmentation fault occurred", file=sys.stderr)
     signals = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV}
@@ -848,8 +928,10 @@ def stopcar() -> str:
 
 def run(job: Job, fault: Fault | None, record: Record) -> None:
     """Relax, or compute the energy of, a job in the current folder."""
-    files = Files(job)
     hit = fault.name if fault else ""
+    if hit in MACHINE and MACHINE[hit].at_start:
+        break_down(MACHINE[hit])
+    files = Files(job)
     if fault and hit in REPAIRABLE and REPAIRABLE[hit].at_start:
         strike(fault, files, record)
     incar = files.parameters
