@@ -18,9 +18,10 @@ from ccdcgan.workflows.database import RelaxMaker, in_batches, in_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.inputs.UnknownPotcarWarning")
 
+ENGINE = {"name": "vasp", "polling": 0.1, "buffer": 5}
 CAMPAIGN = {
     "system": "Bi-Se",
-    "relaxation": {"engine": {"name": "vasp", "polling": 0.1}, "fmax": 0.01, "max_steps": 60},
+    "relaxation": {"engine": ENGINE, "fmax": 0.01, "max_steps": 60},
 }
 FORMULAS = ("BiSe", "BiSe2", "Bi3Se")
 
@@ -125,7 +126,7 @@ def test_what_failed_is_tried_again_with_more_of_the_queue(cluster, slurm):
     assert cluster.documents() == before
     # Another algorithm is known to help. More attempts are a technical setting: the same campaign.
     cluster.faults({"BiSe2": {"fault": "eddrmm"}})
-    changed = {"engine": {"name": "vasp", "polling": 0.1, "attempts": 5}}
+    changed = {"engine": ENGINE | {"attempts": 5}}
     cluster.file.write_text(
         json.dumps({**CAMPAIGN, "relaxation": CAMPAIGN["relaxation"] | changed})
     )
@@ -169,9 +170,8 @@ def test_a_campaign_is_known_by_a_file_with_other_technical_settings(here):
 
     submit(parse_campaign(CAMPAIGN, "x"), "bise", here.cluster)
     file = here.folder / "other.yaml"
-    engine = CAMPAIGN["relaxation"]["engine"]
     for changed, known in (({"walltime": 2.0}, True), ({"incar": {"ENCUT": 600}}, False)):
-        relaxation = CAMPAIGN["relaxation"] | {"engine": engine | changed}
+        relaxation = CAMPAIGN["relaxation"] | {"engine": ENGINE | changed}
         file.write_text(json.dumps({**CAMPAIGN, "relaxation": relaxation}))
         if known:
             assert campaign_on(here.pad, str(file))[0]["name"] == "bise"
