@@ -57,7 +57,11 @@ FORMULAS = ("BiSe", "BiSe2", "Bi2Se", "BiSe3", "Bi3Se", "Bi2Se3", "Bi3Se2", "Bi"
 
 CAMPAIGN = {
     "system": "Bi-Se",
-    "relaxation": {"engine": {"name": "vasp", "polling": 0.1}, "fmax": 0.002, "max_steps": 60},
+    "relaxation": {
+        "engine": {"name": "vasp", "polling": 0.1, "stages": ["relax"]},
+        "fmax": 0.002,
+        "max_steps": 60,
+    },
 }
 
 

@@ -18,7 +18,7 @@ from ccdcgan.workflows.database import RelaxMaker, in_batches, in_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.inputs.UnknownPotcarWarning")
 
-ENGINE = {"name": "vasp", "polling": 0.1, "buffer": 5}
+ENGINE = {"name": "vasp", "polling": 0.1, "buffer": 5, "stages": ["relax"]}
 CAMPAIGN = {
     "system": "Bi-Se",
     "relaxation": {"engine": ENGINE, "fmax": 0.01, "max_steps": 60},
