@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from services import Database, MongoServer, Slurm
 from small_campaign import start
@@ -30,6 +31,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Geometries that DFT codes go on from: never those of an earlier run of the tests.
 os.environ["CCDCGAN_CALCULATIONS"] = tempfile.mkdtemp(prefix="ccdcgan-tests-")
 atexit.register(shutil.rmtree, os.environ["CCDCGAN_CALCULATIONS"], ignore_errors=True)
+
+
+#: Files that take minutes: begun first, so that no process works alone at the end.
+LONGEST = ("test_cluster_campaign", "test_cluster", "test_continuation", "test_train")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests share fixtures: of several processes (-n 2 --dist loadgroup) one has them."""
+    items.sort(key=lambda i: LONGEST.index(i.path.stem) if i.path.stem in LONGEST else len(LONGEST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Else the files of the most tests would be begun first.
+    config.option.loadscopereorder = False
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +101,14 @@ def slurm(service_folder: Path) -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Path:
-    """Folder of a small campaign that ran undisturbed on this machine."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    process = start(folder)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output
+def finished(tmp_path_factory, worker_id: str) -> Path:
+    """Folder of a small campaign that ran undisturbed on this machine: once for all processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "undisturbed" / "run"
+    with FileLock(f"{folder.parent}.lock"):
+        if not (folder / "summary.json").exists():
+            folder.parent.mkdir(exist_ok=True)
+            process = start(folder)
+            output, _ = process.communicate(timeout=900)
+            assert process.returncode == 0, output
     return folder
