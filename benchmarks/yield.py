@@ -52,9 +52,9 @@ from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocu
 from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
 from ccdcgan.workflows.generation import Judge
 from ccdcgan.workflows.inverse_design import RoundMaker
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learning import AutoencoderMaker, crystals_of, preset_of
-from ccdcgan.workflows.phases import build_hull, training_set
-from ccdcgan.workflows.selection import Novelty, choose
+from ccdcgan.workflows.selection import choose
 from ccdcgan.workflows.stores import RESULTS, Relaxations
 
 ELEMENTS = ("Bi", "Se")
@@ -282,7 +282,8 @@ def ranked(
     keys: list[str] = []
     for number in range(1, campaign.loop.rounds + 1):
         documents = {e.key: archive.documents[e.key] for e in entries}
-        samples = training_set(documents, campaign)
+        knowledge = Knowledge(campaign, documents, entries)
+        samples = knowledge.samples
         crystals = crystals_of(samples, campaign.properties)
         preset = preset_of(campaign)
         files = shipped_autoencoder()
@@ -290,15 +291,15 @@ def ranked(
             crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
         )
         structures = [decode_structure(c.structure) for c in left]
-        _, gain = Judge(campaign, files | trained, figures["properties"], documents)(structures)
+        _, gain = Judge(knowledge, files | trained, figures["properties"])(structures)
         screening = campaign.loop.screening
         picked = choose(
             structures,
             gain,
-            SeenStructures(decode_structure(d.structure) for d in documents.values()),
+            SeenStructures(knowledge.structure(e.key) for e in entries),
             screening.per_formula,
             campaign.loop.relaxations,
-            Novelty.of(ELEMENTS, entries, documents),
+            knowledge.novelty(),
         )
         found = archive.relax([left[i] for i in picked], workers)
         entries += found
@@ -334,8 +335,8 @@ def relaxed_by(
 def table(archive: Archive, first: Sequence[Entry], runs: dict[str, list[str]]) -> dict[str, Any]:
     """The yields of all runs on the hull of everything, and of their sources."""
     known = {e.key for e in first}.union(*runs.values())
-    everything = [archive.documents[k] for k in sorted(known)]
-    hull = build_hull(everything, Campaign(relaxation=RELAXATION))
+    everything = {k: archive.documents[k] for k in known}
+    hull = Knowledge(Campaign(relaxation=RELAXATION), everything).hull
     start = [
         decode_structure(archive.documents[e.key].structure)
         for e in first

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -24,30 +25,78 @@ WIDER: dict[str, Any] = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
 LENGTH_RATIO = float(np.log(1.45))
 
 
+class Shape(NamedTuple):
+    """A reduced cell in numbers.
+
+    Attributes
+    ----------
+    sites
+        Atoms.
+    lengths
+        Sorted lengths in units of the edge of a cube of its volume.
+    """
+
+    sites: int
+    lengths: tuple[float, float, float]
+
+
+@dataclass
+class _Known:
+    """A structure that was added; it is reduced when a fit needs it."""
+
+    structure: Structure
+    shape: Shape
+    number: int
+    is_reduced: bool = True
+
+    def reduced(self) -> Structure:
+        if not self.is_reduced:
+            self.structure, self.is_reduced = _reduced(self.structure), True
+        return self.structure
+
+
 class SeenStructures:
     """The structures met so far, asked by composition.
 
-    Cells are reduced once, when they are added; a question then costs one fit for each known
-    structure of the same formula and of about the same cell.
+    Cells are reduced once; a question then costs one fit for each known structure of the same
+    formula and of about the same cell.
     """
 
     def __init__(self, structures: Iterable[Structure] = ()) -> None:
         self._matcher = StructureMatcher(**TOLERANCES, primitive_cell=False)
-        self._known: defaultdict[str, list[tuple[Structure, np.ndarray, int]]] = defaultdict(list)
+        self._known: defaultdict[str, list[_Known]] = defaultdict(list)
         self._count = 0
         for structure in structures:
             self.add(structure)
 
-    def add(self, structure: Structure) -> None:
-        """Add a structure, be it known or not."""
+    def copy(self) -> SeenStructures:
+        """The same structures; what either learns from now on, the other does not."""
+        other = SeenStructures()
+        other._known.update({formula: list(known) for formula, known in self._known.items()})
+        other._count = self._count
+        return other
+
+    def add(self, structure: Structure, shape: Shape | None = None) -> None:
+        """Add a structure, be it known or not.
+
+        Parameters
+        ----------
+        shape
+            What `shape_of` has said of it: then it is not reduced before a fit needs it.
+        """
         if is_degenerate(structure):
             self._count += 1
-        else:
+        elif shape is None:
             self._add(_reduced(structure))
+        else:
+            self._append(structure, shape, is_reduced=False)
 
     def _add(self, reduced: Structure) -> None:
-        known = self._known[reduced.composition.reduced_formula]
-        known.append((reduced, _relative_lengths(reduced), self._count))
+        self._append(reduced, _shape(reduced), is_reduced=True)
+
+    def _append(self, structure: Structure, shape: Shape, is_reduced: bool) -> None:
+        known = self._known[structure.composition.reduced_formula]
+        known.append(_Known(structure, shape, self._count, is_reduced))
         self._count += 1
 
     def __contains__(self, structure: Structure) -> bool:
@@ -58,16 +107,15 @@ class SeenStructures:
         return None if is_degenerate(structure) else self._find(_reduced(structure))
 
     def _find(self, reduced: Structure) -> int | None:
-        lengths = _relative_lengths(reduced)
+        shape = _shape(reduced)
         return next(
             (
-                number
-                for other, theirs, number in self._known.get(
-                    reduced.composition.reduced_formula, []
-                )
-                if len(other) == len(reduced)
-                and np.abs(np.log(theirs / lengths)).max() < LENGTH_RATIO
-                and self._matcher.fit(reduced, other, skip_structure_reduction=True)
+                known.number
+                for known in self._known.get(reduced.composition.reduced_formula, [])
+                if known.shape.sites == shape.sites
+                and np.abs(np.log(np.divide(known.shape.lengths, shape.lengths))).max()
+                < LENGTH_RATIO
+                and self._matcher.fit(reduced, known.reduced(), skip_structure_reduction=True)
             ),
             None,
         )
@@ -91,6 +139,11 @@ class SeenStructures:
         return new
 
 
+def shape_of(structure: Structure) -> Shape | None:
+    """Shape of a structure's reduced cell; None of a degenerate one, which nothing matches."""
+    return None if is_degenerate(structure) else _shape(_reduced(structure))
+
+
 def _reduced(structure: Structure) -> Structure:
     try:
         return structure.get_primitive_structure().get_reduced_structure()
@@ -98,10 +151,10 @@ def _reduced(structure: Structure) -> Structure:
         return structure
 
 
-def _relative_lengths(reduced: Structure) -> np.ndarray:
-    """Sorted lengths of a reduced cell, in units of the edge of a cube of its volume."""
-    lengths: np.ndarray = np.sort(reduced.lattice.abc) / reduced.volume ** (1 / 3)
-    return lengths
+def _shape(reduced: Structure) -> Shape:
+    a, b, c = sorted(reduced.lattice.abc)
+    edge = reduced.volume ** (1 / 3)
+    return Shape(len(reduced), (a / edge, b / edge, c / edge))
 
 
 def distinct(structures: Sequence[Structure]) -> list[int]:

@@ -31,7 +31,6 @@ from ccdcgan.workflows.evaluation import (
     share,
     yield_of,
 )
-from ccdcgan.workflows.phases import build_hull
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.trust import untrusted
 
@@ -132,7 +131,7 @@ def evaluate(
         for origin, d in finished.phases
         if d.converged and (against == "all" or origin.kind != "generated")
     ]
-    hull = build_hull(finished.documents, campaign)
+    hull = finished.hull
     aside = untrusted([*finished.documents, *documents])
     sampled = sampled or suited.total
     return Evaluation(

@@ -12,6 +12,7 @@ from typing import Any
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.sources import Prototype, primitive_cell
 from ccdcgan.dft.structures.crystal import Passed, Skipped
 from ccdcgan.dft.structures.decoding import decode_structure
@@ -21,6 +22,7 @@ from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.database import key_of, relax_missing
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.stores import PHASES, RESULTS, Relaxations
 
 
@@ -44,6 +46,11 @@ class Finished:
     @property
     def documents(self) -> list[RelaxationDocument]:
         return [document for _, document in self.phases]
+
+    @property
+    def hull(self) -> Hull:
+        """The convex hull of its phases."""
+        return Knowledge(self.campaign, {d.key: d for d in self.documents}).hull
 
     def crystals(self) -> list[Structure]:
         """Its converged crystals that hold every element."""

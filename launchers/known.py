@@ -24,7 +24,7 @@ from ccdcgan.dft.structures.validity import too_close
 from ccdcgan.launchers.finished import open_finished, read_suitable
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import place
-from ccdcgan.workflows.phases import build_hull, spacegroup
+from ccdcgan.workflows.phases import spacegroup
 
 #: A phase of the campaign: where it came from, its relaxation, and the crystal itself.
 _Crystal = tuple[Origin, RelaxationDocument, Structure]
@@ -119,7 +119,7 @@ def known(folder: Path, references: Path | None = None) -> Known:
         documents = finished.relax(
             [(Origin(kind="prototype", id=f"known:{c.id}"), c.structure) for c in crystals]
         )
-    hull = build_hull(finished.documents, campaign)
+    hull = finished.hull
     own: defaultdict[str, list[_Crystal]] = defaultdict(list)
     for origin, document in finished.phases:
         if document.converged:

@@ -207,7 +207,7 @@ def test_too_few_crystals_to_learn_from_says_how_many(tmp_path):
     from pymatgen.core import Structure
 
     from ccdcgan.workflows.documents import Origin, RelaxationDocument
-    from ccdcgan.workflows.phases import training_set
+    from ccdcgan.workflows.knowledge import Knowledge
 
     level = Campaign().relaxation.engine.level_of_theory()
     cell = [[3.0, 0, 0], [0, 3.0, 0], [0, 0, 3.0]]
@@ -224,7 +224,7 @@ def test_too_few_crystals_to_learn_from_says_how_many(tmp_path):
             initial_structure=structure.as_dict(),
             level_of_theory=level,
         )
-    samples = training_set(documents, Campaign())
+    samples = Knowledge(Campaign(), documents).samples
     # -3.8 - (-3.8 - 3.4) / 2 = -0.2, and nothing lies below it.
     assert [s.key for s in samples] == ["BiSe"]
     volume = 27.0 / 2
@@ -242,8 +242,8 @@ def test_what_became_one_crystal_is_one_sample_with_all_its_starts():
     from pymatgen.core import Structure
 
     from ccdcgan.workflows.documents import Origin, RelaxationDocument
+    from ccdcgan.workflows.knowledge import Knowledge
     from ccdcgan.workflows.learning import crystals_of
-    from ccdcgan.workflows.phases import training_set
 
     level = Campaign().relaxation.engine.level_of_theory()
 
@@ -284,7 +284,7 @@ def test_what_became_one_crystal_is_one_sample_with_all_its_starts():
         # Their order is that of the keys, however they come.
         for key, (start, end, energy) in reversed(made.items())
     }
-    samples = training_set(documents, Campaign())
+    samples = Knowledge(Campaign(), documents).samples
     assert [s.key for s in samples] == ["a", "b", "c"]
     starts = {s.key: s.starts for s in samples}
     assert {key: list(found) for key, found in starts.items()} == {

@@ -24,7 +24,7 @@ from ccdcgan.workflows.confirmation import (
     without_hull,
 )
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.phases import judge
+from ccdcgan.workflows.knowledge import Knowledge
 
 OWN = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 OTHER = LevelOfTheory(engine="Other", package="q", checkpoint="2" * 16, scale="PBE")
@@ -81,7 +81,7 @@ def entries(found: dict[str, RelaxationDocument]) -> list[Entry]:
 
 def test_the_best_the_hull_and_low_elements_are_confirmed(campaign: Campaign) -> None:
     own = documents(OWN)
-    phases = judge(entries(own), own, campaign)
+    phases = Knowledge(campaign, own, entries(own)).phases
     chosen = {p.id for p in to_confirm(phases, count=2)}
     distance = {p.id: p.e_above_hull or 0.0 for p in phases}
     best = sorted(["new", "worse", "failed"], key=lambda name: distance[name])[:2]
@@ -90,7 +90,7 @@ def test_the_best_the_hull_and_low_elements_are_confirmed(campaign: Campaign) ->
 
 def test_both_levels_have_their_own_hull(campaign: Campaign) -> None:
     own, other = documents(OWN), documents(OTHER)
-    phases = judge(entries(own), own, campaign)
+    phases = Knowledge(campaign, own, entries(own)).phases
     found = {c.id: c for c in confirmations(phases, entries(other), other, campaign)}
     assert found.keys() == KNOWN.keys()
     diagram = PhaseDiagram(
@@ -113,7 +113,8 @@ def test_both_levels_have_their_own_hull(campaign: Campaign) -> None:
 
 def test_agreement_counts_compounds_on_both_hulls(campaign: Campaign) -> None:
     own, other = documents(OWN), documents(OTHER)
-    crystals = confirmations(judge(entries(own), own, campaign), entries(other), other, campaign)
+    phases = Knowledge(campaign, own, entries(own)).phases
+    crystals = confirmations(phases, entries(other), other, campaign)
     found = agreement(crystals)
     pairs = [
         (c.before, c.after)
@@ -137,14 +138,15 @@ def test_agreement_counts_compounds_on_both_hulls(campaign: Campaign) -> None:
 def test_an_element_that_failed_is_named(campaign: Campaign) -> None:
     own, other = documents(OWN), documents(OTHER)
     other["se"].converged, other["se"].energy_per_atom = False, None
+    phases = Knowledge(campaign, own, entries(own)).phases
     with pytest.raises(UserError, match="Se"):
-        confirmations(judge(entries(own), own, campaign), entries(other), other, campaign)
+        confirmations(phases, entries(other), other, campaign)
 
 
 def test_what_was_confirmed_is_told_without_a_hull(campaign: Campaign, tmp_path: Path) -> None:
     own, other = documents(OWN), documents(OTHER)
     other["se"].converged, other["se"].energy_per_atom = False, None
-    crystals = without_hull(judge(entries(own), own, campaign), entries(other), other)
+    crystals = without_hull(Knowledge(campaign, own, entries(own)).phases, entries(other), other)
     found = {c.id: c for c in crystals}
     assert set(found) == set(KNOWN)
     assert found["new"].after.label == "no hull" and found["new"].displacement is not None
@@ -179,7 +181,7 @@ def test_displacement_is_the_root_mean_square() -> None:
 
 def test_the_report_shows_both_levels(campaign: Campaign, tmp_path: Path) -> None:
     own, other = documents(OWN), documents(OTHER)
-    phases = judge(entries(own), own, campaign)
+    phases = Knowledge(campaign, own, entries(own)).phases
     crystals = confirmations(phases, entries(other), other, campaign)
     summary: dict[str, Any] = {"system": ["Bi", "Se"], "level_of_theory": OWN.model_dump()}
     plain = [p.model_dump(mode="json") for p in phases]

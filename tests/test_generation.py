@@ -22,8 +22,8 @@ from ccdcgan.models.potential import Potential
 from ccdcgan.workflows.campaign import Campaign, Screening, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.generation import Judge, left_out, new_stackings
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learning import crystals_of, preset_of
-from ccdcgan.workflows.phases import training_set
 from ccdcgan.workflows.screening import Limits
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -67,7 +67,7 @@ def documents() -> dict[str, RelaxationDocument]:
 @pytest.fixture(scope="module")
 def files(documents) -> Files:
     """Of a constraint that has learnt from the documents."""
-    crystals = crystals_of(training_set(documents, CAMPAIGN), CAMPAIGN.properties)
+    crystals = crystals_of(Knowledge(CAMPAIGN, documents).samples, CAMPAIGN.properties)
     shipped = shipped_autoencoder()
     preset = preset_of(CAMPAIGN)
     trained, _ = train_constraints(crystals, ELEMENTS, preset, shipped, 0, guided=False)
@@ -82,7 +82,7 @@ def judge(
     campaign: Campaign = CAMPAIGN,
 ) -> Judge:
     errors = {FORMATION_ENERGY: {"mae": mae, "unrelaxed": unrelaxed}}
-    return Judge(campaign, files, errors, documents)
+    return Judge(Knowledge(campaign, documents), files, errors)
 
 
 def offsets(bismuth: float, selenium: float) -> Potential:
@@ -181,7 +181,8 @@ def test_stackings_of_what_is_stable_are_new_and_few_of_a_formula() -> None:
 
     def found(**loop) -> list[tuple[Origin, Structure]]:
         campaign = parse_campaign({"loop": loop}, "test")
-        return new_stackings(claims, {d.key: d for d in known}, seen, campaign, limits, 3)
+        knowledge = Knowledge(campaign, {d.key: d for d in known}, claims)
+        return new_stackings(knowledge, seen, limits, 3)
 
     some = found(stackings=100, screening={"per_formula": 1})
     assert any(is_same(s, stack(1, 1)) and o.id.endswith("bismuth-+quintupl") for o, s in some)

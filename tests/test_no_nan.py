@@ -27,7 +27,7 @@ from ccdcgan.launchers.local import write_results
 from ccdcgan.launchers.results import Results
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
-from ccdcgan.workflows.phases import build_hull, judge, training_set
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.stores import PHASES, RESULTS, Relaxations
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
@@ -77,13 +77,12 @@ def test_a_stored_result_that_is_not_finite_has_failed(
     # It is on no hull and in no training set; all else is as without it.
     without = {k: d for k, d in documents.items() if k != "BePd2"}
     entries = [Entry(key=k, origin=d.origin) for k, d in documents.items()]
-    phases = {p.id: p for p in judge(entries, documents, campaign)}
+    phases = {p.id: p for p in Knowledge(campaign, documents, entries).phases}
     assert phases["BePd2"].label == "not converged"
     assert phases["BePd2"].e_above_hull is None
-    for other in judge([e for e in entries if e.key != "BePd2"], without, campaign):
+    for other in Knowledge(campaign, without, [e for e in entries if e.key != "BePd2"]).phases:
         assert phases[other.id] == other
-    assert {s.key for s in training_set(documents, campaign)} == {"BePd"}
-    build_hull(list(documents.values()), campaign)
+    assert {s.key for s in Knowledge(campaign, documents).samples} == {"BePd"}
 
 
 def test_what_stands_beside_a_result_is_left_out_where_it_is_not_finite() -> None:
@@ -119,7 +118,7 @@ def test_no_hull_has_it() -> None:
     # Past the model, as a table of energies might bring it.
     documents["BePd"].energy_per_atom = math.nan
     with pytest.raises(UserError, match="BePd is not finite"):
-        build_hull(list(documents.values()), Campaign(system=("Be", "Pd")))
+        _ = Knowledge(Campaign(system=("Be", "Pd")), documents).hull
 
 
 @pytest.mark.parametrize("value", NOT_FINITE)

@@ -19,7 +19,7 @@ from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.database import ProposeMaker
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.phases import judge
+from ccdcgan.workflows.knowledge import Knowledge
 
 
 def campaign_with(folder: Path, *structures: Structure) -> Campaign:
@@ -143,6 +143,6 @@ def test_what_matches_a_reference_is_not_new() -> None:
             initial_structure=structure.as_dict(),
             level_of_theory=level,
         )
-    phases = judge(entries, documents, Campaign())
+    phases = Knowledge(Campaign(), documents, entries).phases
     assert [p.distinct for p in phases] == [True, True, True, False, True]
     assert phases[0].e_above_hull == 0.0

@@ -17,7 +17,9 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures, is_same
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal
+from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.selection import SCALES, SHORTLIST, STACKINGS, Novelty, choose, expected_gain
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -195,7 +197,8 @@ def learnt(*documents: RelaxationDocument) -> Novelty:
     found = {d.key: d for d in documents}
     # What is stored has no order: that of the entries counts.
     shuffled = {key: found[key] for key in sorted(found, reverse=True)}
-    return Novelty.of(ELEMENTS, [Entry(key=k, origin=d.origin) for k, d in found.items()], shuffled)
+    entries = [Entry(key=k, origin=d.origin) for k, d in found.items()]
+    return Knowledge(Campaign(), shuffled, entries).novelty()
 
 
 #: Starts around rocksalt, from near to far, and crystals of BiSe, all different.

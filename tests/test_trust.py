@@ -11,7 +11,8 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, Phase, RelaxationDocument
-from ccdcgan.workflows.phases import build_hull, judge, training_set, warnings_of
+from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.phases import warnings_of
 from ccdcgan.workflows.trust import trusted, untrusted
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE, uncorrected")
@@ -66,7 +67,7 @@ HOLE = relaxed("hole", cell(3.1, "Be", "Pd", "Pd"), -10.33, 28.24)
 
 def phases(documents: dict[str, RelaxationDocument], campaign: Campaign) -> dict[str, Phase]:
     entries = [Entry(key=k, origin=d.origin) for k, d in documents.items()]
-    return {p.id: p for p in judge(entries, documents, campaign)}
+    return {p.id: p for p in Knowledge(campaign, documents, entries).phases}
 
 
 def test_a_false_minimum_is_set_aside_with_both_numbers() -> None:
@@ -87,8 +88,8 @@ def test_a_false_minimum_is_set_aside_with_both_numbers() -> None:
     without = phases(palladium(), campaign)
     for key, phase in without.items():
         assert found[key] == phase
-    samples = {s.key for s in training_set(documents, campaign)}
-    assert samples == {s.key for s in training_set(palladium(), campaign)}
+    samples = {s.key for s in Knowledge(campaign, documents).samples}
+    assert samples == {s.key for s in Knowledge(campaign, palladium()).samples}
     lines = warnings_of(list(found.values()), documents, campaign)
     assert any("1 of 5 crystals are set aside as untrusted" in line for line in lines)
 
@@ -196,7 +197,7 @@ def test_corrections_come_by_themselves_where_scales_mix() -> None:
     assert found["NiO"].correction_per_atom == pytest.approx(-1.614)
     for phase in found.values():
         assert phase.level_of_theory.corrections == "MP2020 corrections"
-    assert build_hull(list(nickel_oxide().values()), campaign).level.corrections is not None
+    assert Knowledge(campaign, nickel_oxide()).hull.level.corrections is not None
     plain = parse_campaign({"system": "Ni-O", "relaxation": {"corrections": "none"}}, "file")
     found = phases(nickel_oxide(), plain)
     assert found["NiO"].formation_energy_per_atom == pytest.approx(0.412)

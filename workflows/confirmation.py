@@ -23,8 +23,8 @@ from ccdcgan.workflows.documents import (
     Place,
     RelaxationDocument,
 )
-from ccdcgan.workflows.phases import judge, ranked, unplaced
-from ccdcgan.workflows.stores import Relaxations
+from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.phases import ranked, spacegroup, unplaced
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
 #: other hull, too: which of them is lowest may change with the level.
@@ -70,8 +70,7 @@ def propose_confirmation(outcome: dict[str, Any], campaign: dict[str, Any]) -> l
     """Candidates for the confirming relaxations: the relaxed crystals as they are."""
     settings = Campaign.model_validate(campaign)
     assert settings.confirm is not None
-    entries = [Entry.model_validate(e) for e in outcome["entries"]]
-    phases = judge(entries, Relaxations().get([e.key for e in entries]), settings)
+    phases = Knowledge.of_job(outcome["entries"], settings).phases
     return [
         Candidate(origin=p.origin, structure=p.structure).model_dump(mode="json")
         for p in to_confirm(phases, settings.confirm.count)
@@ -98,7 +97,8 @@ def confirmations(
     UserError
         An element has no converged structure at the confirming level; the message names it.
     """
-    return _side_by_side(phases, judge(entries, documents, confirmed_campaign(campaign)))
+    confirmed = Knowledge(confirmed_campaign(campaign), documents, entries)
+    return _side_by_side(phases, confirmed.phases)
 
 
 def without_hull(
@@ -107,8 +107,10 @@ def without_hull(
     documents: Mapping[str, RelaxationDocument],
 ) -> list[Confirmation]:
     """What was confirmed where the other level has no hull: crystals and displacements alone."""
-    crystals = ((e, documents[e.key]) for e in entries)
-    found = [unplaced(e, d, decode_structure(d.structure)) for e, d in crystals]
+    found = []
+    for entry in entries:
+        crystal = decode_structure(documents[entry.key].structure)
+        found.append(unplaced(entry, documents[entry.key], crystal, spacegroup(crystal)))
     nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
     return [
         c.model_copy(update={"after": nowhere}) if c.converged else c

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -29,16 +28,16 @@ from ccdcgan.models.inference import (
 )
 from ccdcgan.models.potential import Potential
 from ccdcgan.models.voxels import FloatArray
-from ccdcgan.workflows import phases, progress
+from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import worker_class
-from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Candidate, Origin
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learning import crystals_of, load_files, preset_of, with_properties
-from ccdcgan.workflows.phases import build_hull, training_set
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.selection import Novelty, choose, expected_gain
-from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact
+from ccdcgan.workflows.stores import artifact_key, cached_artifact
 
 logger = logging.getLogger("ccdcgan")
 
@@ -58,27 +57,27 @@ class Judge:
         Of the trained constraint, and of the stages that it needs.
     found
         Errors of the constraint by property, as its job returns them.
-    documents
-        What is known: it makes the hull.
+    knowledge
+        It makes the hull.
     """
 
     def __init__(
         self,
-        settings: Campaign,
+        knowledge: Knowledge,
         files: Files,
         found: Mapping[str, Mapping[str, float]],
-        documents: dict[str, RelaxationDocument],
     ) -> None:
+        settings = knowledge.campaign
         self.settings, self.found = settings, found
         preset = preset_of(settings)
         self.predict = Predictor(settings.elements, preset, files, settings.properties)
         self.gains = settings.loop.screening.choose == "gain"
         if self.gains:
-            self.hull = build_hull(list(documents.values()), settings)
+            self.hull = knowledge.hull
             self.known: FloatArray = np.zeros((0, len(settings.properties)))
         # What is usual is asked of properties other than the formation energy only.
         if self.gains and len(settings.properties) > 1:
-            samples = with_properties(training_set(documents, settings), settings.properties)
+            samples = with_properties(knowledge.samples, settings.properties)
             self.known = crystals_of(samples, settings.properties).targets
 
     def __call__(
@@ -135,10 +134,10 @@ def _prerelaxed(
     chosen = choose(
         crystals,
         gain,
-        deepcopy(known),
+        known.copy(),
         PRERELAXED * screening.per_formula,
         PRERELAXED * loop.relaxations,
-        deepcopy(novelty),
+        novelty.copy(),
         shortlist=4,
         stacked=[o.is_stacking for o in origins],
     )
@@ -176,18 +175,14 @@ def left_out(energies: FloatArray, gain: FloatArray, most: float) -> dict[str, i
 
 
 def new_stackings(
-    claims: list[Entry],
-    documents: dict[str, RelaxationDocument],
-    known: SeenStructures,
-    settings: Campaign,
-    limits: Limits,
-    number: int,
+    knowledge: Knowledge, known: SeenStructures, limits: Limits, number: int
 ) -> list[tuple[Origin, Structure]]:
     """New stackings of known crystals within the stable threshold of their hull."""
+    settings = knowledge.campaign
     screening = settings.loop.screening
     parents = [
         (p.id, primitive_cell(decode_structure(p.structure)), p.e_above_hull)
-        for p in phases.judge(claims, documents, settings)
+        for p in knowledge.phases
         if p.distinct
         and p.e_above_hull is not None
         and p.e_above_hull <= settings.thresholds.stable
@@ -195,7 +190,7 @@ def new_stackings(
     if not parents:
         return []
     keys, crystals, distances = zip(*parents, strict=True)
-    seen, counts = deepcopy(known), Counter[str]()
+    seen, counts = known.copy(), Counter[str]()
     found: list[tuple[Origin, Structure]] = []
     for parts, made in stackings(crystals, distances, limits.max_sites):
         composition = sum((crystals[i].composition for i in parts), Composition())
@@ -286,16 +281,11 @@ class GenerateMaker(Maker):
             for i, crystal in enumerate(decoded)
             if crystal is not None and limits.allow(crystal)
         ]
-        claims = [Entry.model_validate(e) for e in entries]
-        documents = Relaxations().get([e.key for e in claims])
-        known = SeenStructures(
-            decode_structure(s)
-            for d in documents.values()
-            for s in (d.structure, d.initial_structure)
-        )
+        knowledge = Knowledge.of_job(entries, settings)
+        known = knowledge.seen()
         stacked = []
         if loop.stackings:
-            stacked = new_stackings(claims, documents, known, settings, limits, number)
+            stacked = new_stackings(knowledge, known, limits, number)
         origins = [origin for origin, _ in valid + stacked]
         crystals = [crystal for _, crystal in valid + stacked]
         energies: FloatArray = np.full(len(crystals), np.nan)
@@ -303,11 +293,12 @@ class GenerateMaker(Maker):
         reasons = left_out(energies, gain, screening.max_formation_energy)
         novelty = None
         if preset.gan.variant != "dcgan":
-            judge = Judge(settings, files, errors, documents)
+            judge = Judge(knowledge, files, errors)
             energies, gain = judge(crystals)
             reasons = left_out(energies, gain, screening.max_formation_energy)
             if screening.choose == "gain":
-                novelty = Novelty.of(settings.elements, claims, documents)
+                novelty = knowledge.novelty()
+                knowledge.keep()
         was_prerelaxed = None
         if POTENTIAL in files and novelty is not None:
             shortlist, crystals = _prerelaxed(

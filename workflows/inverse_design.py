@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,21 +25,13 @@ from ccdcgan.workflows.documents import (
     ConstraintFigures,
     Curve,
     Entry,
-    Phase,
-    RelaxationDocument,
     Summary,
 )
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 from ccdcgan.workflows.generation import GenerateMaker, nothing_chosen
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learning import AutoencoderMaker, ConstraintMaker, GanMaker
-from ccdcgan.workflows.phases import (
-    build_hull,
-    database_counts,
-    judge,
-    ranked,
-    round_counts,
-    warnings_of,
-)
+from ccdcgan.workflows.phases import database_counts, ranked, round_counts, warnings_of
 from ccdcgan.workflows.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
@@ -87,9 +78,7 @@ class RoundMaker(Maker):
         settings = Campaign.model_validate(campaign)
         if number > settings.loop.rounds:
             return {"entries": entries, "history": history}
-        claims = [Entry.model_validate(e) for e in entries]
-        documents = Relaxations().get([e.key for e in claims])
-        publish_phases(judge(claims, documents, settings), documents, settings)
+        publish_phases(Knowledge.of_job(entries, settings))
         here = f"round {number}"
         constraint = self.constraint.make(entries, autoencoder, campaign, number)
         gan = self.gan.make(autoencoder, constraint.output, campaign, number)
@@ -121,12 +110,11 @@ class RoundMaker(Maker):
         )
 
 
-def publish_phases(
-    phases: Sequence[Phase], documents: Mapping[str, RelaxationDocument], campaign: Campaign
-) -> None:
+def publish_phases(knowledge: Knowledge) -> None:
     """Let people query what is known so far, with the key of the hull that judged it."""
-    converged = sorted(key for key, d in documents.items() if d.converged)
-    placed = [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None]
+    campaign = knowledge.campaign
+    converged = sorted(key for key, d in knowledge.documents.items() if d.converged)
+    placed = [p.model_dump(mode="json") for p in knowledge.phases if p.energy_per_atom is not None]
     system = "-".join(sorted(campaign.elements))
     publish(placed, campaign.digest(), system, artifact_key("hull", converged))
 
@@ -146,12 +134,11 @@ def conclude(
     ``confirmed`` crystals are placed on the hulls of both levels of theory.
     """
     settings = Campaign.model_validate(campaign)
-    entries = [Entry.model_validate(e) for e in outcome["entries"]]
-    documents = Relaxations().get([e.key for e in entries])
-    phases = judge(entries, documents, settings)
+    knowledge = Knowledge.of_job(outcome["entries"], settings)
+    phases = knowledge.phases
     for rank, phase in enumerate(ranked(phases), 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
-    publish_phases(phases, documents, settings)
+    publish_phases(knowledge)
     history = outcome["history"]
     confirming = [Entry.model_validate(e) for e in (confirmed or {"entries": []})["entries"]]
     others = Relaxations().get([e.key for e in confirming])
@@ -167,9 +154,12 @@ def conclude(
         counts.rejected[f"unreadable: {reason} ({', '.join(ids[:3])}{more})"] = len(ids)
     errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
     summary = Summary(
-        warnings=[*warnings_of(phases, documents, settings), *_warnings_of_rounds(history)],
+        warnings=[
+            *warnings_of(phases, knowledge.documents, settings),
+            *_warnings_of_rounds(history),
+        ],
         system=settings.elements,
-        level_of_theory=build_hull(list(documents.values()), settings).level,
+        level_of_theory=knowledge.hull.level,
         seed=settings.seed,
         thresholds=settings.thresholds.model_dump(),
         database=counts,
@@ -217,6 +207,11 @@ def conclude(
 def _warnings_of_rounds(history: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was not as it should be on the way, a line each."""
     found = []
+    if foreign := history[-1]["constraint"].get("foreign_frames"):
+        found.append(
+            f"the geometries on the way of {foreign} relaxations have energies that are not theirs "
+            "(VASP 5 with earlier versions of ccdcgan): no potential was learnt from them"
+        )
     for number, report in enumerate(history, 1):
         figures = report["constraint"].get("potential")
         if figures and not (errors := PotentialErrors(**figures)).used:

@@ -34,10 +34,10 @@ from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import SMALLEST_DATABASE, Campaign
 from ccdcgan.workflows.database import worker_class
-from ccdcgan.workflows.documents import Entry, RelaxationDocument
-from ccdcgan.workflows.phases import Sample, training_set
+from ccdcgan.workflows.documents import RelaxationDocument
+from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.phases import Sample
 from ccdcgan.workflows.stores import Relaxations, artifact_key, cached_artifact, load_artifact
-from ccdcgan.workflows.trust import trusted
 
 logger = logging.getLogger("ccdcgan")
 
@@ -58,14 +58,9 @@ def preset_of(campaign: Campaign) -> Preset:
     return replace(preset, gan=gan, guide=guide, autoencoder_epochs=epochs)
 
 
-def documents_of(entries: Sequence[dict[str, Any]]) -> dict[str, RelaxationDocument]:
-    """Relaxations of the entries by key."""
-    return Relaxations().get([Entry.model_validate(e).key for e in entries])
-
-
-def samples_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Sample]:
+def samples_of(knowledge: Knowledge) -> list[Sample]:
     """What can be learnt from, or a clear error if it is too little."""
-    samples = training_set(documents, campaign)
+    samples, campaign = knowledge.samples, knowledge.campaign
     cells = [s.structure for s in samples]
     good, _ = usable(cells, campaign.elements, preset_of(campaign))
     if len(good) < SMALLEST_DATABASE:
@@ -117,7 +112,7 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
             stress=np.array(frame.stress),
             relaxation=number,
         )
-        for number, (_, d) in enumerate(sorted(trusted(documents).items()))
+        for number, (_, d) in enumerate(sorted(documents.items()))
         if d.has_own_frames
         for frame in d.frames
     ]
@@ -180,7 +175,7 @@ class AutoencoderMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        samples = samples_of(documents_of(entries), settings)
+        samples = samples_of(Knowledge.of_job(entries, settings))
         shipped = settings.networks.autoencoder == "shipped"
         weights = shipped_autoencoder() if shipped else {}
         key = artifact_key(
@@ -228,10 +223,14 @@ class ConstraintMaker(Maker):
         start = monotonic()
         settings = Campaign.model_validate(campaign)
         preset = preset_of(settings)
-        documents = documents_of(entries)
-        samples = with_properties(samples_of(documents, settings), settings.properties)
+        knowledge = Knowledge.of_job(entries, settings)
+        samples = with_properties(samples_of(knowledge), settings.properties)
         crystals = crystals_of(samples, settings.properties)
-        frames = frames_of(documents, settings) if settings.prerelaxes else []
+        frames, foreign = [], 0
+        if settings.prerelaxes:
+            believed = Relaxations().get(knowledge.documents.keys() - knowledge.untrusted.keys())
+            frames = frames_of(believed, settings)
+            foreign = sum(not d.has_own_frames for d in believed.values())
         key = artifact_key(
             "constraint",
             autoencoder["key"],
@@ -272,6 +271,7 @@ class ConstraintMaker(Maker):
         return {
             "key": key,
             **{k: v for k, v in artifact.items() if k != "files"},
+            "foreign_frames": foreign,
             "seconds": monotonic() - start,
         }
 

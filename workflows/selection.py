@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +15,10 @@ from scipy.stats import norm
 from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.sources import primitive_cell
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.models.environments import Environments, crystal_means
 from ccdcgan.models.goals import FORMATION_ENERGY, Goal, score
 from ccdcgan.models.inference import can_be_judged
 from ccdcgan.models.voxels import FloatArray
-from ccdcgan.workflows.documents import Entry, RelaxationDocument
 
 #: Novelty is looked at for so many times the structures that are wanted.
 SHORTLIST = 20
@@ -81,6 +81,24 @@ def expected_gain(
     return gain
 
 
+class Distance(NamedTuple):
+    """How far a start was from all that was known of its formula, and what it became.
+
+    Attributes
+    ----------
+    value
+        As `Novelty.distance`.
+    is_new
+        Whether it became a crystal that was not known.
+    is_stacking
+        Whether it was a stacking of known crystals.
+    """
+
+    value: float
+    is_new: bool
+    is_stacking: bool
+
+
 class Novelty:
     """Probability that a structure relaxes to a crystal that is not known yet.
 
@@ -103,37 +121,23 @@ class Novelty:
     def __init__(self, elements: Sequence[str]) -> None:
         self._environments = Environments(elements)
         self._known: defaultdict[str, list[NDArray[np.float32]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[Callable[[], Structure]]] = defaultdict(list)
         self.scale = self.stacking_scale = float(np.median(SCALES))
 
-    @classmethod
-    def of(
-        cls,
-        elements: Sequence[str],
-        entries: Iterable[Entry],
-        documents: Mapping[str, RelaxationDocument],
-    ) -> Novelty:
-        """What the relaxations of a campaign, in their order, tell of distances and novelty."""
-        novelty, seen = cls(elements), SeenStructures()
-        found: list[tuple[float, bool, bool]] = []
-        for entry in entries:
-            document = documents[entry.key]
-            final = decode_structure(document.structure)
-            if not document.converged or len(final.composition) < len(elements):
-                continue
-            start = decode_structure(document.initial_structure)
-            is_new = seen.add_if_new(final)
-            if can_be_judged(start):
-                distance = novelty.distance(start, novelty.vectors([start])[0])
-                if np.isfinite(distance):
-                    found.append((distance, is_new, entry.origin.is_stacking))
-            if is_new:
-                novelty.add(final, novelty.vectors([final])[0])
+    def copy(self) -> Novelty:
+        """The same crystals; what either learns from now on, the other does not."""
+        other = copy(self)
+        other._known = defaultdict(list, {f: list(known) for f, known in self._known.items()})
+        other._waiting = defaultdict(list, {f: list(late) for f, late in self._waiting.items()})
+        return other
+
+    def fit(self, found: Sequence[Distance]) -> None:
+        """Fit the scales to what relaxations have told."""
         if found:
             distances, new, stacked = (np.array(column) for column in zip(*found, strict=True))
-            novelty.scale = novelty.stacking_scale = _fitted(distances, new)
+            self.scale = self.stacking_scale = _fitted(distances, new)
             if stacked.sum() >= STACKINGS:
-                novelty.stacking_scale = _fitted(distances[stacked], new[stacked])
-        return novelty
+                self.stacking_scale = _fitted(distances[stacked], new[stacked])
 
     def vectors(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
         """Mean environments (n, width) of structures whose atoms do not overlap."""
@@ -147,8 +151,19 @@ class Novelty:
 
     def distance(self, structure: Structure, vector: NDArray[np.float32]) -> float:
         """Distance to the nearest known crystal of the formula; infinite if there is none."""
-        known = self._known.get(structure.composition.reduced_formula)
+        formula = structure.composition.reduced_formula
+        known = self._known[formula]
+        for late in self._waiting.pop(formula, []):
+            # A copy: a row of an array would keep all of it.
+            known.append(np.array(self.vectors([late()])[0]))
         return float(np.linalg.norm(np.array(known) - vector, axis=1).min()) if known else np.inf
+
+    def distance_of(self, structure: Structure) -> float | None:
+        """The same of any structure; None where it cannot be judged or nothing is known."""
+        if not can_be_judged(structure):
+            return None
+        distance = self.distance(structure, self.vectors([structure])[0])
+        return distance if np.isfinite(distance) else None
 
     def probability(self, distance: FloatArray, stacked: NDArray[np.bool_]) -> FloatArray:
         """Probability that what is so far from all that is known leads to something new, (n,).
@@ -164,8 +179,11 @@ class Novelty:
 
     def add(self, structure: Structure, vector: NDArray[np.float32]) -> None:
         """Know a structure from now on."""
-        # A copy: a row of an array would keep all of it.
         self._known[structure.composition.reduced_formula].append(np.array(vector))
+
+    def add_later(self, formula: str, structure: Callable[[], Structure]) -> None:
+        """Know a structure of a reduced formula, which is asked for when its formula is."""
+        self._waiting[formula].append(structure)
 
 
 def _fitted(distances: FloatArray, new: NDArray[np.bool_]) -> float:

@@ -110,9 +110,18 @@ class Relaxations:
         criteria = {"energy_per_atom": {"$ne": None}, "second_opinion": None}
         return [d["key"] for d in self._of(keys, criteria, ["key"])]
 
-    def get(self, keys: Iterable[str]) -> dict[str, RelaxationDocument]:
-        """Documents by key."""
-        return {d["key"]: RelaxationDocument.model_validate(d) for d in self._of(keys, {})}
+    def get(self, keys: Iterable[str], frames: bool = True) -> dict[str, RelaxationDocument]:
+        """Documents by key, with their frames or without."""
+        fields = None
+        # The embedded store cannot leave out parts of a document.
+        if not frames and not isinstance(self._store, MontyStore):
+            fields = sorted(set(RelaxationDocument.model_fields) - {"frames"})
+        found = {}
+        for document in self._of(keys, {}, fields):
+            if not frames:
+                document.pop("frames", None)
+            found[document["key"]] = RelaxationDocument.model_validate(document)
+        return found
 
 
 def insert(store: Store, documents: list[dict[str, Any]]) -> None:
@@ -159,6 +168,17 @@ def load_artifact(key: str) -> dict[str, Any]:
     if found is None:
         raise RuntimeError(f"artifact {key} is missing from the store {DATA!r}")
     return _unpack(found["value"])
+
+
+def load_bytes(key: str) -> bytes | None:
+    """What `store_bytes` has kept under a key; None if there is nothing."""
+    found = current_store(DATA).query_one({"key": key})
+    return None if found is None else _unpack(found["value"])["content"]
+
+
+def store_bytes(key: str, content: bytes) -> None:
+    """Keep something under a key, in place of what is there."""
+    Spool().put(DATA, current_store(DATA), {"key": key, "value": _pack({"content": content})})
 
 
 def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: str) -> None:

@@ -1,0 +1,142 @@
+"""What a campaign knows: each thing worked out once, and the same however it grew."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Lattice, Structure
+
+from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.models.environments import rattled
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.knowledge import Fact, Knowledge
+
+LEVEL = LevelOfTheory(engine="test", package="test", checkpoint="0", scale="eV")
+CAMPAIGN = Campaign()
+TYPES = (CSCL, NIAS, ROCKSALT, ZINCBLENDE, FLUORITE, ANTIFLUORITE)
+
+
+def relaxed(key: str, end: Structure, energy: float, converged: bool = True) -> RelaxationDocument:
+    return RelaxationDocument(
+        key=key,
+        level_of_theory=LEVEL,
+        structure=end.as_dict(),
+        energy_per_atom=energy,
+        converged=converged,
+        campaign="x",
+        origin=Origin(kind="prototype", id=key),
+        initial_structure=rattled(end, 0).as_dict(),
+    )
+
+
+def crystals() -> Iterator[RelaxationDocument]:
+    """The elements, then every type three times, of other cells and nearly the same."""
+    for symbol, energy in (("Bi", -3.8), ("Se", -3.4)):
+        yield relaxed(symbol, Structure(Lattice.cubic(3.0), [symbol], [[0] * 3]), energy)
+    cells = ((1, 1, 1), (2, 1, 1), (1, 1, 2))
+    for n, (size, end) in enumerate(itertools.product(cells, TYPES)):
+        yield relaxed(f"{n:02d}", rattled(end * size, n, 0.01, 0.001), -3.9 + 0.01 * n, n != 7)
+
+
+DOCUMENTS = list(crystals())
+
+
+def entries(documents: list[RelaxationDocument]) -> list[Entry]:
+    return [Entry(key=d.key, origin=d.origin) for d in documents]
+
+
+def knowledge(
+    documents: list[RelaxationDocument], facts: dict[str, Fact] | None = None
+) -> Knowledge:
+    return Knowledge(CAMPAIGN, {d.key: d for d in documents}, entries(documents), facts)
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Formulas of all pairs of structures that are matched."""
+    found: list[tuple[str, str]] = []
+    fit = StructureMatcher.fit
+
+    def counted(self: StructureMatcher, a: Structure, b: Structure, **options: bool) -> bool:
+        found.append((a.composition.reduced_formula, b.composition.reduced_formula))
+        return bool(fit(self, a, b, **options))
+
+    monkeypatch.setattr(StructureMatcher, "fit", counted)
+    return found
+
+
+def test_a_round_matches_what_is_new_with_what_is_known(fits) -> None:
+    known, new = DOCUMENTS[:14], DOCUMENTS[14:]
+    first = knowledge(known)
+    fits.clear()
+    grown = knowledge(DOCUMENTS, first.facts)
+    kinds = [
+        first.structure(k).composition.reduced_formula
+        for k, f in first.facts.items()
+        if f.crystal == k
+    ]
+    most = sum(kinds.count(grown.structure(d.key).composition.reduced_formula) for d in new)
+    assert 0 < len(fits) <= most
+    fits.clear()
+    again = knowledge(DOCUMENTS, grown.facts)
+    assert (again.phases, len(again.samples), again.facts) == (grown.phases, 6, grown.facts)
+    again.novelty()
+    assert not fits
+
+
+def test_what_has_grown_is_what_is_made_at_once() -> None:
+    at_once = knowledge(DOCUMENTS)
+    facts: dict[str, Fact] = {}
+    for number in range(2, len(DOCUMENTS) + 1, 3):
+        facts = knowledge(DOCUMENTS[:number], facts).facts
+    grown = knowledge(DOCUMENTS, facts)
+    assert grown.facts == at_once.facts
+    assert grown.phases == at_once.phases
+    assert sum(p.distinct for p in grown.phases) == 8
+    assert [s.key for s in grown.samples] == ["00", "01", "02", "03", "04", "05"]
+    assert all(len(s.starts) == (2 if s.key == "01" else 3) for s in grown.samples)
+    assert grown.novelty().scale == at_once.novelty().scale
+    assert grown.facts == at_once.facts
+
+
+def test_what_is_known_of_another_structure_under_a_key_is_worked_out_anew() -> None:
+    facts = knowledge(DOCUMENTS).facts
+    # The first of its class is now another crystal; one that failed has converged.
+    changed = [
+        relaxed("00", rattled(NIAS, 3, 0.01, 0.001), -3.9)
+        if d.key == "00"
+        else d.model_copy(update={"converged": True})
+        if d.key == "07"
+        else d
+        for d in DOCUMENTS
+    ]
+    assert knowledge(changed, facts).phases == knowledge(changed).phases
+    classes = {k: f.crystal for k, f in knowledge(changed, facts).facts.items()}
+    assert classes["00"] == classes["01"] == classes["07"]
+    assert classes["06"] == classes["12"] not in ("00", None)
+    # What left the campaign is no name of a crystal any more.
+    fewer = [d for d in DOCUMENTS if d.key != "00"]
+    assert knowledge(fewer, facts).phases == knowledge(fewer).phases
+
+
+def test_other_orders_have_the_same_crystals() -> None:
+    facts = knowledge(DOCUMENTS).facts
+    backwards = knowledge(DOCUMENTS[::-1], facts)
+    distinct = [p.id for p in backwards.phases if p.distinct]
+    assert distinct == ["17", "16", "15", "14", "13", "12", "Se", "Bi"]
+
+
+def test_copies_learn_for_themselves() -> None:
+    known = knowledge(DOCUMENTS)
+    seen, novelty = known.seen(), known.novelty()
+    other = Structure(Lattice.cubic(4.0), ["Bi", "Se", "Se"], [[0] * 3, [0.5] * 3, [0.5, 0.5, 0]])
+    assert seen.copy().add_if_new(other) and other not in seen
+    vector = novelty.vectors([other])[0]
+    copied = novelty.copy()
+    copied.add(other, vector)
+    assert copied.distance(other, vector) == 0 < novelty.distance(other, vector)

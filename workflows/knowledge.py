@@ -1,0 +1,316 @@
+"""What a campaign knows: worked out of its relaxations once, and grown by those that are new."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, Self
+
+from pydantic import BaseModel, Field, TypeAdapter
+from pymatgen.core import Structure
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
+from ccdcgan.dft.hull import Hull
+from ccdcgan.dft.matching import SeenStructures, Shape, shape_of
+from ccdcgan.dft.sources import primitive_cell
+from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.moments import is_magnetic
+from ccdcgan.models.goals import FORMATION_ENERGY
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Entry, Phase, RelaxationDocument
+from ccdcgan.workflows.phases import Sample, second_place, spacegroup, unplaced, without_noise
+from ccdcgan.workflows.selection import Distance, Novelty
+from ccdcgan.workflows.stores import Relaxations, artifact_key, load_bytes, store_bytes
+from ccdcgan.workflows.trust import lowest_elements, untrusted
+
+#: By so much, eV/atom, an order of moments is lower than another.
+MAGNETIC = 0.001
+
+
+class Fact(BaseModel):
+    """What one relaxation tells that no later one changes."""
+
+    source: str = Field(description="Hash of the structures that it was worked out of.")
+    spacegroup: str
+    end: Shape | None = Field(description="Of the relaxed structure; null where it is degenerate.")
+    start: Shape | None = Field(description="Of the initial structure.")
+    crystal: str | None = Field(
+        None, description="Key of the first relaxation of the same crystal; null unless converged."
+    )
+    distance: float | None = Field(
+        None,
+        description="From the initial structure to the nearest crystal that was known before, as "
+        "`Novelty` measures it: negative where it cannot be; null where nobody has asked.",
+    )
+
+
+_FACTS = TypeAdapter(dict[str, Fact])
+
+
+class Knowledge:
+    """Classes of equal crystals, hull, phases, samples and novelty of a campaign's relaxations.
+
+    Parameters
+    ----------
+    campaign
+        Its settings.
+    documents
+        Relaxations by content key, with or without their frames.
+    entries
+        What the campaign has relaxed, in its order: database first, then round by round. By default
+        all documents by their keys.
+    facts
+        By content key, what was worked out before. Those that no longer fit are worked out anew.
+    """
+
+    def __init__(
+        self,
+        campaign: Campaign,
+        documents: Mapping[str, RelaxationDocument],
+        entries: Sequence[Entry] | None = None,
+        facts: Mapping[str, Fact] | None = None,
+    ) -> None:
+        if entries is None:
+            entries = [Entry(key=key, origin=documents[key].origin) for key in sorted(documents)]
+        self.campaign, self.entries = campaign, entries
+        self.documents = {e.key: documents[e.key] for e in entries}
+        self._ends: dict[str, Structure] = {}
+        self._stored = dict(facts or {})
+        self.facts = self._grown(self._stored)
+
+    @classmethod
+    def of_job(cls, entries: Iterable[Mapping[str, Any]], campaign: Campaign) -> Self:
+        """What the entries of a job tell; facts are taken from its JobStore, and kept there."""
+        claims = [Entry.model_validate(e) for e in entries]
+        documents = Relaxations().get([e.key for e in claims], frames=False)
+        stored = load_bytes(_key(campaign))
+        facts = {} if stored is None else _FACTS.validate_json(zlib.decompress(stored))
+        found = cls(campaign, documents, claims, facts)
+        found.keep()
+        return found
+
+    def keep(self) -> None:
+        """Keep what was worked out in the JobStore of the running job, if it is new."""
+        merged = {**self._stored, **self.facts}
+        if merged != self._stored:
+            store_bytes(_key(self.campaign), zlib.compress(_FACTS.dump_json(merged)))
+            self._stored = {key: fact.model_copy() for key, fact in merged.items()}
+
+    def structure(self, key: str) -> Structure:
+        """A relaxed structure."""
+        if key not in self._ends:
+            self._ends[key] = decode_structure(self.documents[key].structure)
+        return self._ends[key]
+
+    def _start(self, key: str) -> Structure:
+        return decode_structure(self.documents[key].initial_structure)
+
+    def _grown(self, stored: Mapping[str, Fact]) -> dict[str, Fact]:
+        """The facts of all documents: those that are stored, and classes of what is new."""
+        sources = {key: _source(d) for key, d in self.documents.items()}
+        facts = {
+            key: fact.model_copy()
+            for key, fact in stored.items()
+            if key in sources and fact.source == sources[key]
+        }
+        # A crystal whose first relaxation is not there any more has no name.
+        whole = {None, *facts}
+        facts = {key: fact for key, fact in facts.items() if fact.crystal in whole}
+        new = [key for key in sources if key not in facts]
+        known, names = SeenStructures(), []
+        formulas = {self.structure(key).composition.reduced_formula for key in new}
+        for key, fact in facts.items():
+            end = self.structure(key) if fact.crystal == key else None
+            if end is not None and end.composition.reduced_formula in formulas:
+                known.add(end, fact.end)
+                names.append(key)
+        for key in new:
+            end = self.structure(key)
+            facts[key] = fact = Fact(
+                source=sources[key],
+                spacegroup=spacegroup(end),
+                end=shape_of(end),
+                start=shape_of(self._start(key)),
+            )
+            if self.documents[key].converged:
+                number = known.number(end)
+                names += [key] * (number == len(names))
+                fact.crystal = names[number]
+        return {key: facts[key] for key in sources}
+
+    @cached_property
+    def untrusted(self) -> dict[str, str]:
+        """Keys of relaxations that cannot be believed, with the reason of each."""
+        return untrusted(self.documents.values())
+
+    @cached_property
+    def hull(self) -> Hull:
+        """The convex hull of all converged documents that can be believed.
+
+        A pure element whose lowest structure ran out of steps has that as its end member all the
+        same: a higher one would be wrong by more.
+
+        Raises
+        ------
+        UserError
+            See `Hull`.
+        """
+        return self._hull_of(self._on_hull)
+
+    @cached_property
+    def _on_hull(self) -> list[RelaxationDocument]:
+        documents = self.documents.values()
+        placed = [
+            d for d in documents if d.energy_per_atom is not None and d.key not in self.untrusted
+        ]
+        lowest = {d.key for d in lowest_elements(placed).values()}
+        return [d for d in placed if d.converged or d.key in lowest]
+
+    def _hull_of(self, documents: Sequence[RelaxationDocument], second: bool = False) -> Hull:
+        """The hull of documents, or of their second opinions."""
+        corrections = self.campaign.corrections
+        energies, levels, compositions = [], [], []
+        for document in documents:
+            structure = self.structure(document.key)
+            given = document.second_opinion if second else document
+            assert given is not None and given.energy_per_atom is not None
+            correction = corrections.per_atom(structure) if corrections else 0.0
+            energies.append(given.energy_per_atom + correction)
+            levels.append(given.level_of_theory)
+            compositions.append(structure.composition)
+        return Hull(compositions, energies, levels, self.campaign.elements, corrections)
+
+    @cached_property
+    def _second_hull(self) -> Hull | None:
+        """The hull by the second opinions; None where there are none of all end members."""
+        both = [d for d in self._on_hull if d.second_opinion is not None]
+        try:
+            return self._hull_of(both, second=True) if both else None
+        except UserError:
+            return None
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """Phases in the order of the entries.
+
+        Converged entries make the hull. One that ran out of steps is placed on it all the same, as
+        ``not converged``; one that was rejected has no energy and no place. One that cannot be
+        believed is ``untrusted``, with its distance to a hull that it is not part of.
+        """
+        corrections, thresholds = self.campaign.corrections, self.campaign.thresholds
+        first: dict[str, Phase] = {}
+        phases = []
+        for entry in self.entries:
+            document, fact = self.documents[entry.key], self.facts[entry.key]
+            structure = self.structure(entry.key)
+            phase = unplaced(entry, document, structure, fact.spacegroup)
+            phase.level_of_theory = phase.level_of_theory.model_copy(
+                update={"corrections": self.hull.level.corrections}
+            )
+            phases.append(phase)
+            if document.energy_per_atom is None:
+                continue
+            place = self.hull.place(structure, document.energy_per_atom)
+            distance = without_noise(place.e_above_hull)
+            if corrections is not None:
+                phase.correction_per_atom = place.energy - document.energy_per_atom
+            phase.energy_per_atom = place.energy
+            phase.formation_energy_per_atom = place.formation_energy
+            phase.e_above_hull = distance
+            phase.second_opinion = second_place(document, structure, self._second_hull)
+            if document.key in self.untrusted:
+                phase.label, phase.reason = "untrusted", self.untrusted[document.key]
+            elif fact.crystal is not None:
+                phase.label = thresholds.label(place.formation_energy, distance)
+                if len(structure.composition) == 1 and not distance:
+                    # Formation energies cannot tell: those of elements count from it.
+                    phase.label = "stable"
+                met = first.setdefault(fact.crystal, phase)
+                phase.distinct = met is phase
+                if met is not phase and _is_lower_magnet(phase, met):
+                    met.distinct, phase.distinct = False, True
+                    first[fact.crystal] = phase
+        return phases
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Distinct converged crystals that hold every element, in the order of their keys.
+
+        Were a crystal there twice, a model would be tested on what it has learnt.
+        """
+        found: dict[str, Sample] = {}
+        for key in sorted(self.documents):
+            document, crystal = self.documents[key], self.facts[key].crystal
+            energy = document.energy_per_atom
+            if crystal is None or energy is None or key in self.untrusted or not self._whole(key):
+                continue
+            if crystal in found:
+                found[crystal].starts[key] = self._start(key)
+                continue
+            structure = self.structure(key)
+            place = self.hull.place(structure, energy)
+            properties = {
+                **document.properties,
+                FORMATION_ENERGY: place.formation_energy,
+                "e_above_hull": place.e_above_hull,
+                "volume_per_atom": structure.volume / len(structure),
+                "density": float(structure.density),
+            }
+            starts = {key: self._start(key)}
+            found[crystal] = Sample(key, primitive_cell(structure), properties, starts)
+        return list(found.values())
+
+    def _whole(self, key: str) -> bool:
+        """Whether a crystal holds every element."""
+        return len(self.structure(key).composition) == len(self.campaign.elements)
+
+    def seen(self) -> SeenStructures:
+        """All relaxed and initial structures, converged or not."""
+        seen = SeenStructures()
+        for key, fact in self.facts.items():
+            seen.add(self.structure(key), fact.end)
+            seen.add(self._start(key), fact.start)
+        return seen
+
+    def novelty(self) -> Novelty:
+        """What the relaxations, in their order, tell of distances and novelty."""
+        novelty = Novelty(self.campaign.elements)
+        told: list[Distance] = []
+        for entry in {e.key: e for e in reversed(self.entries)}.values():
+            fact, end = self.facts[entry.key], self.structure(entry.key)
+            if fact.crystal is None or not self._whole(entry.key):
+                continue
+            if fact.distance is None:
+                distance = novelty.distance_of(self._start(entry.key))
+                fact.distance = -1.0 if distance is None else distance
+            is_new = fact.crystal == entry.key
+            if fact.distance >= 0:
+                told.append(Distance(fact.distance, is_new, entry.origin.is_stacking))
+            if is_new:
+                novelty.add_later(
+                    end.composition.reduced_formula, partial(self.structure, entry.key)
+                )
+        novelty.fit(told)
+        return novelty
+
+
+def _is_lower_magnet(phase: Phase, met: Phase) -> bool:
+    """Whether a crystal that was met with other magnetic moments is met with lower ones."""
+    assert phase.e_above_hull is not None and met.e_above_hull is not None
+    if phase.e_above_hull >= met.e_above_hull - MAGNETIC or phase.origin.kind != met.origin.kind:
+        return False
+    return all(is_magnetic(decode_structure(p.structure)) for p in (phase, met))
+
+
+def _key(campaign: Campaign) -> str:
+    # Not its digest: a campaign that does more goes on with what is known.
+    relaxation = campaign.relaxation.model_dump(mode="json")
+    return artifact_key("knowledge", campaign.elements, campaign.seed, relaxation)
+
+
+def _source(document: RelaxationDocument) -> str:
+    parts = [document.converged, document.structure, document.initial_structure]
+    return digest(json.dumps(parts, sort_keys=True, default=str), 16)
