@@ -24,7 +24,7 @@ from ccdcgan.workflows.documents import (
     RelaxationDocument,
 )
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.phases import ranked, spacegroup, unplaced
+from ccdcgan.workflows.phases import ranked, unplaced
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
 #: other hull, too: which of them is lowest may change with the level.
@@ -107,10 +107,8 @@ def without_hull(
     documents: Mapping[str, RelaxationDocument],
 ) -> list[Confirmation]:
     """What was confirmed where the other level has no hull: crystals and displacements alone."""
-    found = []
-    for entry in entries:
-        crystal = decode_structure(documents[entry.key].structure)
-        found.append(unplaced(entry, documents[entry.key], crystal, spacegroup(crystal)))
+    crystals = ((e, documents[e.key]) for e in entries)
+    found = [unplaced(e, d, decode_structure(d.structure)) for e, d in crystals]
     nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
     return [
         c.model_copy(update={"after": nowhere}) if c.converged else c

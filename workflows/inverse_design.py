@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from ccdcgan.workflows.documents import (
     ConstraintFigures,
     Curve,
     Entry,
+    RelaxationDocument,
     Summary,
 )
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
@@ -142,7 +144,8 @@ def conclude(
     history = outcome["history"]
     confirming = [Entry.model_validate(e) for e in (confirmed or {"entries": []})["entries"]]
     others = Relaxations().get([e.key for e in confirming])
-    failures = [*failed_structures(entries, documents), *failed_structures(confirming, others)]
+    failures = failed_structures(knowledge.entries, knowledge.documents)
+    failures += failed_structures(confirming, others)
     counts = database_counts(phases, len(settings.elements))
     for reason, number in proposed["rejected"].items():
         counts.rejected[f"prototype: {reason}"] = number

@@ -279,20 +279,20 @@ class Knowledge:
         """What the relaxations, in their order, tell of distances and novelty."""
         novelty = Novelty(self.campaign.elements)
         told: list[Distance] = []
-        for entry in {e.key: e for e in reversed(self.entries)}.values():
-            fact, end = self.facts[entry.key], self.structure(entry.key)
-            if fact.crystal is None or not self._whole(entry.key):
+        origins = {e.key: e.origin for e in reversed(self.entries)}
+        # In the order of the entries, as the documents are.
+        for key, fact in self.facts.items():
+            if fact.crystal is None or not self._whole(key):
                 continue
             if fact.distance is None:
-                distance = novelty.distance_of(self._start(entry.key))
+                distance = novelty.distance_of(self._start(key))
                 fact.distance = -1.0 if distance is None else distance
-            is_new = fact.crystal == entry.key
+            is_new = fact.crystal == key
             if fact.distance >= 0:
-                told.append(Distance(fact.distance, is_new, entry.origin.is_stacking))
+                told.append(Distance(fact.distance, is_new, origins[key].is_stacking))
             if is_new:
-                novelty.add_later(
-                    end.composition.reduced_formula, partial(self.structure, entry.key)
-                )
+                formula = self.structure(key).composition.reduced_formula
+                novelty.add_later(formula, partial(self.structure, key))
         novelty.fit(told)
         return novelty
 

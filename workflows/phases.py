@@ -44,13 +44,15 @@ class Sample:
     starts: dict[str, Structure] = field(default_factory=dict)
 
 
-def unplaced(entry: Entry, document: RelaxationDocument, structure: Structure, group: str) -> Phase:
-    """A phase that is on no hull yet, with its relaxed crystal and the name of its space group."""
+def unplaced(
+    entry: Entry, document: RelaxationDocument, structure: Structure, group: str | None = None
+) -> Phase:
+    """A phase that is on no hull yet, with its relaxed crystal and, if known, its space group."""
     return Phase(
         id=entry.key,
         structure=document.structure,
         formula=structure.composition.reduced_formula,
-        spacegroup=group,
+        spacegroup=group or spacegroup(structure),
         energy_per_atom=document.energy_per_atom,
         formation_energy_per_atom=None,
         e_above_hull=None,
