@@ -21,7 +21,7 @@ from ccdcgan.launchers.folder import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.database import ProposeMaker, RelaxMaker
 from ccdcgan.workflows.documents import Entry
-from ccdcgan.workflows.phases import judge
+from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.stores import RESULTS, Relaxations
 
 pytestmark = [
@@ -190,7 +190,7 @@ def test_adopted_runs_are_on_the_hull_and_not_computed_again(group, ccdcgan, tmp
     campaign = Campaign.model_validate(plain)
     claims = [Entry.model_validate(e) for e in entries]
     documents = Relaxations(relaxations(folder)).get([e.key for e in claims])
-    phases = judge(claims, documents, campaign)
+    phases = Knowledge(campaign, documents, claims).phases
     assert {p.formula for p in phases if p.e_above_hull is not None} == {"Bi", "BiSe", "Se"}
     left_out = plain | {"database": {"sources": sources, "without": ["BiSe"]}}
     proposed = output(ProposeMaker().make(left_out))["candidates"]

@@ -29,7 +29,7 @@ from ccdcgan.dft.structures.references import FileReferences, load_references
 from ccdcgan.dft.substitution import candidates
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.phases import judge
+from ccdcgan.workflows.knowledge import Knowledge
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
@@ -165,7 +165,7 @@ def test_each_order_has_its_energy_and_the_lower_one_counts() -> None:
         )
     campaign = Campaign(system="Fe-Se", relaxation=settings())
     for order in (entries, entries[::-1]):
-        phases = {p.id: p for p in judge(order, documents, campaign)}
+        phases = {p.id: p for p in Knowledge(campaign, documents, order).phases}
         assert [phases[r.key].distinct for r in results] == [False, True]
 
 

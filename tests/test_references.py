@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from crystals import ANTIFLUORITE, BISMUTH, ROCKSALT, fcc
+from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
@@ -107,7 +108,9 @@ def test_a_folder_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> 
 def test_references_and_own_structures_are_proposed_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: None)
+    store = MemoryStore(key="key")
+    store.connect()
+    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: store)
     campaign = campaign_with(tmp_path / "here", ROCKSALT)
     plain = campaign.model_dump(mode="json")
     plain["database"] |= {"filters": {"max_sites": 4}, "element_sites": 3}
