@@ -15,6 +15,7 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.folder import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+from ccdcgan.workflows.database import merge_entries
 from ccdcgan.workflows.stores import RESULTS
 
 VASP = {"name": "vasp", "incar": {"ALGO": "Fast"}}
@@ -79,7 +80,7 @@ def test_a_folder_keeps_the_stages_that_it_began_with(tmp_path: Path, where: str
         chosen = {"relaxation": relaxation}
         return parse_campaign(chosen if where == "relaxation" else {"confirm": chosen}, "x")
 
-    def stages(campaign: Campaign) -> list[tuple[str, ...]]:
+    def stages(campaign: Campaign) -> list[Any]:
         engines = [r.engine for r in campaign.relaxations.values()]
         return [e.stages for e in engines if isinstance(e, VaspEngine)]
 
@@ -92,6 +93,11 @@ def test_a_folder_keeps_the_stages_that_it_began_with(tmp_path: Path, where: str
         assert stages(first) == [("relax", "relax", "static")]
     with open_workdir(new, campaign()) as again:
         assert again.digest() == first.digest()
+    own = [["relax", {"kind": "static", "incar": {"ALGO": a, "ENCUT": 600}}] for a in ("All", "N")]
+    with open_workdir(tmp_path / "own", campaign(stages=own[0])):
+        pass
+    with open_workdir(tmp_path / "own", campaign(stages=own[1])) as again:
+        assert stages(again) != stages(campaign(stages=own[0])), "of a technical tag"
     other = campaign(stages=["relax", "relax", "static"])
     with pytest.raises(UserError, match="stages"), open_workdir(folder, other):
         pass
@@ -137,6 +143,11 @@ def test_another_campaign_is_refused_with_both_values(
     for verb in ("run", "check"):
         code, said = command(monkeypatch, capsys, verb, str(path), "--workdir", str(folder))
         assert code == 2 and words[0] in said and "Traceback" not in said
+
+
+def test_a_stage_of_several_jobs_took_the_time_of_all() -> None:
+    batches = [{"entries": [name], "seconds": took} for name, took in (("a", 2.0), ("b", 3.0))]
+    assert merge_entries.original(batches) == {"entries": ["a", "b"], "seconds": 5.0}
 
 
 def documents(folder: Path) -> dict[str, dict[str, Any]]:

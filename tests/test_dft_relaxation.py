@@ -1,6 +1,7 @@
 """Relaxation: keys, energies against an independent run, gates, and parallel processes."""
 
 import itertools
+import json
 import multiprocessing
 import sys
 import time
@@ -423,7 +424,13 @@ def test_a_killed_dft_relaxation_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "killed"))
     with pytest.raises(KeyboardInterrupt):
         Relaxer(settings(7))(start)
+    (kept,) = tmp_path.glob("killed/*/last.json")
+    cell, positions, before = json.loads(kept.read_text())
     rest = Relaxer(settings(0))(start)
+    assert rest.seconds > before > 0, "the time of both"
+    # As it was kept before the time was.
+    kept.write_text(json.dumps([cell, positions]))
+    assert Relaxer(settings(0))(start).energy_per_atom == rest.energy_per_atom
     assert rest.converged and rest.steps < whole.steps
     assert rest.energy_per_atom == pytest.approx(whole.energy_per_atom, abs=1e-3)
     assert rest.key == whole.key

@@ -341,6 +341,9 @@ class Campaign(Settings):
             for stage, relaxation in campaign.relaxations.items():
                 place = "confirm.relaxation" if stage == "confirmation" else stage
                 free |= {f"{place}.engine.{key}" for key in relaxation.engine.technical}
+                both = (c.relaxations.get(stage) for c in (self, other))
+                if _same_stages(*both):
+                    free.add(f"{place}.engine.stages")
         confirms = self.confirm is not None and other.confirm is not None
         return {
             key: values
@@ -367,6 +370,13 @@ def _one_stage(relaxation: RelaxationSettings) -> RelaxationSettings | None:
     return relaxation.model_copy(
         update={"engine": engine.model_copy(update={"stages": ("relax",)})}
     )
+
+
+def _same_stages(*relaxations: RelaxationSettings | None) -> bool:
+    """Whether two engines are VASP with stages that differ in technical tags at most."""
+    engines = [r.engine for r in relaxations if r is not None]
+    stages = [e.decisive_stages for e in engines if isinstance(e, VaspEngine)]
+    return len(stages) == 2 and stages[0] == stages[1]
 
 
 def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -175,6 +175,16 @@ class VaspEngine(EngineSettings):
         """What each stage does."""
         return tuple(s.kind if isinstance(s, OwnStage) else s for s in self.stages)
 
+    @property
+    def decisive_stages(self) -> list[Any]:
+        """Stages without what leaves energies as they are."""
+        stages: list[Any] = list(self.kinds)
+        for number, stage in enumerate(self.stages):
+            if isinstance(stage, OwnStage) and self.is_on_its_own(number):
+                own = {t: v for t, v in stage.incar.items() if t not in TECHNICAL}
+                stages[number] = [stage.kind, own]
+        return stages
+
     def of_stage(self, index: int) -> VaspEngine:
         """The engine as one stage has it, with the tags of its own."""
         stage = self.stages[index]
@@ -239,12 +249,7 @@ class VaspEngine(EngineSettings):
         last = self.of_stage(-1)
         asked = decisive({**INCAR, **last.tags})
         others = {t: v for t, v in last.tags.items() if t not in DECISIVE and t not in TECHNICAL}
-        stages: list[Any] = list(self.kinds)
-        for number, stage in enumerate(self.stages):
-            if isinstance(stage, OwnStage) and self.is_on_its_own(number):
-                own = {t: v for t, v in stage.incar.items() if t not in TECHNICAL}
-                stages[number] = [stage.kind, own]
-        parts = [asked, self.kpoints_length, self.functional, self.potcars, stages]
+        parts = [asked, self.kpoints_length, self.functional, self.potcars, self.decisive_stages]
         if others:
             parts.append(others)
         if changed:
