@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ccdcgan.dft.engines.corrections import warnings_of
+from ccdcgan.dft.engines.vasp.doubts import doubts
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
@@ -165,6 +166,10 @@ def _energies(name: str, relaxation: RelaxationSettings, campaign: Campaign) -> 
         )
     for line in warnings_of(engine, corrected, campaign.elements):
         yield Finding("note", f"{name}: {line}")
+    if isinstance(engine, VaspEngine):
+        stages = [engine.of_stage(index).incar for index in range(len(engine.stages))]
+        for line in dict.fromkeys(line for incar in stages for line in doubts(incar)):
+            yield Finding("note", f"{name}: engine.incar: {line}")
     other = engine.second_opinion() if relaxation.second_opinion else None
     if other is not None:
         level = other.level_of_theory(campaign.elements).name

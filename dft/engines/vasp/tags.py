@@ -9,6 +9,8 @@ from typing import Any
 
 from pymatgen.core import Element
 
+from ccdcgan.dft.engines.vasp.doubts import refuse_values
+
 #: The paper's settings (Methods), and files that nobody needs left unwritten. What is not here is
 #: atomate2's choice for relaxations, which shall not decide on an energy: U for oxides of some
 #: metals but not for their end members.
@@ -160,6 +162,7 @@ def check_incar(incar: Mapping[str, Any]) -> None:
     if incar.get("IBRION", 2) not in (1, 2, 3):
         raise ValueError("IBRION: only 1, 2 and 3 relax a crystal")
     check_tags(incar)
+    refuse_values(incar)
     for tag in HUBBARD:
         values = incar.get(tag)
         if values is not None and not (isinstance(values, dict) and one_number_each(values)):
