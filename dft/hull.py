@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Element, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory, same_level
@@ -93,6 +92,9 @@ class Hull:
         elements: Sequence[str],
         corrections: Corrections | None = None,
     ) -> None:
+        # It takes matplotlib along, which commands that build no hull do not wait for.
+        from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+
         self.level = same_level(list(levels))
         self._corrections = corrections
         if corrections is not None:
@@ -110,16 +112,17 @@ class Hull:
                     f"the convex hull needs the pure element {element} at the level of theory "
                     f"{self.level}: no structure of it converged"
                 )
+        self._entry = PDEntry
         self._diagram = PhaseDiagram(entries, elements=[Element(e) for e in elements])
 
     def formation_energy(self, composition: Composition, energy_per_atom: float) -> float:
         """Formation energy against the elements, eV/atom."""
-        entry = PDEntry(composition, energy_per_atom * composition.num_atoms)
+        entry = self._entry(composition, energy_per_atom * composition.num_atoms)
         return float(self._diagram.get_form_energy_per_atom(entry))
 
     def e_above_hull(self, composition: Composition, energy_per_atom: float) -> float:
         """Distance to the hull, eV/atom; negative for an entry below it."""
-        entry = PDEntry(composition, energy_per_atom * composition.num_atoms)
+        entry = self._entry(composition, energy_per_atom * composition.num_atoms)
         value = self._diagram.get_e_above_hull(entry, allow_negative=True)
         return float(value if value is not None else 0.0)
 
