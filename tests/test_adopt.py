@@ -10,6 +10,7 @@ import pymatgen.core
 import pytest
 from jobflow import run_locally
 from potcars import write_potcars
+from pymatgen.core import Structure
 from ruamel.yaml import YAML
 from test_vasp_campaign import crystal
 
@@ -75,6 +76,10 @@ def group(tmp_path_factory):
             (root / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(first, root / "runs" / name)
             shutil.rmtree(calculation)
+        start = Structure.from_file(root / "runs" / "a" / "BiSe" / "CONTCAR")
+        engine = VaspEngine.model_validate({**RELAXATION["engine"], "stages": ["static"]})
+        _, last = relax_by_vasp(start, RelaxationSettings(engine=engine, fmax=0.01))
+        shutil.move(last, root / "runs" / "static-of-relaxed")
     # As atomate2 leaves them.
     packed = root / "runs" / "a" / "Bi"
     for file in packed.iterdir():
@@ -150,12 +155,13 @@ def test_good_runs_become_results_and_others_are_left_out(group, ccdcgan, tmp_pa
         "potcar": left[f"{runs}/potcar"],
         "coarse": left[f"{runs}/coarse"],
         "static": f"{level}a static run, where the campaign's energies are those of a relaxation",
+        "static-of-relaxed": left[f"{runs}/static"],
         "tellurium": "it holds Te, which is not of Bi-Se",
     }
     assert left[f"{runs}/kpoints"].startswith(f"{level}KPOINTS (")
     assert left[f"{runs}/potcar"].startswith(f"{level}POTCAR of Bi PAW_PBE Bi 01Jan2026")
     assert left[f"{runs}/coarse"].startswith("largest force is ")
-    assert said[-1] == "adopted 3 of 12 runs; 0 are results already, 9 left out"
+    assert said[-1] == "adopted 3 of 13 runs; 0 are results already, 10 left out"
     documents = list(relaxations(tmp_path / "run").query())
     assert {d["origin"]["kind"] for d in documents} == {"adopted"} and len(documents) == 3
     bismuth = next(d for d in documents if d["origin"]["id"].endswith("/a/Bi"))
@@ -220,6 +226,20 @@ def test_task_documents_are_as_their_folders(group, ccdcgan, tmp_path, database,
         assert task["level_of_theory"] == folders[key]["level_of_theory"]
         for name in ("energy_per_atom", "max_force", "max_stress", "steps"):
             assert task[name] == pytest.approx(folders[key][name]), name
+
+
+def test_where_stages_end_with_a_static_run(group, ccdcgan, tmp_path):
+    """Its own forces and stress are judged: no relaxation of ours was before it."""
+    engine = {**RELAXATION["engine"], "stages": ["relax", "static"]}
+    told = {"system": "Bi-Se", "relaxation": {**RELAXATION, "engine": engine}}
+    with (tmp_path / "campaign.yaml").open("w") as stream:
+        YAML().dump(told, stream)
+    status, said, _ = ccdcgan(group / "runs" / "a" / "BiSe")
+    assert status == 1 and "a relaxation, where the campaign's energies" in said[0]
+    status, said, _ = ccdcgan(group / "runs" / "static")
+    assert status == 1 and "static: largest force is " in said[0]
+    status, said, _ = ccdcgan(group / "runs" / "static-of-relaxed")
+    assert status == 0 and said[-1].startswith("adopted 1 of 1 runs")
 
 
 def test_into_a_database(group, ccdcgan, tmp_path, database, monkeypatch):
