@@ -32,8 +32,9 @@ from ccdcgan.dft.engines.vasp.record import Attempt, write_record
 from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.launchers.cluster import load_cluster
-from ccdcgan.launchers.failures import Wanted, failures_of_folder, prepare_retry, relaxations_of
+from ccdcgan.launchers.failures import Wanted, failures_of_folder, relaxations_of
 from ccdcgan.launchers.folder import CALCULATIONS, CAMPAIGN_FILE, embedded_store
+from ccdcgan.launchers.retry import Again, prepare_retry
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.failures import FailedStructure
@@ -175,7 +176,7 @@ def main() -> None:
         figures["listed"] = len(found)
         figures["retry --dry-run"], _ = measured("retry", *where, "--structures", "--dry-run")
         start = time.perf_counter()
-        prepare_retry(store, calculations, found, {"ALGO": "Normal"}, "last")
+        prepare_retry(store, calculations, found, Again(incar={"ALGO": "Normal"}))
         figures["marking"] = {"s": round(time.perf_counter() - start, 2)}
         if told.embedded:
             again = failures_of_folder(folder, Wanted())
