@@ -165,8 +165,11 @@ def test_each_order_has_its_energy_and_the_lower_one_counts() -> None:
         )
     campaign = Campaign(system="Fe-Se", relaxation=settings())
     for order in (entries, entries[::-1]):
-        phases = {p.id: p for p in Knowledge(campaign, documents, order).phases}
+        known = Knowledge(campaign, documents, order)
+        phases = {p.id: p for p in known.phases}
         assert [phases[r.key].distinct for r in results] == [False, True]
+        (sample,) = known.samples
+        assert sample.key == results[1].key and sample.starts.keys() == {r.key for r in results}
 
 
 def test_without_spin_there_are_no_moments() -> None:

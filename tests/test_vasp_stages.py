@@ -100,6 +100,9 @@ def test_a_stage_runs_with_its_own_tags(machine: Path) -> None:
         == engine("relax", static(**R2SCAN)).level({}, {}).checkpoint
     )
     assert (machine / "ran").read_text() == "std\nstd waves\n"
+    # Geometries on the way are those of the energy's level; of technical tags, all are.
+    assert len(result.frames) == 1
+    assert len(relax("relax", static(ALGO="All")).frames) > 1
 
 
 def test_each_stage_has_its_program(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -230,7 +230,8 @@ class Knowledge:
                     phase.label = "stable"
                 met = first.setdefault(fact.crystal, phase)
                 phase.distinct = met is phase
-                if met is not phase and _is_lower_magnet(phase, met):
+                alike = phase.origin.kind == met.origin.kind
+                if met is not phase and alike and self._is_lower_magnet(phase.id, met.id):
                     met.distinct, phase.distinct = False, True
                     first[fact.crystal] = phase
         return phases
@@ -247,10 +248,12 @@ class Knowledge:
             energy = document.energy_per_atom
             if crystal is None or energy is None or key in self.untrusted or not self._whole(key):
                 continue
+            structure, start = self.structure(key), {key: self._start(key)}
             if crystal in found:
-                found[crystal].starts[key] = self._start(key)
-                continue
-            structure = self.structure(key)
+                found[crystal].starts.update(start)
+                if not self._is_lower_magnet(key, found[crystal].key):
+                    continue
+                start = found[crystal].starts
             place = self.hull.place(structure, energy)
             properties = {
                 **document.properties,
@@ -259,9 +262,15 @@ class Knowledge:
                 "volume_per_atom": structure.volume / len(structure),
                 "density": float(structure.density),
             }
-            starts = {key: self._start(key)}
-            found[crystal] = Sample(key, primitive_cell(structure), properties, starts)
+            found[crystal] = Sample(key, primitive_cell(structure), properties, start)
         return list(found.values())
+
+    def _is_lower_magnet(self, key: str, met: str) -> bool:
+        """Whether a crystal that was met with other magnetic moments is met with lower ones."""
+        energy, other = (self.documents[k].energy_per_atom for k in (key, met))
+        assert energy is not None and other is not None
+        magnetic = is_magnetic(self.structure(key)) and is_magnetic(self.structure(met))
+        return magnetic and energy < other - MAGNETIC
 
     def _whole(self, key: str) -> bool:
         """Whether a crystal holds every element."""
@@ -295,14 +304,6 @@ class Knowledge:
                 novelty.add_later(formula, partial(self.structure, key))
         novelty.fit(told)
         return novelty
-
-
-def _is_lower_magnet(phase: Phase, met: Phase) -> bool:
-    """Whether a crystal that was met with other magnetic moments is met with lower ones."""
-    assert phase.e_above_hull is not None and met.e_above_hull is not None
-    if phase.e_above_hull >= met.e_above_hull - MAGNETIC or phase.origin.kind != met.origin.kind:
-        return False
-    return all(is_magnetic(decode_structure(p.structure)) for p in (phase, met))
 
 
 def _key(campaign: Campaign) -> str:

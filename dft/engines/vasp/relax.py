@@ -113,8 +113,9 @@ def relax_by_vasp(
             for attempt in attempts:
                 for name in REUSED:
                     (calculation.path(attempt) / name).unlink(missing_ok=True)
-        done = [calculation.path(a) for a in attempts if a.outcome == "done"]
-        result.frames = [frame for path in done for frame in vasp_frames(path)]
+        # A potential learns from them: all of the level of theory of the result.
+        alike = [a for a in attempts if a.outcome == "done" and engine.is_of_the_level(a.stage)]
+        result.frames = [frame for a in alike for frame in vasp_frames(calculation.path(a))]
         return result, calculation.path(attempts[-1])
 
 

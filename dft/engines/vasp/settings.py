@@ -197,6 +197,12 @@ class VaspEngine(EngineSettings):
         stage = self.stages[index]
         return isinstance(stage, OwnStage) and not TECHNICAL.issuperset(stage.incar)
 
+    def is_of_the_level(self, index: int) -> bool:
+        """Whether a stage's energies are of the level of the last one's."""
+        own, last = ({**INCAR, **self.of_stage(i).tags} for i in (index, -1))
+        tags = {*own, *last} - TECHNICAL
+        return all(own.get(tag) == last.get(tag) for tag in tags)
+
     @property
     def functional_name(self) -> str | None:
         """PBE, PBEsol or r2SCAN; None for another functional."""
