@@ -45,7 +45,7 @@ RUNS = {
     "b/deep/Se": ("Se", {}),
     "cutoff": ("BiSe2", {"incar": {"ENCUT": 400}}),
     "kpoints": ("BiSe2", {"kpoints_length": 20.0}),
-    "charged": ("BiSe2", {"incar": {"NELECT": 99}}),
+    "other-tag": ("BiSe2", {"incar": {"GGA_COMPAT": False}}),
     "tellurium": ("Te", {}),
     "static": ("BiSe2", {"stages": ["static"]}),
     "coarse": ("BiSe2", {}),
@@ -147,11 +147,11 @@ def test_good_runs_become_results_and_others_are_left_out(group, ccdcgan, tmp_pa
     )
     level = "another level of theory: "
     assert {Path(k).relative_to(runs).as_posix(): v for k, v in left.items()} == {
-        "charged": f"{level}NELECT 99.0 instead of None",
         "cut": "vasprun.xml is cut or cannot be read",
         "cutoff": f"{level}ENCUT 400.0 instead of 500.0",
         "kpoints": left[f"{runs}/kpoints"],
         "no-potcar": "POTCAR is missing",
+        "other-tag": f"{level}GGA_COMPAT None instead of 1.0",
         "potcar": left[f"{runs}/potcar"],
         "coarse": left[f"{runs}/coarse"],
         "static": f"{level}a static run, where the campaign's energies are those of a relaxation",

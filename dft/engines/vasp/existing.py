@@ -38,6 +38,10 @@ NEUTRAL |= {"NFREE", "NGX", "NGXF", "NGY", "NGYF", "NGZ", "NGZF", "NSW", "NWRITE
 NEUTRAL |= {"SIGMA"}
 
 
+#: Tags that VASP takes for true where INCAR has none, beside those that are `NEUTRAL`.
+ON_BY_DEFAULT = {"GGA_COMPAT", "LDIAG"}
+
+
 class UnsuitableError(Exception):
     """A run that is no result of the engine; the text says why."""
 
@@ -206,7 +210,8 @@ def _differences(
     incar, kpoints = expected_inputs(engine.of_stage(-1), cell, engine.kinds[-1])
     asked, ran = decisive(incar), decisive(found.incar)
     for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL):
-        asked[tag], ran[tag] = (_plain(tags.get(tag)) for tags in (incar, found.incar))
+        default = tag in ON_BY_DEFAULT
+        asked[tag], ran[tag] = (_plain(tags.get(tag, default)) for tags in (incar, found.incar))
     changed = {tag: (asked[tag], ran[tag]) for tag in asked if not alike(asked[tag], ran[tag])}
     if coarser := coarser_grid(grid_of(kpoints), found.grid):
         changed["KPOINTS"] = coarser
