@@ -118,8 +118,13 @@ def findings(
     yield Finding("ok", f"{config}")
     yield tried(partial(_fireworks_settings, cluster))
     from ccdcgan.launchers.inspection import cluster_findings, worker_findings
+    from ccdcgan.launchers.queues import require_time
 
     parts = yield from cluster_findings(cluster)
+    try:
+        require_time(campaign, cluster.workers["dft"])
+    except UserError as error:
+        yield Finding("missing", str(error))
     yield from engine_findings(campaign, elsewhere=timeout is not None)
     yield from source_findings(campaign)
     if timeout is not None:

@@ -194,7 +194,7 @@ def _retry_on_cluster(
     from dataclasses import replace
 
     from ccdcgan.launchers.failures import failures_of_cluster
-    from ccdcgan.launchers.queues import parse_queue
+    from ccdcgan.launchers.queues import parse_queue, require_time, with_parameters
     from ccdcgan.launchers.retry import Again, campaign_on, parse_incar, retry_on_cluster
 
     if campaign is None:
@@ -202,6 +202,7 @@ def _retry_on_cluster(
     cluster, pad = open_pad(config, to_change=True)
     _, settings, family = campaign_on(pad, campaign)
     asked = parse_queue(queue, cluster.workers["dft"])
+    require_time(settings, with_parameters(cluster.workers["dft"], asked))
     again = Again(parse_incar(incar, settings), start, asked)
     wanted = replace(wanted, campaigns=family)
     if not _is_to_do(failures_of_cluster(cluster, pad, wanted), dry_run):

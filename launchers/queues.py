@@ -6,14 +6,37 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import shown, validated
 from ccdcgan.launchers.cluster import Cluster, Queue, Worker
-from ccdcgan.launchers.cluster_files import write_class
+from ccdcgan.launchers.cluster_files import walltime_seconds, write_class
 from ccdcgan.launchers.launchpad import Pad, can_run
+from ccdcgan.workflows.campaign import Campaign
 
 #: Values that go into the script of a queue job as they are: no shell takes them for more.
 VALUE = re.compile(r"[\w.,:+=@/%-]{1,200}", re.ASCII)
+
+
+def require_time(campaign: Campaign, worker: Worker) -> None:
+    """See whether a run of VASP can begin in the queue's time.
+
+    Raises
+    ------
+    UserError
+        None can: each job would hand on to the next without end.
+    """
+    seconds = walltime_seconds(worker.queue)
+    for relaxation in campaign.relaxations.values():
+        engine = relaxation.engine
+        if not isinstance(engine, VaspEngine) or seconds is None:
+            continue
+        if seconds <= 2 * engine.buffer:
+            raise UserError(
+                f"no run of VASP begins in a queue time of {seconds / 60:g} min, as none does in "
+                f"the last {2 * engine.buffer / 60:g} min (twice engine.buffer): raise "
+                "workers.dft.queue.walltime, or lower engine.buffer"
+            )
 
 
 def parse_queue(settings: Sequence[str], worker: Worker) -> dict[str, str]:

@@ -21,6 +21,7 @@ from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.cluster import Cluster
 from ccdcgan.launchers.folder import open_workdir
 from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
+from ccdcgan.launchers.queues import require_time
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Phase
 
@@ -66,6 +67,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     pad = connect(cluster)
     load_references(campaign.references, campaign.elements)
     campaign = as_begun(pad, campaign)
+    require_time(campaign, cluster.workers["dft"])
     for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
         ping(store)
     for relaxation in campaign.relaxations.values():

@@ -544,6 +544,9 @@ def test_jobs_that_are_born_later_have_a_class_too(here):
 def test_a_relaxation_that_goes_on_in_a_new_job_keeps_its_class(here, monkeypatch):
     path = here.folder / "mine.yaml"
     path.write_text("relaxation: {engine: {name: vasp}}\n")
+    said = here.complaint("submit", path)
+    assert "queue time of 10 min" in said and "engine.buffer" in said
+    path.write_text("relaxation: {engine: {name: vasp, buffer: 60}}\n")
     here.command("submit", path)
     job, by_hand = jobs_of(here)["database"], ByHand(here)
 
