@@ -21,6 +21,7 @@ from ccdcgan.launchers.launchpad import connect, prepare
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.confirmation import confirmed_campaign
+from ccdcgan.workflows.knowledge import knowledge_key
 from ccdcgan.workflows.stores import DATA, PHASES, RESULTS, artifact_key, insert
 
 Document = dict[str, Any]
@@ -220,6 +221,7 @@ def _names_of(campaign: Campaign, there: Shelves) -> dict[str, set[Name]]:
     # What a generator has drawn is named by no output: see GenerateMaker.
     generators = {key for key in keys if key.startswith("gan-")}
     keys |= {artifact_key("generated", key, campaign.choice) for key in generators}
+    keys.add(knowledge_key(campaign))
     for key in keys:
         names["artifacts" if "-" in key else "relaxations"].add((key,))
     return names

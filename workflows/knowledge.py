@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, Field, TypeAdapter
 from pymatgen.core import Structure
@@ -22,9 +22,11 @@ from ccdcgan.models.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Phase, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, second_place, spacegroup, unplaced, without_noise
-from ccdcgan.workflows.selection import Distance, Novelty
 from ccdcgan.workflows.stores import Relaxations, artifact_key, load_bytes, store_bytes
 from ccdcgan.workflows.trust import lowest_elements, untrusted
+
+if TYPE_CHECKING:
+    from ccdcgan.workflows.selection import Novelty
 
 #: By so much, eV/atom, an order of moments is lower than another.
 MAGNETIC = 0.001
@@ -86,7 +88,7 @@ class Knowledge:
         """What the entries of a job tell; facts are taken from its JobStore, and kept there."""
         claims = [Entry.model_validate(e) for e in entries]
         documents = Relaxations().get([e.key for e in claims], frames=False)
-        stored = load_bytes(_key(campaign))
+        stored = load_bytes(knowledge_key(campaign))
         facts = {} if stored is None else _FACTS.validate_json(zlib.decompress(stored))
         found = cls(campaign, documents, claims, facts)
         found.keep()
@@ -96,7 +98,7 @@ class Knowledge:
         """Keep what was worked out in the JobStore of the running job, if it is new."""
         merged = {**self._stored, **self.facts}
         if merged != self._stored:
-            store_bytes(_key(self.campaign), zlib.compress(_FACTS.dump_json(merged)))
+            store_bytes(knowledge_key(self.campaign), zlib.compress(_FACTS.dump_json(merged)))
             self._stored = {key: fact.model_copy() for key, fact in merged.items()}
 
     def structure(self, key: str) -> Structure:
@@ -286,6 +288,9 @@ class Knowledge:
 
     def novelty(self) -> Novelty:
         """What the relaxations, in their order, tell of distances and novelty."""
+        # Keras takes seconds to import, and only this needs it.
+        from ccdcgan.workflows.selection import Distance, Novelty
+
         novelty = Novelty(self.campaign.elements)
         told: list[Distance] = []
         origins = {e.key: e.origin for e in reversed(self.entries)}
@@ -306,7 +311,8 @@ class Knowledge:
         return novelty
 
 
-def _key(campaign: Campaign) -> str:
+def knowledge_key(campaign: Campaign) -> str:
+    """Key of the artifact with the facts of a campaign."""
     # Not its digest: a campaign that does more goes on with what is known.
     relaxation = campaign.relaxation.model_dump(mode="json")
     return artifact_key("knowledge", campaign.elements, campaign.seed, relaxation)
