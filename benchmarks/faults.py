@@ -43,8 +43,10 @@ from ccdcgan.workflows.campaign import Campaign, parse_campaign  # noqa: E402
 from ccdcgan.workflows.database import RelaxMaker, in_stage  # noqa: E402
 
 #: All of them last until the machine is mended.
-MACHINES = ("disk", "quota", "oom", "memory", "mount", "network", "node_fail", "node", "modules")
-MACHINES += ("licence",)
+MACHINES = (
+    *("disk", "quota", "oom", "memory", "mount", "network", "node_fail", "node", "modules"),
+    "licence",
+)
 
 #: Those that last until somebody asks for `TAG`, and those that custodian or the ladder mends.
 LASTING = ("edddav", "eddrmm", "brmix", "subspacematrix", "zheev")
