@@ -435,6 +435,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     for noisy in ("jobflow", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    # Tracebacks: what went wrong is in the results.
+    for noisy in ("custodian", "VasprunXMLValidator"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         # What typer raised to end it is handed back as a status: 130 for Ctrl-C.
         status = app(standalone_mode=False)

@@ -20,7 +20,11 @@ from ccdcgan.launchers.folder import CALCULATIONS, embedded_store, open_workdir
 from ccdcgan.launchers.report import write_report
 from ccdcgan.launchers.reuse import folders_to_reuse, reuse
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.database import RelaxMaker
 from ccdcgan.workflows.failures import FailedStructure
+
+#: How often a job of a DFT code takes as many structures as the campaign relaxes at a time.
+TURNS = 10
 
 
 def run_campaign(
@@ -46,7 +50,7 @@ def run_campaign(
     others = folders_to_reuse(others, folder)
     require_ready(campaign, folder)
     # Keras takes seconds to import, and what is missing is told before.
-    from ccdcgan.workflows.inverse_design import InverseDesignMaker
+    from ccdcgan.workflows.inverse_design import InverseDesignMaker, RoundMaker
 
     with open_workdir(folder, campaign) as campaign:
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / CALCULATIONS)
@@ -55,7 +59,9 @@ def run_campaign(
         store = embedded_store(folder)
         for other in others:
             say(str(reuse(other, campaign, relaxations_of(store), folder / CALCULATIONS)))
-        flow = InverseDesignMaker().make(campaign)
+        # Jobs run one after the other here: few of them wait for their slowest structure.
+        relax = RelaxMaker(turns=TURNS)
+        flow = InverseDesignMaker(relax=relax, rounds=RoundMaker(relax=relax)).make(campaign)
         flow.update_metadata({"campaign": campaign.digest()})
         run_locally(flow, store=store, log=False, root_dir=folder, raise_immediately=True)
         outcome = store.get_output(flow.jobs[-1].uuid, which="last", load=True)

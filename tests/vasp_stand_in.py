@@ -503,6 +503,7 @@ class Record:
     converged: bool = False
     fault: str | None = None
     seconds: float = field(default_factory=time.monotonic)
+    threads: str | None = field(default_factory=lambda: os.environ.get("OMP_NUM_THREADS"))
 
     def write(self) -> None:
         if path := os.environ.get("VASP_STAND_IN_LOG"):

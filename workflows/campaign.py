@@ -162,8 +162,16 @@ class LoopSettings(Settings):
 class Confirmation(Settings):
     """Last stage: the best crystals relaxed again, by DFT as a rule."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"workers"})
+
     relaxation: RelaxationSettings
     count: int = Field(10, ge=1, description="New crystals, nearest to the hull first.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Relaxations at a time; null: as in the campaign if both engines are "
+        "potentials or both are DFT codes, else one after the other.",
+    )
 
 
 #: Beginnings of the keys that make a campaign the one it is: what its numbers stand for and what
@@ -203,7 +211,12 @@ class Campaign(Settings):
     confirm: Confirmation | None = Field(
         None, description="Engine and number for confirming the best; null for none."
     )
-    workers: int | None = Field(None, ge=1, description="Relaxations at a time; null: all cores.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Relaxations at a time; null: one of VASP, which has all cores, of other "
+        "engines one a core.",
+    )
     written: dict[str, str] = Field(
         {},
         description="Whole paths, and how the campaign file has them; filled in where it is read.",
@@ -317,9 +330,12 @@ class Campaign(Settings):
     def digest(self) -> str:
         """Hash of all that decides the result, with paths as the file has them.
 
-        The number of workers does not, nor where the file lies.
+        The numbers of workers do not, nor where the file lies.
         """
-        plain = self.model_dump(mode="json", exclude={"workers", "written"})
+        plain = self.model_dump(
+            mode="json",
+            exclude={"workers": True, "written": True, "confirm": {"workers": True}},
+        )
         text = json.dumps(self._as_written(plain), sort_keys=True)
         return digest(text, 16)
 

@@ -32,9 +32,15 @@ ELEMENT_WINDOW = 0.05
 
 
 def confirmed_campaign(campaign: Campaign) -> Campaign:
-    """The campaign with the relaxation of its confirmation."""
-    assert campaign.confirm is not None
-    return campaign.model_copy(update={"relaxation": campaign.confirm.relaxation})
+    """The campaign with the relaxation of its confirmation, and as many at a time."""
+    chosen = campaign.confirm
+    assert chosen is not None
+    workers = chosen.workers
+    both = (chosen.relaxation.engine, campaign.relaxation.engine)
+    # As many runs of a DFT code at a time as of a potential would be too many.
+    if workers is None and both[0].is_potential == both[1].is_potential:
+        workers = campaign.workers
+    return campaign.model_copy(update={"relaxation": chosen.relaxation, "workers": workers})
 
 
 def to_confirm(phases: Sequence[Phase], count: int) -> list[Phase]:

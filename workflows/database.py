@@ -17,8 +17,8 @@ from jobflow import Flow, Job, JobConfig, Maker, Response, job
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.vasp.record import final_run, read_retry
-from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.properties import PROPERTIES, compute
@@ -162,12 +162,16 @@ class RelaxMaker(Maker):
     Attributes
     ----------
     batch_size
-        Structures in one job of a potential; a DFT code gets one, or more in a stage of more than
-        `MOST_JOBS`. More candidates become several jobs, which run side by side on a cluster.
+        Structures in one job of a potential; a DFT code gets one, those that the campaign relaxes
+        at a time if it names a number, or more in a stage of more than `MOST_JOBS`. More candidates
+        become several jobs, which run side by side on a cluster.
+    turns
+        How often a job of a DFT code takes the campaign's number of structures at a time.
     """
 
     name: str = "relax structures"
     batch_size: int = 500
+    turns: int = 1
 
     @job(data="tasks", config=worker_class("dft"))
     def make(
@@ -204,7 +208,9 @@ class RelaxMaker(Maker):
         found = json.loads(proposed) if isinstance(proposed, str) else proposed
         for candidate in map(Candidate.model_validate, found):
             wanted.setdefault(key_of(candidate, settings.relaxation), candidate)
-        size = self.batch_size if engine.is_potential else 1
+        several = settings.workers is not None and settings.workers > 1
+        at_a_time = self.turns * (settings.workers or 1) if several else 1
+        size = self.batch_size if engine.is_potential else at_a_time
         size = max(size, ceil(len(wanted) / MOST_JOBS))
         total = len(wanted) if total is None else total
         store = Relaxations()
@@ -356,11 +362,10 @@ def relax_missing(
 def relaxed(
     structures: Sequence[Structure], settings: Campaign
 ) -> Iterator[tuple[int, Relaxation]]:
-    """Relax structures one by one with VASP, which has all cores, or several at a time."""
-    if not isinstance(settings.relaxation.engine, VaspEngine):
-        return relax_many(structures, settings.relaxation, settings.workers)
-    found = (relax_by_vasp(s, settings.relaxation) for s in structures)
-    return ((i, result) for i, (result, _) in enumerate(found))
+    """Relax structures, several at a time; VASP has all cores unless the campaign says more."""
+    if isinstance(settings.relaxation.engine, VaspEngine):
+        return relax_all_by_vasp(structures, settings.relaxation, settings.workers or 1)
+    return relax_many(structures, settings.relaxation, settings.workers)
 
 
 def task_of(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,9 @@ from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
 T = TypeVar("T")
+
+#: Seconds in which a process must have ended whose parent is gone.
+PATIENCE = 15.0
 
 _relaxer: Relaxer | None = None
 
@@ -44,6 +48,10 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        # First in a way that also ends what the process has started.
+        if (number := threading.main_thread().ident) is not None:
+            signal.pthread_kill(number, signal.SIGTERM)
+        time.sleep(PATIENCE)
         os._exit(1)
 
 
