@@ -221,7 +221,8 @@ def _names_of(campaign: Campaign, there: Shelves) -> dict[str, set[Name]]:
     # What a generator has drawn is named by no output: see GenerateMaker.
     generators = {key for key in keys if key.startswith("gan-")}
     keys |= {artifact_key("generated", key, campaign.choice) for key in generators}
-    keys.add(knowledge_key(campaign))
+    if keys:
+        keys.add(knowledge_key(campaign))
     for key in keys:
         names["artifacts" if "-" in key else "relaxations"].add((key,))
     return names

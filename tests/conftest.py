@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from maggma.stores import MemoryStore
 from services import Database, MongoServer, Slurm
 from small_campaign import start
 
@@ -98,6 +99,14 @@ def slurm(service_folder: Path) -> Iterator[Slurm]:
         server.start()
         yield server
         server.stop()
+
+
+@pytest.fixture
+def empty_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No relaxations yet, for a job of stage 1 that is called as a function."""
+    store = MemoryStore(key="key")
+    store.connect()
+    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: store)
 
 
 @pytest.fixture(scope="session")

@@ -99,8 +99,7 @@ def test_bi2se3_is_the_tetradymite_of_aflow():
     assert not is_same(stack(1, 2), starting_volume(prototype))
 
 
-def test_compositions_are_left_out_of_the_prototypes(monkeypatch):
-    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: None)
+def test_compositions_are_left_out_of_the_prototypes(empty_store):
     settings = {"filters": {"max_sites": 6}, "max_candidates": 20, "element_sites": 3}
 
     def propose(**more) -> dict:
@@ -124,8 +123,7 @@ def test_compositions_are_left_out_of_the_prototypes(monkeypatch):
     assert formulas(less, "element") == formulas(everything, "element")
 
 
-def test_a_ternary_has_the_binaries_that_its_hull_needs(monkeypatch):
-    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: None)
+def test_a_ternary_has_the_binaries_that_its_hull_needs(empty_store):
 
     def proposed(system: str) -> Counter:
         settings = {"filters": {"max_sites": 5}, "max_candidates": 20, "element_sites": 3}

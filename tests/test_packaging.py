@@ -34,7 +34,12 @@ INDIRECT = {
     "tensorflow": "Keras's default backend",
 }
 #: Distributions of modules that have another name.
-DISTRIBUTIONS = {"bson": "pymongo", "pydantic_core": "pydantic", "ruamel": "ruamel.yaml"}
+DISTRIBUTIONS = {
+    "bson": "pymongo",
+    "emmet": "emmet-core",
+    "pydantic_core": "pydantic",
+    "ruamel": "ruamel.yaml",
+}
 
 
 def setup_cfg() -> configparser.ConfigParser:

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 from crystals import ANTIFLUORITE, BISMUTH, ROCKSALT, fcc
-from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
@@ -106,11 +105,8 @@ def test_a_folder_goes_on_with_the_engine_that_it_began_with(tmp_path: Path) -> 
 
 
 def test_references_and_own_structures_are_proposed_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_store: None
 ) -> None:
-    store = MemoryStore(key="key")
-    store.connect()
-    monkeypatch.setattr("ccdcgan.workflows.database.current_store", lambda name: store)
     campaign = campaign_with(tmp_path / "here", ROCKSALT)
     plain = campaign.model_dump(mode="json")
     plain["database"] |= {"filters": {"max_sites": 4}, "element_sites": 3}

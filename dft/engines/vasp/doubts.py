@@ -29,7 +29,10 @@ def refuse_values(incar: Mapping[str, Any]) -> None:
     """
     for tag in POSITIVE:
         value = incar.get(tag)
-        if tag in incar and value is not None and not _is_positive(value):
+        # What is not finite is refused wherever it stands.
+        if isinstance(value, float) and not math.isfinite(value):
+            continue
+        if value is not None and not _is_positive(value):
             raise ValueError(f"{tag}: {value!r} is no number above 0")
     if incar.get("ISPIN", 1) not in (1, 2):
         raise ValueError("ISPIN: 1 is without spin, 2 with it; there is no other")
