@@ -23,6 +23,7 @@ from pymatgen.core import Structure
 from services import Database, wait_until
 from test_campaign import command
 
+from ccdcgan.dft.engines.vasp import side_by_side
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.launchers import cluster, launchpad
@@ -553,7 +554,7 @@ def test_a_relaxation_that_goes_on_in_a_new_job_keeps_its_class(here, monkeypatc
     def out_of_time(*_: Any) -> None:
         raise OutOfTimeError
 
-    monkeypatch.setattr(workflows_database, "relax_by_vasp", out_of_time)
+    monkeypatch.setattr(side_by_side, "relax_by_vasp", out_of_time)
     monkeypatch.setattr(workflows_database, "sleep", lambda _: None)
     by_hand.output(jobs_of(here)["prototypes"], {"candidates": by_hand.candidates[:1]})
     ((spec, again),) = by_hand.born(job)
