@@ -6,7 +6,7 @@ would be the ground state by electronvolts; another checkpoint puts it elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
@@ -31,12 +31,6 @@ def untrusted(documents: Iterable[RelaxationDocument]) -> dict[str, str]:
     found = _disagreeing(judged)
     found |= _too_deep([d for d in judged if d.key not in found])
     return found
-
-
-def trusted(documents: Mapping[str, RelaxationDocument]) -> dict[str, RelaxationDocument]:
-    """Documents without the untrusted ones."""
-    aside = untrusted(documents.values())
-    return {key: d for key, d in documents.items() if key not in aside}
 
 
 def composition_of(document: RelaxationDocument) -> Composition:

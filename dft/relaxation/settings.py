@@ -28,9 +28,6 @@ NEON = 10
 DEEP = (64, *range(89, 104))
 
 
-OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
-
-
 class RelaxationSettings(Settings):
     """How a structure is relaxed.
 
