@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from maggma.stores import MemoryStore
+from potcars import write_potcars
 from services import Database, MongoServer, Slurm
 from small_campaign import start
 
@@ -99,6 +101,22 @@ def slurm(service_folder: Path) -> Iterator[Slurm]:
         server.start()
         yield server
         server.stop()
+
+
+@pytest.fixture
+def vasp_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose VASP is the stand-in, with POTCARs of Bi and Se and folders of its own."""
+    import pymatgen.core
+
+    folder = str(write_potcars(tmp_path / "psp", ["Bi", "Se"]))
+    monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", folder)
+    monkeypatch.setenv("PMG_VASP_PSP_DIR", folder)
+    stand_in = Path(__file__).with_name("vasp_stand_in.py")
+    monkeypatch.setenv("ATOMATE2_VASP_CMD", f"{sys.executable} {stand_in}")
+    monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "calculations"))
+    monkeypatch.setenv("VASP_STAND_IN_FAULTS", str(tmp_path / "faults.json"))
+    monkeypatch.setenv("VASP_STAND_IN_LOG", str(tmp_path / "log"))
+    return tmp_path
 
 
 @pytest.fixture

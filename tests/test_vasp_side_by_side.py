@@ -14,7 +14,6 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 from jobflow import run_locally
-from potcars import write_potcars
 from pymatgen.core import Lattice, Structure
 from test_vasp_signals import inside
 
@@ -58,19 +57,10 @@ until [ "$(grep -c begin "$NOTES")" -ge 2 ] || [ $n -gt 600 ]; do sleep 0.1; n=$
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import pymatgen.core
-
-    folder = str(write_potcars(tmp_path / "psp", ["Bi", "Se"]))
-    monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", folder)
-    monkeypatch.setenv("PMG_VASP_PSP_DIR", folder)
-    monkeypatch.setenv("ATOMATE2_VASP_CMD", STAND_IN)
-    monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "calculations"))
-    monkeypatch.setenv("VASP_STAND_IN_FAULTS", str(tmp_path / "faults.json"))
-    monkeypatch.setenv("VASP_STAND_IN_LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+def machine(vasp_machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NOTES", str(vasp_machine / "notes"))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    return tmp_path
+    return vasp_machine
 
 
 def logged(machine: Path) -> list[dict[str, Any]]:

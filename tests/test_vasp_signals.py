@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from potcars import write_potcars
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
@@ -25,17 +24,8 @@ BISE = Structure(Lattice.orthorhombic(3.9, 3.8, 4.1), ["Bi", "Se"], [[0, 0, 0], 
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import pymatgen.core
-
-    folder = str(write_potcars(tmp_path / "psp", ["Bi", "Se"]))
-    monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", folder)
-    monkeypatch.setenv("PMG_VASP_PSP_DIR", folder)
-    monkeypatch.setenv("ATOMATE2_VASP_CMD", STAND_IN)
-    monkeypatch.setenv("CCDCGAN_CALCULATIONS", str(tmp_path / "calculations"))
-    monkeypatch.setenv("VASP_STAND_IN_FAULTS", str(tmp_path / "faults.json"))
-    monkeypatch.setenv("VASP_STAND_IN_LOG", str(tmp_path / "log"))
-    return tmp_path
+def machine(vasp_machine: Path) -> Path:
+    return vasp_machine
 
 
 def relax() -> Relaxation:
