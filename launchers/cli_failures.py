@@ -152,7 +152,7 @@ def _failures(
     if campaign is not None:
         from ccdcgan.launchers.retry import campaign_on
 
-        wanted = replace(wanted, campaigns=campaign_on(pad, campaign)[2])
+        wanted = replace(wanted, campaigns=campaign_on(pad, campaign).family)
     return failures_of_cluster(cluster, pad, wanted)
 
 
@@ -200,14 +200,15 @@ def _retry_on_cluster(
     if campaign is None:
         raise UserError("say whose structures with --campaign: ccdcgan status lists them")
     cluster, pad = open_pad(config, to_change=True)
-    _, settings, family = campaign_on(pad, campaign)
+    submitted = campaign_on(pad, campaign)
     asked = parse_queue(queue, cluster.workers["dft"])
-    require_time(settings, with_parameters(cluster.workers["dft"], asked))
-    again = Again(parse_incar(incar, settings), start, asked)
-    wanted = replace(wanted, campaigns=family)
-    if not _is_to_do(failures_of_cluster(cluster, pad, wanted), dry_run):
+    require_time(submitted.settings, with_parameters(cluster.workers["dft"], asked))
+    again = Again(parse_incar(incar, submitted.settings), start, asked)
+    wanted = replace(wanted, campaigns=submitted.family)
+    found = failures_of_cluster(cluster, pad, wanted)
+    if not _is_to_do(found, dry_run):
         return
-    done = retry_on_cluster(cluster, pad, campaign, wanted, again)
+    done = retry_on_cluster(cluster, pad, submitted, found, again, wanted.text)
     how = f": submitted as {done.submitted}" if done.submitted else ""
     what = "jobs" if done.jobs else "structures"
     console.print(

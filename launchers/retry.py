@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from maggma.core import Store
 
@@ -18,7 +18,6 @@ from ccdcgan.dft.files import locked
 from ccdcgan.launchers.failures import (
     Wanted,
     campaign_of,
-    failures_of_cluster,
     failures_of_folder,
     relaxations_of,
 )
@@ -89,7 +88,12 @@ def retry_in_folder(folder: Path, campaign: Campaign, wanted: Wanted, again: Aga
 
 
 def retry_on_cluster(
-    cluster: Cluster, pad: Pad, name: str, wanted: Wanted, again: Again
+    cluster: Cluster,
+    pad: Pad,
+    campaign: OnCluster,
+    found: Sequence[FailedStructure],
+    again: Again,
+    only: str | None = None,
 ) -> Retried:
     """Prepare the failed structures of a campaign, and put on the LaunchPad what computes them.
 
@@ -99,8 +103,12 @@ def retry_on_cluster(
 
     Parameters
     ----------
-    name
-        As of `find_campaign`; of a file, its settings are those of the new run.
+    campaign
+        Its settings are those of the new run.
+    found
+        What failed of it and is to be tried again.
+    only
+        What was asked for in the reasons: jobs that are run again have it, too.
 
     Raises
     ------
@@ -110,10 +118,7 @@ def retry_on_cluster(
     from ccdcgan.launchers.jobs import change_states, mend
     from ccdcgan.launchers.submit import submit
 
-    document, settings, family = campaign_on(pad, name)
-    found = failures_of_cluster(cluster, pad, wanted)
-    if not found:
-        return Retried()
+    document, settings, family = campaign
     jobs = {"spec.campaign": {"$in": sorted(family)}}
     busy = pad.fireworks.count_documents({**jobs, "state": {"$in": BUSY}})
     if busy:
@@ -122,7 +127,7 @@ def retry_on_cluster(
             "done, or end it with ccdcgan cancel"
         )
     if again == Again() and all(f.kind == "machine" for f in found):
-        failed = mend(pad, cluster, jobs, lost=False, failed=True, only=wanted.text).failed
+        failed = mend(pad, cluster, jobs, lost=False, failed=True, only=only).failed
         return Retried(len(failed), jobs=len(failed))
     prepare_retry(relaxations_of(cluster.job_store()), cluster.root / "calculations", found, again)
     for run in sorted(family):
@@ -131,12 +136,25 @@ def retry_on_cluster(
     return Retried(len(found), done.campaign)
 
 
-def campaign_on(pad: Pad, name: str) -> tuple[dict[str, Any], Campaign, frozenset[str]]:
-    """A submitted campaign: its document, its settings, and all names of it.
+class OnCluster(NamedTuple):
+    """A submitted campaign.
 
-    Those are digests and runs of whatever differs from it in nothing that makes another campaign.
-    A file gives its own settings.
+    Attributes
+    ----------
+    document, settings
+        Of its newest run.
+    family
+        All names of it: digests and runs of whatever differs from it in nothing that makes another
+        campaign.
     """
+
+    document: dict[str, Any]
+    settings: Campaign
+    family: frozenset[str]
+
+
+def campaign_on(pad: Pad, name: str) -> OnCluster:
+    """A campaign by its name as of `find_campaign`, or by a file, which gives its own settings."""
     from ccdcgan.launchers.submit import alike, as_begun, find_campaign
 
     path = Path(name)
@@ -150,7 +168,8 @@ def campaign_on(pad: Pad, name: str) -> tuple[dict[str, Any], Campaign, frozense
         document = find_campaign(pad, name)
         settings = parse_campaign(document["settings"], str(document["_id"]))
         runs = alike(pad, settings)
-    return document, settings, frozenset(str(run[key]) for run in runs for key in ("_id", "digest"))
+    family = frozenset(str(run[key]) for run in runs for key in ("_id", "digest"))
+    return OnCluster(document, settings, family)
 
 
 def prepare_retry(
