@@ -37,13 +37,14 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.cluster import Cluster
-from ccdcgan.launchers.launchpad import CAMPAIGNS, Pad, database_of, open_pad, prepare
-from ccdcgan.launchers.status import counts_pipeline, status_of
-from ccdcgan.launchers.worker import ProgressWriter
-from ccdcgan.workflows import database, progress
+from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, database_of, open_pad, prepare
+from ccdcgan.launchers.cluster.settings import Cluster
+from ccdcgan.launchers.cluster.status import counts_pipeline, status_of
+from ccdcgan.launchers.cluster.worker import ProgressWriter
+from ccdcgan.workflows import progress
+from ccdcgan.workflows import relax as database
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import MOST_JOBS, RelaxMaker, in_stage, worker_class
+from ccdcgan.workflows.relax import MOST_JOBS, RelaxMaker, in_stage, worker_class
 
 CAMPAIGN = Campaign()
 

@@ -37,9 +37,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.training_data import parse_references, prepared
-from ccdcgan.models.constraint import error_figures, train_constraint
-from ccdcgan.models.goals import FORMATION_ENERGY
+from ccdcgan.launchers.networks.data import parse_references, prepared
+from ccdcgan.models.energy.constraint import error_figures, train_constraint
+from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.pipeline import Crystals
 from ccdcgan.models.presets import PRESETS, ConstraintSettings
 

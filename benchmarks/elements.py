@@ -27,9 +27,9 @@ from ccdcgan.dft.engines.potentials import MPTRJ_ELEMENTS, SevenNetEngine
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.sources import Prototype
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import end_members, ground_state
+from ccdcgan.dft.structures.sources import Prototype
 from ccdcgan.workflows.trust import LEAST
 
 FOLDER = Path(__file__).parent / "elements"

@@ -3,7 +3,7 @@
 Usage: python benchmarks/espresso_bise.py PSEUDO_DIR [--cutoff EV] [--length Å] [--command pw.x]
 
 Relaxes Bi (A7, R-3m), Se (A8, P3_121) and BiSe (rocksalt). Three codes put the compound at
--0.09 eV/atom, within 0.03, in a fixed geometry. PSEUDO_DIR: python -m ccdcgan.dft.gth_upf.
+-0.09 eV/atom, within 0.03, in a fixed geometry. PSEUDO_DIR: python -m ccdcgan.dft.engines.gth_upf.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.engines.espresso import EspressoEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.espresso import EspressoEngine
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure

@@ -28,17 +28,17 @@ import numpy as np
 from pymatgen.core import Lattice, Structure
 from ruamel.yaml import YAML
 
+from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.engines.vasp.record import Attempt, write_record
-from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.relaxation.document import Relaxation
-from ccdcgan.launchers.cluster import load_cluster
-from ccdcgan.launchers.failures import Wanted, failures_of_folder, relaxations_of
-from ccdcgan.launchers.folder import CALCULATIONS, CAMPAIGN_FILE, embedded_store
-from ccdcgan.launchers.retry import Again, prepare_retry
+from ccdcgan.launchers.cluster.settings import load_cluster
+from ccdcgan.launchers.local.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store
+from ccdcgan.launchers.results.failures import Wanted, failures_of_folder, relaxations_of
+from ccdcgan.launchers.results.retry import Again, prepare_retry
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.failures import FailedStructure
-from ccdcgan.workflows.stores import Relaxations
+from ccdcgan.workflows.storage.stores import Relaxations
 
 CAMPAIGN = Campaign.model_validate({"system": "Bi-Se", "relaxation": {"engine": {"name": "vasp"}}})
 #: Documents that are made at a time.
@@ -160,7 +160,7 @@ def main() -> None:
         else:
             import pymongo
 
-            from ccdcgan.launchers.launchpad import connect, prepare
+            from ccdcgan.launchers.cluster.launchpad import connect, prepare
 
             uri, name = address(stack, folder), f"ccdcgan_benchmark_{uuid4().hex[:8]}"
             client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri)

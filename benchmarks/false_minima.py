@@ -36,14 +36,14 @@ import numpy as np
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
-from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.sources import Prototype, primitive_cell, random_crystals
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import ground_state, reference_table
-from ccdcgan.dft.substitution import starting_volume
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.sources import Prototype, primitive_cell, random_crystals
+from ccdcgan.dft.structures.substitution import starting_volume
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.trust import composition_of, untrusted
 

@@ -36,11 +36,11 @@ from potcars import write_potcars  # noqa: E402  of the tests, which are no pack
 from test_vasp_campaign import crystal  # noqa: E402
 
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp  # noqa: E402
-from ccdcgan.launchers.cluster import load_cluster  # noqa: E402
-from ccdcgan.launchers.launchpad import database_of  # noqa: E402
-from ccdcgan.launchers.submit import submit  # noqa: E402
+from ccdcgan.launchers.cluster.launchpad import database_of  # noqa: E402
+from ccdcgan.launchers.cluster.settings import load_cluster  # noqa: E402
+from ccdcgan.launchers.cluster.submit import submit  # noqa: E402
 from ccdcgan.workflows.campaign import Campaign, parse_campaign  # noqa: E402
-from ccdcgan.workflows.database import RelaxMaker, in_stage  # noqa: E402
+from ccdcgan.workflows.relax import RelaxMaker, in_stage  # noqa: E402
 
 #: All of them last until the machine is mended.
 MACHINES = (
@@ -128,7 +128,7 @@ def disturbed(
     config_folder = folder / "config"
     work = ("worker", config_folder / "dft", "--idle", 0)
     try:
-        with mock.patch("ccdcgan.workflows.inverse_design.InverseDesignMaker.make", flow):
+        with mock.patch("ccdcgan.workflows.flow.InverseDesignMaker.make", flow):
             submit(parse_campaign(CAMPAIGN, "faults"), "faults", cluster)
             command("cluster", "write", config_folder, "--config", config)
             command(*work)
@@ -139,7 +139,7 @@ def disturbed(
             words += ["--campaign", "faults", *tags]
             # Here, so that what it submits is the flow above.
             with mock.patch.object(sys, "argv", words):
-                from ccdcgan.launchers.cli import app
+                from ccdcgan.launchers.cli.app import app
 
                 app(standalone_mode=False)
         command(*work)

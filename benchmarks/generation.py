@@ -38,12 +38,12 @@ from pymatgen.core import Structure
 from scipy.stats import binomtest
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.launchers.training_data import Data, parse_references, prepared
-from ccdcgan.models.goals import FORMATION_ENERGY, Goal
-from ccdcgan.models.inference import Predictor, draw_crystals, shipped_autoencoder
+from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.launchers.networks.data import Data, parse_references, prepared
+from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.models.pipeline import train_constraints, train_generator
 from ccdcgan.models.presets import Preset
+from ccdcgan.models.sampling import Predictor, draw_crystals, shipped_autoencoder
 from ccdcgan.workflows.screening import Limits
 
 #: What a valid crystal keeps to: the same for all that are compared.
@@ -140,7 +140,7 @@ def measure(data: Data, preset: Preset, count: int, judged: int, seed: int) -> d
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, or 2 and one line on stderr."""
-    from ccdcgan.launchers.train import chosen_preset
+    from ccdcgan.launchers.networks.train import chosen_preset
 
     parser = argparse.ArgumentParser(description="What a trained generator draws.")
     parser.add_argument("structures", type=Path, help="relaxed crystals with energies")

@@ -39,14 +39,14 @@ from maggma.stores import MemoryStore, MongoURIStore
 from pymatgen.core import Lattice, Structure
 from pymongo import MongoClient
 
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.models.goals import FORMATION_ENERGY
+from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.choosing import choose
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.inverse_design import conclude, publish_phases
+from ccdcgan.workflows.flow import conclude, publish_phases
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.selection import choose
-from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
+from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 CAMPAIGN = Campaign()
 LEVEL = CAMPAIGN.relaxation.engine.level_of_theory()

@@ -21,12 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pymatgen.core import Lattice, Structure
 from ruamel.yaml import YAML
 
-from ccdcgan.dft.homologous import known_crystals
-from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import ground_state
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.launchers.local.homologous import known_crystals
 
 #: Heights of conventional cells, Å, as measured.
 MEASURED = {"Bi2Se3 R-3m": 28.64, "Bi": 11.862, "Se": 4.954}

@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
-from ccdcgan.models.potential import Labelled, fit_potential
+from ccdcgan.models.energy.potential import Labelled, fit_potential
 
 #: Geometries on which both are timed.
 TIMED = 20

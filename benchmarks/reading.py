@@ -23,7 +23,7 @@ from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.structures.crystal import Crystal
 from ccdcgan.dft.structures.reader import read
-from ccdcgan.launchers.finished import read_suitable
+from ccdcgan.launchers.local.finished import read_suitable
 from ccdcgan.workflows.screening import Limits
 
 #: Distinct crystals, half of them with all symmetry operations written out.

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
-from ccdcgan.dft.sources import Prototype, read_structures
+from ccdcgan.dft.structures.sources import Prototype, read_structures
 
 
 def main() -> int:

@@ -39,8 +39,8 @@ import numpy as np
 from pymatgen.core import Element, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_same
-from ccdcgan.dft.sources import Prototype, primitive_cell, read_structures
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.structures.sources import Prototype, primitive_cell, read_structures
 from ccdcgan.dft.structures.validity import is_degenerate
 from ccdcgan.models.presets import Preset
 
@@ -100,8 +100,8 @@ class NetworkRoundTrip:
     """Codes of the shipped autoencoder."""
 
     def __init__(self) -> None:
-        from ccdcgan.models.inference import SITES, shipped_autoencoder
-        from ccdcgan.models.representation import CrystalGraphs
+        from ccdcgan.models.representation.default import CrystalGraphs
+        from ccdcgan.models.sampling import SITES, shipped_autoencoder
         from ccdcgan.models.training import model_from_bytes
 
         self.grid = Preset().grid

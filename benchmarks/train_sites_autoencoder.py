@@ -38,7 +38,7 @@ import keras
 import numpy as np
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.sources import (
+from ccdcgan.dft.structures.sources import (
     AflowSource,
     Filters,
     Prototype,
@@ -46,14 +46,14 @@ from ccdcgan.dft.sources import (
     primitive_cell,
     random_crystals,
 )
-from ccdcgan.models.autoencoder import (
+from ccdcgan.models.representation.autoencoder import (
     Picture,
     Pictures,
     build_sites_autoencoder,
     peak_weighted_mse,
 )
-from ccdcgan.models.representation import CrystalGraphs, coordinates
-from ccdcgan.models.voxels import SitesGrid
+from ccdcgan.models.representation.default import CrystalGraphs, coordinates
+from ccdcgan.models.representation.voxels import SitesGrid
 
 #: Steps between two looks at the held-out crystals.
 REPORT = 500

@@ -26,10 +26,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from ccdcgan.models import gan
 from ccdcgan.models.backend import TENSORFLOW, input_gradient, value_and_gradients
-from ccdcgan.models.generators import Composition, build_networks
-from ccdcgan.models.paper import build_paper_constraint, folded_side
+from ccdcgan.models.gan import training as gan
+from ccdcgan.models.gan.generators import Composition, build_networks
+from ccdcgan.models.paper.networks import build_paper_constraint, folded_side
 from ccdcgan.models.presets import PRESETS, GanSettings
 from ccdcgan.models.training import make_deterministic
 

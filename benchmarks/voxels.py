@@ -38,10 +38,10 @@ from pymatgen.core import Structure
 from roundtrip import readable
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_same
+from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.models.presets import PAPER_GRID, Preset
-from ccdcgan.models.representation import assemble, coordinates
-from ccdcgan.models.voxels import lattice_from_metric
+from ccdcgan.models.representation.default import assemble, coordinates
+from ccdcgan.models.representation.voxels import lattice_from_metric
 
 #: Crystals encoded and decoded at once.
 BATCH = 256

@@ -35,27 +35,27 @@ import numpy as np
 from jobflow import Flow, run_locally
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.engines.potentials import SevenNetEngine
-from ccdcgan.dft.frames import Frame
-from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.relaxation.processes import relax_many
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.dft.substitution import candidates, starting_volume
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.models.inference import shipped_autoencoder
+from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.sources import AflowSource, Filters, Prototype, collect, random_crystals
+from ccdcgan.dft.structures.substitution import candidates, starting_volume
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.models.pipeline import train_constraints
+from ccdcgan.models.sampling import shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import key_of
+from ccdcgan.workflows.choosing import choose
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
-from ccdcgan.workflows.generation import Judge
-from ccdcgan.workflows.inverse_design import RoundMaker
+from ccdcgan.workflows.flow import RoundMaker
+from ccdcgan.workflows.generate import Judge
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.learning import AutoencoderMaker, crystals_of, preset_of
-from ccdcgan.workflows.selection import choose
-from ccdcgan.workflows.stores import RESULTS, Relaxations
+from ccdcgan.workflows.learn import AutoencoderMaker, crystals_of, preset_of
+from ccdcgan.workflows.relax import key_of
+from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
 ELEMENTS = ("Bi", "Se")
 MAX_SITES = 14

@@ -16,13 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from ccdcgan.models.autoencoder import train_sites_autoencoder
-from ccdcgan.models.constraint import Starts, train_constraint
-from ccdcgan.models.gan import sample, train_gan
-from ccdcgan.models.generators import Composition, build_dense_generator
-from ccdcgan.models.goals import Goal
-from ccdcgan.models.guide import objective, train_guide
-from ccdcgan.models.inference import (
+from ccdcgan.models.energy.constraint import Starts, train_constraint
+from ccdcgan.models.energy.goals import Goal
+from ccdcgan.models.gan.generators import Composition, build_dense_generator
+from ccdcgan.models.gan.guide import objective, train_guide
+from ccdcgan.models.gan.training import sample, train_gan
+from ccdcgan.models.paper.graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.presets import Preset
+from ccdcgan.models.repair import extremes, shortest_distances, usual_volumes
+from ccdcgan.models.representation.autoencoder import train_sites_autoencoder
+from ccdcgan.models.representation.default import (
+    REFERENCE_COUNT,
+    CrystalGraphs,
+    anchored,
+    coordinates,
+    problem,
+)
+from ccdcgan.models.representation.voxels import FloatArray, LatticeGrid
+from ccdcgan.models.representation.whitening import Whitening
+from ccdcgan.models.sampling import (
     CONSTRAINT,
     GENERATOR,
     GUIDE,
@@ -37,24 +49,12 @@ from ccdcgan.models.inference import (
     decode,
     load_space,
 )
-from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
-from ccdcgan.models.presets import Preset
-from ccdcgan.models.representation import (
-    REFERENCE_COUNT,
-    CrystalGraphs,
-    anchored,
-    coordinates,
-    problem,
-)
-from ccdcgan.models.separation import extremes, shortest_distances, usual_volumes
 from ccdcgan.models.training import (
     TrainingLog,
     make_deterministic,
     model_bytes,
     model_from_bytes,
 )
-from ccdcgan.models.voxels import FloatArray, LatticeGrid
-from ccdcgan.models.whitening import Whitening
 
 Progress = Callable[[int, int], None]
 

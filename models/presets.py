@@ -15,7 +15,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.mistakes import did_you_mean, in_one_line, mistakes, not_numbers, shown
 from ccdcgan.dft.yaml_files import read_yaml
-from ccdcgan.models.voxels import SitesGrid
+from ccdcgan.models.representation.voxels import SitesGrid
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -145,9 +145,6 @@ def model_from_bytes(data: bytes) -> keras.Model:
     """
     # Keras finds the project's own layers in a file only once they are registered; they are
     # imported here because their modules import this one.
-    import ccdcgan.models.autoencoder
-    import ccdcgan.models.constraint
-    import ccdcgan.models.gan  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"

@@ -17,13 +17,13 @@ from test_vasp_campaign import crystal
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.cli import main
-from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.launchers.cli.app import main
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import ProposeMaker, RelaxMaker
 from ccdcgan.workflows.documents import Entry
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.stores import RESULTS, Relaxations
+from ccdcgan.workflows.relax import ProposeMaker, RelaxMaker
+from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),

@@ -18,7 +18,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.frames import Frame
+from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
 

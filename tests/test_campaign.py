@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers import cli
+from ccdcgan.launchers.cli import app as cli
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 
 
@@ -46,7 +46,7 @@ def test_digest_knows_what_decides_the_result():
 
 def test_a_campaigns_loss_replaces_that_of_its_preset():
     from ccdcgan.models.presets import PRESETS
-    from ccdcgan.workflows.learning import preset_of
+    from ccdcgan.workflows.learn import preset_of
 
     own = PRESETS["quickstart"]
     assert preset_of(Campaign()) == own
@@ -243,7 +243,7 @@ def test_what_became_one_crystal_is_one_sample_with_all_its_starts():
 
     from ccdcgan.workflows.documents import Origin, RelaxationDocument
     from ccdcgan.workflows.knowledge import Knowledge
-    from ccdcgan.workflows.learning import crystals_of
+    from ccdcgan.workflows.learn import crystals_of
 
     level = Campaign().relaxation.engine.level_of_theory()
 
@@ -330,7 +330,7 @@ def test_unknown_errors_are_not_hidden():
 
 
 def test_recorded_phases_are_plain_json(tmp_path):
-    from ccdcgan.launchers.local import write_results
+    from ccdcgan.launchers.local.run import write_results
 
     level = Campaign().relaxation.engine.level_of_theory().model_dump()
     outcome = {

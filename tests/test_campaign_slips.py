@@ -19,7 +19,7 @@ from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.yaml_files import read_yaml
-from ccdcgan.launchers.cluster import load_cluster
+from ccdcgan.launchers.cluster.settings import load_cluster
 from ccdcgan.models.presets import load_preset
 from ccdcgan.workflows.campaign import load_campaign, parse_campaign
 

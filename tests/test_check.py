@@ -16,13 +16,13 @@ from services import free_port, wait_until
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers import check
-from ccdcgan.launchers.cluster import CLASSES, load_cluster
-from ccdcgan.launchers.inspection import inspect_worker
-from ccdcgan.launchers.launchpad import connect, prepare
+from ccdcgan.launchers.check import check
+from ccdcgan.launchers.check.cluster import inspect_worker
+from ccdcgan.launchers.cluster.launchpad import connect, prepare
+from ccdcgan.launchers.cluster.settings import CLASSES, load_cluster
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import worker_class
-from ccdcgan.workflows.stores import DATA, PHASES, RESULTS
+from ccdcgan.workflows.relax import worker_class
+from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 PASSWORD = "hunter2/secret"
 VARIABLE = "CCDCGAN_MONGODB_URI"
@@ -35,10 +35,10 @@ def place(database, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv(VARIABLE, database.uri)
     # What cannot be reached is to be told at once.
-    monkeypatch.setattr("ccdcgan.launchers.launchpad.SOON", 1000)
-    monkeypatch.setattr("ccdcgan.launchers.inspection.POLL", 0.5)
+    monkeypatch.setattr("ccdcgan.launchers.cluster.launchpad.SOON", 1000)
+    monkeypatch.setattr("ccdcgan.launchers.check.cluster.POLL", 0.5)
     # Comparing candidates takes seconds, and is tested in test_outlook.py.
-    monkeypatch.setattr("ccdcgan.launchers.outlook.COMPARED", 0)
+    monkeypatch.setattr("ccdcgan.launchers.check.outlook.COMPARED", 0)
     config = tmp_path / "cluster.yaml"
 
     def write(workers=None, **settings):

@@ -26,16 +26,16 @@ from test_campaign import command
 from ccdcgan.dft.engines.vasp import side_by_side
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import OutOfTimeError
-from ccdcgan.launchers import cluster, launchpad
-from ccdcgan.launchers.cluster import CLASSES, Cluster, load_cluster
-from ccdcgan.launchers.cluster_files import write_files
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.launchers.jobs import TRIES, mend
-from ccdcgan.launchers.status import counts_pipeline
-from ccdcgan.workflows import database as workflows_database
+from ccdcgan.launchers.cluster import launchpad
+from ccdcgan.launchers.cluster.files import write_files
+from ccdcgan.launchers.cluster.recovery import TRIES, mend
+from ccdcgan.launchers.cluster.settings import CLASSES, Cluster, load_cluster
+from ccdcgan.launchers.cluster.status import counts_pipeline
+from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.workflows import relax as workflows_database
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.stores import RESULTS, Relaxations
+from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
 PYTHON_PATH = str(Path(__file__).parent)
 
@@ -102,8 +102,8 @@ class Here:
 
     def submit(self, flow: Flow, name: str = "toys", seed: int = 0) -> str:
         """Put a flow on the LaunchPad as if it were that of a campaign."""
-        from ccdcgan.launchers.submit import submit
-        from ccdcgan.workflows.inverse_design import InverseDesignMaker
+        from ccdcgan.launchers.cluster.submit import submit
+        from ccdcgan.workflows.flow import InverseDesignMaker
 
         # Campaign and flow go together through it all, so that threads may do so at once.
         campaign = Campaign(seed=seed)
@@ -296,7 +296,7 @@ def test_missing_files(here):
 
 def test_fireworks_is_not_there(here, monkeypatch):
     (here.folder / "campaign.yaml").write_text(CAMPAIGN)
-    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    monkeypatch.setattr("ccdcgan.launchers.cluster.settings.find_spec", lambda _: None)
     for arguments in COMMANDS:
         assert "pip install 'ccdcgan[cluster]'" in here.complaint(*arguments)
 
@@ -360,7 +360,7 @@ def test_of_many_submissions_at_once_one_succeeds(here):
 
 
 def test_a_submission_that_was_killed_is_taken_over(here, monkeypatch):
-    from ccdcgan.launchers import submit
+    from ccdcgan.launchers.cluster import submit
 
     monkeypatch.setattr(submit, "UNFINISHED", 0.0)
     with monkeypatch.context() as patch:

@@ -10,14 +10,14 @@ from crystals import CSCL, ROCKSALT, ZINCBLENDE
 from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.frames import Frame
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.launchers.local import write_results
+from ccdcgan.dft.engines.frames import Frame
+from ccdcgan.launchers.local.run import write_results
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
-from ccdcgan.workflows.inverse_design import conclude
-from ccdcgan.workflows.learning import frames_of
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.flow import conclude
+from ccdcgan.workflows.learn import frames_of
+from ccdcgan.workflows.storage.stores import RESULTS
 
 CAMPAIGN = Campaign()
 LEVEL = CAMPAIGN.relaxation.engine.level_of_theory()

@@ -13,10 +13,10 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import displacement
-from ccdcgan.launchers.report import write_report
+from ccdcgan.dft.structures.matching import displacement
+from ccdcgan.launchers.report.write import write_report
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.confirmation import (
+from ccdcgan.workflows.confirm import (
     agreement,
     confirmations,
     confirmed_campaign,

@@ -13,10 +13,10 @@ from test_campaign import command
 
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.folder import embedded_store, open_workdir
+from ccdcgan.launchers.local.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
-from ccdcgan.workflows.database import merge_entries
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.relax import merge_entries
+from ccdcgan.workflows.storage.stores import RESULTS
 
 VASP = {"name": "vasp", "incar": {"ALGO": "Fast"}}
 BEGUN: dict[str, Any] = {

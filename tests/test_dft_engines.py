@@ -27,6 +27,9 @@ from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings, LevelOfTh
 from ccdcgan.dft.engines.consistency import Tolerances, distorted, small_structures
 from ccdcgan.dft.engines.contract import main, violations
 from ccdcgan.dft.engines.dispersion import with_dispersion
+from ccdcgan.dft.engines.espresso import EspressoEngine
+from ccdcgan.dft.engines.gpaw import GpawEngine
+from ccdcgan.dft.engines.gth_upf import write_upf
 from ccdcgan.dft.engines.potentials import (
     MPTRJ_ELEMENTS,
     ChgnetEngine,
@@ -36,13 +39,10 @@ from ccdcgan.dft.engines.potentials import (
 from ccdcgan.dft.engines.registry import engine_class, engine_of
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.espresso import EspressoEngine
-from ccdcgan.dft.gpaw import GpawEngine
-from ccdcgan.dft.gth_upf import write_upf
-from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.workflows.campaign import parse_campaign
 
 L3I5 = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")

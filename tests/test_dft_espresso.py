@@ -20,8 +20,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp.inputs import Kpoints
 from scipy.spatial.transform import Rotation
 
-from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.espresso import (
+from ccdcgan.dft.engines.espresso import (
     EspressoEngine,
     PwxError,
     ScfNotConvergedError,
@@ -29,8 +28,9 @@ from ccdcgan.dft.espresso import (
     kpoints,
     read_upf_header,
 )
-from ccdcgan.dft.gpaw import GpawEngine
-from ccdcgan.dft.gth_upf import MESH, main, projector, read_gth, write_upf
+from ccdcgan.dft.engines.gpaw import GpawEngine
+from ccdcgan.dft.engines.gth_upf import MESH, main, projector, read_gth, write_upf
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.failure import MachineError
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.relaxer import Relaxer
@@ -329,7 +329,7 @@ def test_pwx_ends_with_its_parent(folder: Path, fake: Any, tmp_path: Path) -> No
     code = (
         "import sys\n"
         "from pymatgen.core import Structure\n"
-        "from ccdcgan.dft.espresso import EspressoEngine\n"
+        "from ccdcgan.dft.engines.espresso import EspressoEngine\n"
         "s = Structure([[5, 0, 0], [0, 5, 0], [0, 0, 5]], ['Bi'], [[0, 0, 0]])\n"
         "a = s.to_ase_atoms()\n"
         "a.calc = EspressoEngine(command=sys.argv[1], pseudo_dir=sys.argv[2]).calculator(s)\n"

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from ccdcgan.dft.engines.base import LevelOfTheory, same_level
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.hull import Hull, Thresholds
+from ccdcgan.dft.structures.hull import Hull, Thresholds
 
 PBE = LevelOfTheory(engine="SevenNet-0", package="sevenn", checkpoint="a" * 16, scale="PBE")
 OTHER = LevelOfTheory(engine="CHGNet", package="chgnet", checkpoint="b" * 16, scale="MP2020")

@@ -7,7 +7,7 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.matching import TOLERANCES, SeenStructures, distinct, is_same
+from ccdcgan.dft.structures.matching import TOLERANCES, SeenStructures, distinct, is_same
 from ccdcgan.dft.structures.validity import is_degenerate
 
 

@@ -11,14 +11,14 @@ from jobflow import Flow, run_locally
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
-from ccdcgan.dft.properties import PropertyError, bulk_modulus, compute
+from ccdcgan.dft.relaxation.properties import PropertyError, bulk_modulus, compute
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import parse_campaign
-from ccdcgan.workflows.database import RelaxMaker
 from ccdcgan.workflows.documents import Candidate, Origin
+from ccdcgan.workflows.relax import RelaxMaker
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import DummySpecies, Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.sources import (
+from ccdcgan.dft.structures.crystal import Skipped
+from ccdcgan.dft.structures.sources import (
     AflowSource,
     FilesSource,
     Filters,
@@ -29,7 +30,6 @@ from ccdcgan.dft.sources import (
     random_crystals,
     read_structures,
 )
-from ccdcgan.dft.structures.crystal import Skipped
 
 A = 5.64
 POSCAR = f"""rocksalt

@@ -7,10 +7,10 @@ import pytest
 from crystals import ANTIFLUORITE, BISMUTH, CSCL, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.homologous import stack
-from ccdcgan.dft.matching import is_same
-from ccdcgan.dft.sources import primitive_cell
-from ccdcgan.dft.stacking import periods, stackings
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.dft.structures.stacking import periods, stackings
+from ccdcgan.launchers.local.homologous import stack
 
 WURTZITE = Structure(
     Lattice.hexagonal(6.4 / 2**0.5, 6.4 / 2**0.5 * (8 / 3) ** 0.5),

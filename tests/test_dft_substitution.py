@@ -7,9 +7,9 @@ import pytest
 from pymatgen.core import Element, Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.sources import Prototype
-from ccdcgan.dft.substitution import (
+from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.sources import Prototype
+from ccdcgan.dft.structures.substitution import (
     candidates,
     parse_system,
     starting_volume,

@@ -468,9 +468,9 @@ def test_a_run_stopped_by_walltime_goes_on_in_the_next(faults, log, record):
 
 
 def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
-    from ccdcgan.launchers.folder import embedded_store
+    from ccdcgan.launchers.local.workdir import embedded_store
     from ccdcgan.workflows.campaign import Campaign
-    from ccdcgan.workflows.database import RelaxMaker
+    from ccdcgan.workflows.relax import RelaxMaker
 
     faults({"fault": "slow", "seconds": 2.0})
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + 14)))
@@ -483,7 +483,7 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     store = embedded_store(machine)
     store.connect()
     waited: list[float] = []
-    monkeypatch.setattr("ccdcgan.workflows.database.sleep", waited.append)
+    monkeypatch.setattr("ccdcgan.workflows.relax.sleep", waited.append)
     response = job.run(store)
     assert response.replace is not None and response.output is None
     assert waited == [10.0]

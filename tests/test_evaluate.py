@@ -20,9 +20,9 @@ from pymatgen.io.cif import CifWriter
 from small_campaign import CAMPAIGN
 from test_campaign import command
 
-from ccdcgan.dft.matching import is_same
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.workflows.stores import PHASES, RESULTS
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 
 def stored(folder: Path, name: str) -> list[dict]:
@@ -180,7 +180,7 @@ def test_nothing_is_relaxed_twice(monkeypatch, capsys, campaign, structures) -> 
         assert not structures, "relaxed again"
         return iter(())
 
-    monkeypatch.setattr("ccdcgan.workflows.database.in_workers", never)
+    monkeypatch.setattr("ccdcgan.workflows.relax.in_workers", never)
     again = evaluated(monkeypatch, capsys, structures, campaign)
     assert again == first
     # Without --sampled the samples are what is in the file.

@@ -10,8 +10,8 @@ from crystals import ANTIFLUORITE, CSCL, FLUORITE, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Composition, Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.hull import Hull
-from ccdcgan.dft.matching import SeenStructures, displacement
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.matching import SeenStructures, displacement
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import new_crystals, place, share, yield_of
 

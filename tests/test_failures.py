@@ -12,13 +12,13 @@ from ruamel.yaml import YAML
 from test_vasp_campaign import DRIVER, crystal
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli import main
-from ccdcgan.launchers.failures import Wanted, failures_of_folder
-from ccdcgan.launchers.folder import CAMPAIGN_FILE, embedded_store
-from ccdcgan.launchers.retry import Again, parse_incar, prepare_retry
+from ccdcgan.launchers.cli.app import main
+from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store
+from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
+from ccdcgan.launchers.results.retry import Again, parse_incar, prepare_retry
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.failures import FailedStructure, counts
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.storage.stores import RESULTS
 
 CAMPAIGN = Campaign(
     system=("Bi", "Se"),

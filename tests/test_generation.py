@@ -12,18 +12,18 @@ from crystals import ANTIFLUORITE, BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINC
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.homologous import stack
-from ccdcgan.dft.matching import SeenStructures, is_same
-from ccdcgan.models.goals import FORMATION_ENERGY
-from ccdcgan.models.inference import Files, shipped_autoencoder
-from ccdcgan.models.moments import PAIR
+from ccdcgan.dft.structures.matching import SeenStructures, is_same
+from ccdcgan.launchers.local.homologous import stack
+from ccdcgan.models.energy.goals import FORMATION_ENERGY
+from ccdcgan.models.energy.potential import Potential
+from ccdcgan.models.energy.power_spectrum import PAIR
 from ccdcgan.models.pipeline import train_constraints
-from ccdcgan.models.potential import Potential
+from ccdcgan.models.sampling import Files, shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign, Screening, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.generation import Judge, left_out, new_stackings
+from ccdcgan.workflows.generate import Judge, left_out, new_stackings
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.learning import crystals_of, preset_of
+from ccdcgan.workflows.learn import crystals_of, preset_of
 from ccdcgan.workflows.screening import Limits
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")

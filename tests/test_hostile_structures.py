@@ -17,11 +17,11 @@ from crystals import CSCL, NIAS, ROCKSALT
 from small_campaign import CAMPAIGN
 from test_campaign import command
 
-from ccdcgan.launchers.folder import embedded_store, open_workdir
+from ccdcgan.launchers.local.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import load_campaign
-from ccdcgan.workflows.database import key_of
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
-from ccdcgan.workflows.stores import PHASES, RESULTS
+from ccdcgan.workflows.relax import key_of
+from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 
 def payloads(marker: Path) -> list[dict[str, Any]]:

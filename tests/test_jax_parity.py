@@ -14,8 +14,8 @@ import keras
 import numpy as np
 import pytest
 
-from ccdcgan.models import gan
-from ccdcgan.models.generators import Composition
+from ccdcgan.models.gan import training as gan
+from ccdcgan.models.gan.generators import Composition
 from ccdcgan.models.presets import GanSettings
 
 LOSSES = ("wgan-gp", "bce")

@@ -11,7 +11,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.models.environments import rattled
+from ccdcgan.models.energy.descriptors import rattled
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Fact, Knowledge

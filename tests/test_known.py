@@ -14,13 +14,13 @@ from rich.console import Console
 from test_campaign import command
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.homologous import REPORTED, known_crystals, stack
-from ccdcgan.dft.matching import WIDER, is_same
-from ccdcgan.dft.substitution import starting_volume
-from ccdcgan.launchers.known import Known, Match, Reference, known, table_of
+from ccdcgan.dft.structures.matching import WIDER, is_same
+from ccdcgan.dft.structures.substitution import starting_volume
+from ccdcgan.launchers.local.homologous import REPORTED, known_crystals, stack
+from ccdcgan.launchers.local.rediscovery import Known, Match, Reference, known, table_of
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.database import ProposeMaker
 from ccdcgan.workflows.documents import Origin
+from ccdcgan.workflows.relax import ProposeMaker
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_references_are_found_again(campaign, references, monkeypatch, capsys, t
     assert isinstance(third["e_above_hull"], float)
     # Neither the campaign nor what is asked again changes, and nothing is relaxed twice.
     assert (campaign / "phases.json.gz").read_bytes() == before
-    monkeypatch.setattr("ccdcgan.workflows.database.relax_many", lambda cells, *_: list(cells))
+    monkeypatch.setattr("ccdcgan.workflows.relax.relax_many", lambda cells, *_: list(cells))
     assert known(campaign, references).model_dump(mode="json") == found
 
 
@@ -225,7 +225,7 @@ def test_references_of_other_systems_must_be_given(monkeypatch, capsys, tmp_path
     code, said = command(monkeypatch, capsys, "known", "--campaign", str(tmp_path))
     assert code == 2 and "holds no campaign" in said
     monkeypatch.setattr(
-        "ccdcgan.launchers.finished.Campaign.elements", property(lambda _: ["Bi", "Te"])
+        "ccdcgan.launchers.local.finished.Campaign.elements", property(lambda _: ["Bi", "Te"])
     )
     code, said = command(monkeypatch, capsys, "known", "--campaign", str(campaign))
     assert code == 2 and "--references" in said and len(said.splitlines()) == 1

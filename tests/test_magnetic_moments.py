@@ -20,13 +20,13 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.sources import FilesSource, Filters, collect
 from ccdcgan.dft.structures.crystal import Crystal
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.moments import moments_of, with_moments
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.references import FileReferences, load_references
-from ccdcgan.dft.substitution import candidates
+from ccdcgan.dft.structures.sources import FilesSource, Filters, collect
+from ccdcgan.dft.structures.substitution import candidates
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge

@@ -11,14 +11,14 @@ from ruamel.yaml import YAML
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers import migrate
-from ccdcgan.launchers.cluster import load_cluster
-from ccdcgan.launchers.folder import embedded_store, open_workdir
-from ccdcgan.launchers.migrate import to_database, to_folder
+from ccdcgan.launchers.cluster.settings import load_cluster
+from ccdcgan.launchers.local.workdir import embedded_store, open_workdir
+from ccdcgan.launchers.results import migrate
+from ccdcgan.launchers.results.migrate import to_database, to_folder
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.confirmation import confirmed_campaign
+from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.documents import Origin, Phase, RelaxationDocument
-from ccdcgan.workflows.stores import (
+from ccdcgan.workflows.storage.stores import (
     DATA,
     PHASES,
     RESULTS,
@@ -412,5 +412,5 @@ def test_folders_and_campaigns_that_do_not_fit(
         assert "in use" in says(folder, "--to", "folder")
     assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
     monkeypatch.setenv("CCDCGAN_MONGODB_URI", "mongodb://127.0.0.1:1/")
-    monkeypatch.setattr("ccdcgan.launchers.launchpad.SOON", 200)
+    monkeypatch.setattr("ccdcgan.launchers.cluster.launchpad.SOON", 200)
     assert "cannot reach the database" in says(folder, "--to", "mongodb")

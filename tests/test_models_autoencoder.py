@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from ccdcgan.dft.matching import is_same
-from ccdcgan.dft.sources import AflowSource, Filters, Prototype, primitive_cell
-from ccdcgan.models import autoencoder
-from ccdcgan.models.autoencoder import (
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.structures.sources import AflowSource, Filters, Prototype, primitive_cell
+from ccdcgan.models.presets import Preset
+from ccdcgan.models.representation import autoencoder
+from ccdcgan.models.representation.autoencoder import (
     PATCH,
     Patches,
     PeriodicConvolution,
@@ -20,11 +21,10 @@ from ccdcgan.models.autoencoder import (
     build_sites_autoencoder,
     peak_weighted_mse,
 )
-from ccdcgan.models.inference import SITES, shipped_autoencoder
-from ccdcgan.models.presets import Preset
-from ccdcgan.models.representation import CrystalGraphs
+from ccdcgan.models.representation.default import CrystalGraphs
+from ccdcgan.models.representation.voxels import SitesGrid
+from ccdcgan.models.sampling import SITES, shipped_autoencoder
 from ccdcgan.models.training import model_bytes, model_from_bytes
-from ccdcgan.models.voxels import SitesGrid
 
 GRID = Preset().grid
 

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.constraint import (
+from ccdcgan.models.energy.constraint import (
     Constraint,
     EnvironmentKernel,
     Errors,
     Starts,
     train_constraint,
 )
-from ccdcgan.models.environments import Environments, crystal_means, rattled
-from ccdcgan.models.goals import Goal, score
-from ccdcgan.models.guide import TrainedGuide, objective, train_guide
+from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattled
+from ccdcgan.models.energy.goals import Goal, score
+from ccdcgan.models.gan.guide import TrainedGuide, objective, train_guide
 from ccdcgan.models.presets import ConstraintSettings, GuideSettings, load_preset, preset_from
 from ccdcgan.models.training import model_bytes, model_from_bytes
 

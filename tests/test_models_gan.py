@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import pytest
 
-from ccdcgan.models import gan
 from ccdcgan.models.backend import compile_steps
-from ccdcgan.models.gan import TrainedGan, sample, train_gan
-from ccdcgan.models.generators import Composition, build_dense_generator, build_networks
+from ccdcgan.models.gan import training as gan
+from ccdcgan.models.gan.generators import Composition, build_dense_generator, build_networks
+from ccdcgan.models.gan.training import TrainedGan, sample, train_gan
 from ccdcgan.models.presets import GanSettings
 from ccdcgan.models.training import TrainingLog, model_bytes
 
@@ -284,7 +284,7 @@ def test_generators_load_in_another_process(tmp_path: Path) -> None:
         "import numpy as np; from pathlib import Path\n"
         "from ccdcgan.models.training import model_from_bytes\n"
         "model = model_from_bytes(Path('g.keras').read_bytes())\n"
-        "from ccdcgan.models.gan import sample\n"
+        "from ccdcgan.models.gan.training import sample\n"
         "np.save('free.npy', sample(model, 20, 1))\n"
         "np.save('asked.npy', sample(model, 20, 1, (1, 1)))\n"
     )

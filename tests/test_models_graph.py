@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.matching import is_same
-from ccdcgan.models.inference import SITES, shipped_autoencoder
+from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.models.presets import Preset
-from ccdcgan.models.representation import CrystalGraphs, anchored, problem
+from ccdcgan.models.representation.default import CrystalGraphs, anchored, problem
+from ccdcgan.models.representation.whitening import Whitening
+from ccdcgan.models.sampling import SITES, shipped_autoencoder
 from ccdcgan.models.training import model_from_bytes
-from ccdcgan.models.whitening import Whitening
 
 GRID = Preset().grid
 

@@ -15,8 +15,8 @@ from ase.build import bulk, make_supercell
 from ase.calculators.emt import EMT
 from pymatgen.core import Structure
 
-from ccdcgan.models.moments import PAIR, Geometry
-from ccdcgan.models.potential import Labelled, Potential, PotentialErrors, fit_potential
+from ccdcgan.models.energy.potential import Labelled, Potential, PotentialErrors, fit_potential
+from ccdcgan.models.energy.power_spectrum import PAIR, Geometry
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelax, prerelaxed
 
 ELEMENTS = ["Cu", "Au"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.separation import (
+from ccdcgan.models.repair import (
     SHARE,
     extremes,
     resized,

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice
 from scipy.optimize import least_squares
 
-from ccdcgan.dft.sources import AflowSource, Filters, collect
-from ccdcgan.models.voxels import LatticeGrid, SitesGrid, lattice_from_metric
+from ccdcgan.dft.structures.sources import AflowSource, Filters, collect
+from ccdcgan.models.representation.voxels import LatticeGrid, SitesGrid, lattice_from_metric
 
 PERIODIC = SitesGrid(points=16, sigma=0.75)
 SMALL_CUBE = SitesGrid(points=32, sigma=1.0, cube=15.0)

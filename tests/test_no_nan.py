@@ -13,22 +13,22 @@ import pytest
 from test_results import EVERY
 from test_trust import SECOND, cell, palladium
 
+from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.engines.vasp.files import Run
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.frames import Frame
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.export import export
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.launchers.local import write_results
-from ccdcgan.launchers.results import Results
+from ccdcgan.launchers.local.run import write_results
+from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.results.export import export
+from ccdcgan.launchers.results.query import Results
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.stores import PHASES, RESULTS, Relaxations
+from ccdcgan.workflows.storage.stores import PHASES, RESULTS, Relaxations
 
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 

@@ -127,12 +127,12 @@ def test_installed_wheel_runs_from_anywhere(target: Path, tmp_path: Path) -> Non
     code = (
         "import sys\n"
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
-        "import ccdcgan.dft, ccdcgan.launchers.cli as cli\n"
+        "import ccdcgan.dft, ccdcgan.launchers.cli.app as cli\n"
         "print(ccdcgan.dft.__file__, cli.__file__, sep='\\n')\n"
     )
     files = run(sys.executable, "-c", code, cwd=tmp_path, pythonpath=target).stdout.split("\n")
     assert Path(files[0]) == target / "ccdcgan/dft/__init__.py"
-    assert Path(files[1]) == target / "ccdcgan/launchers/cli.py"
+    assert Path(files[1]) == target / "ccdcgan/launchers/cli/app.py"
 
     command = (sys.executable, "-m", "ccdcgan.launchers.cli")
     version = run(*command, "--version", cwd=tmp_path, pythonpath=target)
@@ -143,7 +143,7 @@ def test_installed_wheel_runs_from_anywhere(target: Path, tmp_path: Path) -> Non
 
 
 def test_this_installation_runs_from_anywhere(tmp_path: Path) -> None:
-    run(sys.executable, "-c", "import ccdcgan.dft, ccdcgan.launchers.cli", cwd=tmp_path)
+    run(sys.executable, "-c", "import ccdcgan.dft, ccdcgan.launchers.cli.app", cwd=tmp_path)
     script = shutil.which("ccdcgan", path=str(Path(sys.executable).parent)) or "ccdcgan"
     assert run(script, "--version", cwd=tmp_path).stdout.strip() == VERSION
 

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.matching import is_same
-from ccdcgan.models.paper import build_paper_lattice_autoencoder, build_paper_sites_autoencoder
-from ccdcgan.models.paper_graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
-from ccdcgan.models.voxels import LatticeGrid, SitesGrid, lattice_from_metric
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.models.paper.graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.paper.networks import (
+    build_paper_lattice_autoencoder,
+    build_paper_sites_autoencoder,
+)
+from ccdcgan.models.representation.voxels import LatticeGrid, SitesGrid, lattice_from_metric
 
 GRID = SitesGrid(points=32, sigma=1.1, cube=15.0)
 SMALL = SitesGrid(points=8, sigma=1.1, cube=15.0)
@@ -30,7 +33,7 @@ def graphs() -> PaperCrystalGraphs:
 
 def test_voxels_without_networks_give_the_crystal_back():
     """The geometry of both grids together: what the paper calls trivial, and its image filter."""
-    from ccdcgan.models.paper_graphs import _centred
+    from ccdcgan.models.paper.graphs import _centred
 
     structure = crystal()
     lattice, coords = _centred(structure)
@@ -74,16 +77,16 @@ def test_folding_is_exact():
 
 @pytest.mark.parametrize("epochs", [1])
 def test_training_changes_and_repeats(epochs, monkeypatch):
-    from ccdcgan.models import paper_graphs
+    from ccdcgan.models.paper import graphs
 
     # Small networks: TensorFlow takes seconds a step for the real ones on a CPU.
     monkeypatch.setattr(
-        paper_graphs,
+        graphs,
         "build_paper_sites_autoencoder",
         lambda points: build_paper_sites_autoencoder(points, filters=2),
     )
     monkeypatch.setattr(
-        paper_graphs,
+        graphs,
         "build_paper_lattice_autoencoder",
         lambda points: build_paper_lattice_autoencoder(points, filters=2),
     )

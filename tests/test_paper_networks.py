@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from ccdcgan.models import paper
+from ccdcgan.models.paper import networks as paper
 
 
 def weighted(model: keras.Model) -> list[tuple[tuple[int, ...], int]]:

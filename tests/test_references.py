@@ -12,14 +12,14 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_same
 from ccdcgan.dft.relaxation.settings import DEFAULT_ENGINE
+from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.references import load_references
-from ccdcgan.launchers.folder import open_workdir
+from ccdcgan.launchers.local.workdir import open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
-from ccdcgan.workflows.database import ProposeMaker
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.relax import ProposeMaker
 
 
 def campaign_with(folder: Path, *structures: Structure) -> Campaign:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.launchers.report import write_report
+from ccdcgan.launchers.report.write import write_report
 from ccdcgan.workflows.failures import FailedStructure
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!--"

@@ -12,9 +12,9 @@ from test_cluster import Here
 from test_vasp_campaign import crystal
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.queues import parse_queue, with_parameters
+from ccdcgan.launchers.cluster.queue import parse_queue, with_parameters
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.database import RelaxMaker, in_batches, in_stage
+from ccdcgan.workflows.relax import RelaxMaker, in_batches, in_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.inputs.UnknownPotcarWarning")
 
@@ -32,7 +32,7 @@ class OnCluster:
     """A campaign of three relaxations whose VASP fails as it is told."""
 
     def __init__(self, here: Here, monkeypatch) -> None:
-        from ccdcgan.workflows.inverse_design import InverseDesignMaker
+        from ccdcgan.workflows.flow import InverseDesignMaker
 
         self.here, folder = here, here.folder
         self.file = folder / "bise.yaml"
@@ -165,8 +165,8 @@ def test_structures_with_wishes_are_alone_and_the_order_stays():
 
 def test_a_campaign_is_known_by_a_file_with_other_technical_settings(here):
     """Not by one of another level of theory."""
-    from ccdcgan.launchers.retry import campaign_on
-    from ccdcgan.launchers.submit import submit
+    from ccdcgan.launchers.cluster.submit import submit
+    from ccdcgan.launchers.results.retry import campaign_on
 
     submit(parse_campaign(CAMPAIGN, "x"), "bise", here.cluster)
     file = here.folder / "other.yaml"

@@ -16,13 +16,13 @@ from pymatgen.core import Lattice, Structure
 from ruamel.yaml import YAML
 from test_vasp_campaign import DRIVER, crystal
 
-from ccdcgan.launchers.cli import main
-from ccdcgan.launchers.cluster import Cluster
-from ccdcgan.launchers.folder import CALCULATIONS, CAMPAIGN_FILE, embedded_store
-from ccdcgan.launchers.reuse import reuse, reuse_on_cluster
+from ccdcgan.launchers.cli.app import main
+from ccdcgan.launchers.cluster.settings import Cluster
+from ccdcgan.launchers.local.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store
+from ccdcgan.launchers.results.reuse import reuse, reuse_on_cluster
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.database import RelaxMaker
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.relax import RelaxMaker
+from ccdcgan.workflows.storage.stores import RESULTS
 
 SETTINGS = {
     "system": "Bi-Se",
@@ -106,7 +106,7 @@ def ccdcgan(world, monkeypatch, capsys):
     """``ccdcgan`` in this process: status and what it says. A run ends where its jobs begin."""
     import pymatgen.core
 
-    from ccdcgan.launchers import local
+    from ccdcgan.launchers.local import run as local
 
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
@@ -284,7 +284,7 @@ def test_a_result_takes_the_place_of_a_failure(world, tmp_path):
 
 def test_a_folder_that_may_not_be_written(world, monkeypatch, tmp_path):
     """As a colleague's: root may, wherever the tests run as root."""
-    monkeypatch.setattr("ccdcgan.launchers.reuse.os.access", lambda path, mode: False)
+    monkeypatch.setattr("ccdcgan.launchers.results.reuse.os.access", lambda path, mode: False)
     (tmp_path / "new").mkdir()
     store = relaxations(tmp_path / "new")
     found = reuse(world.old, CAMPAIGN, store, tmp_path / "calc")

@@ -12,11 +12,11 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Structure
 from small_campaign import results, start
 
-from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import load_campaign
-from ccdcgan.workflows.generation import GenerateMaker
-from ccdcgan.workflows.learning import ConstraintMaker, GanMaker
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.generate import GenerateMaker
+from ccdcgan.workflows.learn import ConstraintMaker, GanMaker
+from ccdcgan.workflows.storage.stores import RESULTS
 
 
 def test_summary_counts_what_the_phases_show(finished):

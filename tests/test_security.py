@@ -28,16 +28,16 @@ from test_cluster import Here
 from test_results import EVERY
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli import explain
-from ccdcgan.launchers.export import export
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.launchers.launch import launch
-from ccdcgan.launchers.local import write_results
-from ccdcgan.launchers.tables import csv_text
-from ccdcgan.launchers.terminal import Console
-from ccdcgan.launchers.trusted import UntrustedError, objection, restrict_decoding
+from ccdcgan.launchers.cli.app import explain
+from ccdcgan.launchers.cli.terminal import Console
+from ccdcgan.launchers.cluster.launch import launch
+from ccdcgan.launchers.cluster.trusted import UntrustedError, objection, restrict_decoding
+from ccdcgan.launchers.local.run import write_results
+from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.results.export import export
+from ccdcgan.launchers.results.tables import csv_text
 from ccdcgan.workflows.documents import RelaxationDocument
-from ccdcgan.workflows.stores import PHASES
+from ccdcgan.workflows.storage.stores import PHASES
 
 #: A module that says when it is imported.
 EVIL = """
@@ -118,8 +118,8 @@ def hostile(marker: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ("os", "system"),
         ("evil", "call"),
         # What a trusted module has imported is none of its own.
-        ("ccdcgan.launchers.local", "os.system"),
-        ("ccdcgan.launchers.local", "shutil.rmtree"),
+        ("ccdcgan.launchers.local.run", "os.system"),
+        ("ccdcgan.launchers.local.run", "shutil.rmtree"),
         ("jobflow.core.job", "logging.os.system"),
         ("ccdcganevil", "call"),
         ("builtins", "eval"),

@@ -14,13 +14,13 @@ from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Composition, Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.hull import Hull
-from ccdcgan.dft.matching import SeenStructures, is_same
-from ccdcgan.models.goals import FORMATION_ENERGY, Goal
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.matching import SeenStructures, is_same
+from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.choosing import SCALES, SHORTLIST, STACKINGS, Novelty, choose, expected_gain
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.selection import SCALES, SHORTLIST, STACKINGS, Novelty, choose, expected_gain
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 ELEMENTS = ("Bi", "Se")

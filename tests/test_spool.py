@@ -8,8 +8,8 @@ from maggma.stores import MongoStore
 from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.workflows import spool as module
-from ccdcgan.workflows.spool import Spool, patiently
+from ccdcgan.workflows.storage import spool as module
+from ccdcgan.workflows.storage.spool import Spool, patiently
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from ccdcgan.dft.structures.crystal import Crystal, Passed, Skipped
 from ccdcgan.dft.structures.decoding import StructureError, decode_structure
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.validity import fault
-from ccdcgan.launchers.export import export
+from ccdcgan.launchers.results.export import export
 
 #: Inputs of a kind in the long version.
 MANY = 3000

@@ -26,11 +26,11 @@ from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import is_same
 from ccdcgan.dft.structures import archives
 from ccdcgan.dft.structures.crystal import Crystal, Passed, Skipped
+from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.reader import read
-from ccdcgan.launchers.export import export
+from ccdcgan.launchers.results.export import export
 
 CRYSTALS = [ROCKSALT, ZINCBLENDE, CSCL, NIAS, FLUORITE, BISMUTH]
 ENERGIES = [-3.5 - 0.1 * i for i in range(len(CRYSTALS))]

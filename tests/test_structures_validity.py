@@ -17,7 +17,7 @@ from ccdcgan.dft.structures.validity import (
     shortest_distance,
     too_close,
 )
-from ccdcgan.models.representation import problem
+from ccdcgan.models.representation.default import problem
 from ccdcgan.workflows.screening import Limits
 
 GOOD = [ROCKSALT, ZINCBLENDE, CSCL, NIAS, FLUORITE, ANTIFLUORITE, BISMUTH]

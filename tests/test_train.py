@@ -25,11 +25,11 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.sources import AflowSource, Filters, collect
-from ccdcgan.dft.substitution import candidates
-from ccdcgan.launchers import cli
-from ccdcgan.launchers.sample import asked_compositions
-from ccdcgan.launchers.training_data import EnergyKey
+from ccdcgan.dft.structures.sources import AflowSource, Filters, collect
+from ccdcgan.dft.structures.substitution import candidates
+from ccdcgan.launchers.cli import app as cli
+from ccdcgan.launchers.networks.data import EnergyKey
+from ccdcgan.launchers.networks.sample import asked_compositions
 from ccdcgan.models.presets import FORMAT
 
 TINY = """
@@ -227,7 +227,7 @@ def test_autoencoder_from_a_folder_of_cif_files(
 
 
 def learnt(path: Path, **options: Any) -> tuple[Any, list[str]]:
-    from ccdcgan.launchers.training_data import parse_references, prepared
+    from ccdcgan.launchers.networks.data import parse_references, prepared
     from ccdcgan.models.presets import load_preset
 
     (path.parent / "tiny.yaml").write_text(TINY)

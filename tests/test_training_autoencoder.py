@@ -8,9 +8,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.models.inference import SITES
 from ccdcgan.models.pipeline import train_autoencoders
 from ccdcgan.models.presets import preset_from
+from ccdcgan.models.sampling import SITES
 from ccdcgan.models.training import TrainingLog, model_from_bytes
 
 

@@ -21,10 +21,10 @@ from vasp_stand_in import Minimiser, pair_potential
 
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import RelaxationDocument
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.storage.stores import RESULTS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
@@ -36,8 +36,8 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from jobflow import run_locally
-from ccdcgan.launchers.folder import embedded_store
-from ccdcgan.workflows.database import RelaxMaker
+from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.workflows.relax import RelaxMaker
 
 folder = Path(sys.argv[1])
 told = json.loads((folder / "told.json").read_text())

@@ -8,10 +8,10 @@ import vasp_stand_in
 from potcars import write_potcars
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.engines.frames import Frame, vasp_frames
 from ccdcgan.dft.engines.vasp.inputs import write_inputs
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.dft.frames import Frame, vasp_frames
-from ccdcgan.models.potential import Labelled, fit_potential
+from ccdcgan.models.energy.potential import Labelled, fit_potential
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),

@@ -20,12 +20,12 @@ from test_vasp_signals import inside
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
 from ccdcgan.dft.relaxation.failure import MachineError
-from ccdcgan.launchers.folder import embedded_store
+from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.confirmation import confirmed_campaign
-from ccdcgan.workflows.database import RelaxMaker
+from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
-from ccdcgan.workflows.stores import RESULTS
+from ccdcgan.workflows.relax import RelaxMaker
+from ccdcgan.workflows.storage.stores import RESULTS
 
 STAND_IN = f"{sys.executable} {Path(__file__).with_name('vasp_stand_in.py')}"
 RELAXATION = {

@@ -16,16 +16,16 @@ from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.hull import Thresholds
 from ccdcgan.dft.mistakes import did_you_mean, shown, validated
-from ccdcgan.dft.properties import PROPERTIES
+from ccdcgan.dft.relaxation.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.settings import Settings, VolumeRange
-from ccdcgan.dft.sources import AflowSource, Filters, Source
+from ccdcgan.dft.structures.hull import Thresholds
 from ccdcgan.dft.structures.references import ReferenceSource
-from ccdcgan.dft.substitution import parse_system
+from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
+from ccdcgan.dft.structures.substitution import parse_system
 from ccdcgan.dft.yaml_files import read_yaml
-from ccdcgan.models.goals import FORMATION_ENERGY, Goal
+from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 
 #: A training needs at least this many crystals that hold every element.
 SMALLEST_DATABASE = 15

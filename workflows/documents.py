@@ -12,7 +12,7 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StructureDict
-from ccdcgan.models.potential import PotentialErrors
+from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.failures import FailureCounts
 
 SCHEMA_VERSION = 1

@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field
 from pymatgen.core import Structure
 from scipy.stats import binomtest
 
-from ccdcgan.dft.hull import Hull
-from ccdcgan.dft.matching import SeenStructures, displacement
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.matching import SeenStructures, displacement
 from ccdcgan.workflows.documents import RelaxationDocument
 
 #: Distances to the hull, eV/atom, that crystals are counted by.

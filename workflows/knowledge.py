@@ -13,20 +13,20 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.hull import Hull
-from ccdcgan.dft.matching import SeenStructures, Shape, shape_of
-from ccdcgan.dft.sources import primitive_cell
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.matching import SeenStructures, Shape, shape_of
 from ccdcgan.dft.structures.moments import is_magnetic
-from ccdcgan.models.goals import FORMATION_ENERGY
+from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Phase, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, second_place, spacegroup, unplaced, without_noise
-from ccdcgan.workflows.stores import Relaxations, artifact_key, load_bytes, store_bytes
+from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, load_bytes, store_bytes
 from ccdcgan.workflows.trust import lowest_elements, untrusted
 
 if TYPE_CHECKING:
-    from ccdcgan.workflows.selection import Novelty
+    from ccdcgan.workflows.choosing import Novelty
 
 #: By so much, eV/atom, an order of moments is lower than another.
 MAGNETIC = 0.001
@@ -289,7 +289,7 @@ class Knowledge:
     def novelty(self) -> Novelty:
         """What the relaxations, in their order, tell of distances and novelty."""
         # Keras takes seconds to import, and only this needs it.
-        from ccdcgan.workflows.selection import Distance, Novelty
+        from ccdcgan.workflows.choosing import Distance, Novelty
 
         novelty = Novelty(self.campaign.elements)
         told: list[Distance] = []

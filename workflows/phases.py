@@ -9,8 +9,8 @@ from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.corrections import warnings_of as engine_warnings
-from ccdcgan.dft.hull import Hull
 from ccdcgan.dft.structures.elements import off_the_table
+from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     DatabaseCounts,

@@ -16,8 +16,8 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.processes import worker_pool
-from ccdcgan.models.moments import Geometry
-from ccdcgan.models.potential import Potential
+from ccdcgan.models.energy.potential import Potential
+from ccdcgan.models.energy.power_spectrum import Geometry
 
 #: Largest force that is left, eV/Å: the potential is not known better.
 FMAX = 0.1

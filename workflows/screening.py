@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
-from ccdcgan.models.voxels import FloatArray
+from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.workflows.campaign import Screening
 
 

@@ -25,11 +25,11 @@ from pydantic import (
 )
 
 from ccdcgan.dft.engines.base import CalculatorEngine, EngineSettings
+from ccdcgan.dft.engines.espresso import EspressoEngine
+from ccdcgan.dft.engines.gpaw import GpawEngine
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.espresso import EspressoEngine
-from ccdcgan.dft.gpaw import GpawEngine
 from ccdcgan.dft.mistakes import did_you_mean, in_one_line, mistakes, shown
 from ccdcgan.dft.yaml_files import parse_yaml
 

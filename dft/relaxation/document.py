@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, model_validator
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.frames import Frame
+from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StructureDict
 

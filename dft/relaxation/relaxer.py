@@ -15,8 +15,8 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.engines.base import CalculatorEngine, wrong
+from ccdcgan.dft.engines.frames import FRAME_STEPS, Frame
 from ccdcgan.dft.files import to_json, write_atomically
-from ccdcgan.dft.frames import FRAME_STEPS, Frame
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of

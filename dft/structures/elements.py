@@ -14,9 +14,9 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import SeenStructures
-from ccdcgan.dft.sources import AflowSource, Prototype, primitive_cell
-from ccdcgan.dft.substitution import atomic_volume, substitute
+from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.sources import AflowSource, Prototype, primitive_cell
+from ccdcgan.dft.structures.substitution import atomic_volume, substitute
 
 #: Most atoms in the primitive cell of an element's own structure: S8 has 32, alpha-Mn 29.
 OWN_SITES = 32

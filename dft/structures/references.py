@@ -9,11 +9,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.matching import SeenStructures
 from ccdcgan.dft.settings import FilePath, Settings
-from ccdcgan.dft.sources import Prototype, materials_project, primitive_cell, read_structures
 from ccdcgan.dft.structures.crystal import Skipped
+from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.moments import as_species
+from ccdcgan.dft.structures.sources import (
+    Prototype,
+    materials_project,
+    primitive_cell,
+    read_structures,
+)
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.frames import Frame, vasp_frames
 from ccdcgan.dft.engines.vasp.files import (
     Grid,
     Run,
@@ -25,7 +26,6 @@ from ccdcgan.dft.engines.vasp.inputs import by_element, expected_inputs
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.tags import DECISIVE, HARMLESS, alike, decisive, difference
 from ccdcgan.dft.engines.vasp.verdict import refused
-from ccdcgan.dft.frames import Frame, vasp_frames
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
 

@@ -15,9 +15,9 @@ import numpy as np
 from monty.io import zopen
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.frames import KBAR
 from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.frames import KBAR
 from ccdcgan.dft.structures.moments import Moment, with_moments
 
 if TYPE_CHECKING:

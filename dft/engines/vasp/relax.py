@@ -11,6 +11,7 @@ from typing import Any
 
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.frames import vasp_frames
 from ccdcgan.dft.engines.vasp.calculation import REUSED, STALLED, Calculation
 from ccdcgan.dft.engines.vasp.command import vasp_command
 from ccdcgan.dft.engines.vasp.files import (
@@ -35,7 +36,6 @@ from ccdcgan.dft.engines.vasp.run import run_under_custodian
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.verdict import FORCE, STRESS, refused
 from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
-from ccdcgan.dft.frames import vasp_frames
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.failure import MEMORY, MachineError, MachineFault, machine_fault

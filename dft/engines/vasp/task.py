@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from ccdcgan.dft.engines.frames import KBAR
 from ccdcgan.dft.engines.vasp.existing import (
     ExistingRun,
     Library,
@@ -19,7 +20,6 @@ from ccdcgan.dft.engines.vasp.existing import (
 from ccdcgan.dft.engines.vasp.files import Run
 from ccdcgan.dft.engines.vasp.inputs import by_element
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.frames import KBAR
 from ccdcgan.dft.structures.decoding import StructureDict, decode_structure
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from ccdcgan.dft.engines.frames import KBAR
 from ccdcgan.dft.engines.vasp.files import Run
 from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
 from ccdcgan.dft.engines.vasp.tags import difference
-from ccdcgan.dft.frames import KBAR
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
 #: How a reason begins that EDIFFG can mend.

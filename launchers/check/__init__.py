@@ -1,0 +1,1 @@
+"""Whether a machine or a cluster has what a campaign needs."""

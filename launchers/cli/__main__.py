@@ -1,0 +1,5 @@
+"""The command line as a module: ``python -m ccdcgan.launchers.cli``."""
+
+from ccdcgan.launchers.cli.app import main
+
+main()

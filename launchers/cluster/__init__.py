@@ -1,0 +1,1 @@
+"""FireWorks on a cluster: settings, LaunchPad, queue jobs, workers, and jobs that were lost."""

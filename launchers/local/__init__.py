@@ -1,0 +1,1 @@
+"""Campaigns on one machine, and what is worked out of one that has been run."""

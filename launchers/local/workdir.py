@@ -1,0 +1,118 @@
+"""A campaign's folder: its embedded stores, and how files get into it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobflow import JobStore
+from maggma.stores import MontyStore
+from ruamel.yaml import YAML
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import locked, write_atomically, writing
+from ccdcgan.dft.mistakes import shown
+from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
+
+CAMPAIGN_FILE = "campaign.yaml"
+
+#: Folder of DFT calculations, which go on wherever they are copied to.
+CALCULATIONS = "calculations"
+
+
+def embedded_store(folder: Path) -> JobStore:
+    """A JobStore in sqlite files: job outputs, relaxation documents, artifacts and phases."""
+
+    def store(name: str, key: str) -> MontyStore:
+        return MontyStore(
+            name, database_path=str(folder / "store"), database_name="ccdcgan", key=key
+        )
+
+    return JobStore(
+        store("jobs", "uuid"),
+        additional_stores={
+            RESULTS: store("relaxations", "key"),
+            DATA: store("artifacts", "key"),
+            PHASES: store("phases", "uid"),
+        },
+    )
+
+
+def taken_up(folder: Path, campaign: Campaign) -> Campaign:
+    """The campaign as a folder would go on with it.
+
+    That is the campaign itself. Where it leaves the choice of the engine or its stages to us, it
+    has those that the folder began with.
+
+    Raises
+    ------
+    UserError
+        The folder holds another campaign (see `Campaign.differences`) or other files.
+    """
+    stored = folder / CAMPAIGN_FILE
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another --workdir")
+    if not stored.exists():
+        if folder.exists() and any(p.name != CALCULATIONS for p in folder.iterdir()):
+            raise UserError(
+                f"{folder} is not empty and holds no campaign: choose another --workdir"
+            )
+        return campaign
+    begun = load_campaign(stored)
+    differences = begun.differences(campaign)
+    for before in campaign.as_begun_before() if differences else ():
+        if not begun.differences(before):
+            return before
+    if differences:
+        told = [
+            f"{key} is {_value(there)} there and {_value(here)} here"
+            for key, (there, here) in differences.items()
+        ]
+        more = f", and {len(told) - 3} more" if len(told) > 3 else ""
+        raise UserError(
+            f"{folder} holds another campaign ({', '.join(told[:3])}{more}): choose another "
+            f"--workdir, or set what is in {stored}"
+        )
+    return campaign
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else shown(value)
+
+
+@contextlib.contextmanager
+def open_workdir(folder: Path, campaign: Campaign) -> Iterator[Campaign]:
+    """Make or enter the folder of a campaign and hold it for this process.
+
+    A campaign that only does more or less than the one in the folder goes on with it; the earlier
+    file stays beside the new one as ``campaign.1.yaml``, ``campaign.2.yaml`` and so on.
+
+    Yields
+    ------
+    The campaign as `taken_up`.
+
+    Raises
+    ------
+    UserError
+        The folder holds another campaign or other files, is in use, or cannot be written.
+    """
+    stored = folder / CAMPAIGN_FILE
+    campaign = taken_up(folder, campaign)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", f"{folder} is in use by another ccdcgan run"):
+        if not stored.exists() or load_campaign(stored) != campaign:
+            _store(campaign, stored)
+        yield campaign
+
+
+def _store(campaign: Campaign, path: Path) -> None:
+    if path.exists():
+        numbers = itertools.count(1)
+        earlier = next(p for n in numbers if not (p := path.with_suffix(f".{n}.yaml")).exists())
+        write_atomically(earlier, path.read_bytes())
+    with writing(path) as stream:
+        YAML().dump(campaign.model_dump(mode="json"), stream)

@@ -1,0 +1,1 @@
+"""Networks alone, with files: training data, training, sampling."""

@@ -1,0 +1,213 @@
+"""Crystals from trained networks into files: ``ccdcgan sample``."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from pymatgen.core import Composition, Structure
+from pymatgen.io.cif import CifWriter
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import to_json, write_atomically
+from ccdcgan.launchers.networks.folder import (
+    STAGES,
+    ModelFolder,
+    explained,
+)
+from ccdcgan.launchers.results.tables import csv_text
+from ccdcgan.models.sampling import SPACE, Predictor, draw_crystals, load_space
+from ccdcgan.workflows import progress
+from ccdcgan.workflows.campaign import Screening
+from ccdcgan.workflows.screening import Limits
+
+
+def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndarray:
+    """Numbers of atoms (k, m): all multiples of formulas such as ``Bi2Se3,BiSe`` up to `most`.
+
+    Raises
+    ------
+    UserError
+        A formula is none, has other elements than the system, or is larger than `most` atoms.
+    """
+    counts: list[list[int]] = []
+    system = "-".join(elements)
+    for part in (p.strip() for p in text.split(",")):
+        try:
+            amounts = {getattr(s, "symbol", str(s)): n for s, n in Composition(part).items()}
+            whole = [round(n) for n in amounts.values()]
+            if not whole or not np.allclose(whole, list(amounts.values())):
+                raise ValueError("not whole")
+            # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
+            amounts = {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
+        except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
+            raise UserError(f"--composition {part!r} is no formula such as Bi2Se3") from None
+        foreign = sorted(set(amounts) - set(elements))
+        if foreign:
+            raise UserError(f"--composition {part}: {', '.join(foreign)} is not in {system}")
+        lacking = [e for e in elements if e not in amounts]
+        if lacking:
+            raise UserError(
+                f"--composition {part} lacks {', '.join(lacking)}: the networks draw crystals "
+                f"that hold every element of {system}"
+            )
+        one = [round(amounts[e]) for e in elements]
+        if sum(one) > most:
+            raise UserError(f"--composition {part}: {sum(one)} atoms are more than {most}")
+        counts += [[n * k for n in one] for k in range(1, most // sum(one) + 1)]
+    return np.array(list(dict.fromkeys(map(tuple, counts))))
+
+
+def sample(
+    models: Path,
+    count: int,
+    seed: int,
+    out: Path,
+    composition: str | None = None,
+    atoms: int | None = None,
+    valid: bool = True,
+) -> dict[str, int]:
+    """Draw crystals and write them with their predicted properties.
+
+    Parameters
+    ----------
+    models
+        Folder of `train`.
+    count, seed
+        How many crystal graphs to draw; crystal i depends on the seed and i alone.
+    out
+        File to write: .extxyz, .zip (CIF files and predictions.csv) or .json.
+    composition
+        Formulas to ask for; crystals that come out with another are not written.
+    atoms
+        Most atoms of a cell of these formulas; default those of the preset.
+    valid
+        Write only what passes the default screening of a campaign.
+
+    Returns
+    -------
+    The funnel: how many were ``sampled``, ``decoded``, ``valid``, ``written``.
+
+    Raises
+    ------
+    UserError
+        The folder, the composition or the name of the file does not fit.
+    """
+    write = _WRITERS.get(out.suffix.lower())
+    if write is None:
+        raise UserError(f"cannot write {out}: its name must end in {', '.join(_WRITERS)}")
+    folder = ModelFolder.read(models)
+    elements, preset = folder.manifest.system, folder.preset
+    if atoms is not None and composition is None:
+        raise UserError("--atoms bounds the cells of a --composition: give one")
+    asked = None
+    if composition is not None:
+        most = min(atoms or preset.max_sites, preset.max_sites)
+        asked = asked_compositions(composition, elements, most)
+    files = folder.files(list(STAGES))
+    progress.report("sampling", 0, count)
+    with explained(models, files):
+        drawn = draw_crystals(count, seed, elements, preset, files, asked)
+        predict = Predictor(elements, preset, files, folder.manifest.properties)
+        _, learnt = load_space(files[SPACE])
+        limits = Limits.of(Screening(), learnt["extremes"])
+    funnel = {"sampled": count, "decoded": sum(s is not None for s in drawn)}
+    kept = [(i, s) for i, s in enumerate(drawn) if s is not None]
+    if asked is not None:
+        wanted = {tuple(row) for row in asked.tolist()}
+        kept = [(i, s) for i, s in kept if tuple(s.composition[e] for e in elements) in wanted]
+        funnel["of the composition"] = len(kept)
+    passed = [(i, s) for i, s in kept if limits.allow(s)]
+    funnel["valid"] = len(passed)
+    kept = passed if valid else kept
+    funnel["written"] = len(kept)
+    with explained(models, files):
+        said = predict([s for _, s in kept])
+    rows = []
+    for (i, structure), members in zip(kept, said, strict=True):
+        numbers = {}
+        for k, name in enumerate(folder.manifest.properties):
+            # Crushed cells have no prediction.
+            if np.isfinite(members[:, k]).all():
+                numbers[f"predicted_{name}"] = float(members[:, k].mean())
+                numbers[f"predicted_{name}_std"] = float(members[:, k].std())
+        rows.append(Drawn(i, structure, numbers))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, write(rows))
+    progress.report("sampling", count, count)
+    return funnel
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A generated crystal: its number among those drawn, and what is predicted of it."""
+
+    number: int
+    structure: Structure
+    numbers: dict[str, float]
+
+    @property
+    def formula(self) -> str:
+        return str(self.structure.composition.reduced_formula)
+
+
+def _extxyz(rows: Sequence[Drawn]) -> bytes:
+    images = []
+    for row in rows:
+        # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not wanted.
+        atoms = row.structure.to_ase_atoms(msonable=False)
+        atoms.info = {"sample": row.number, **row.numbers}
+        images.append(atoms)
+    stream = io.StringIO()
+    if images:
+        ase.io.write(stream, images, format="extxyz")
+    return stream.getvalue().encode()
+
+
+def _json(rows: Sequence[Drawn]) -> bytes:
+    data = [
+        {
+            "sample": r.number,
+            "formula": r.formula,
+            **r.numbers,
+            "structure": r.structure.as_dict(),
+        }
+        for r in rows
+    ]
+    return to_json(data).encode()
+
+
+def _zip(rows: Sequence[Drawn]) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row.numbers))
+    table = []
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(name: str, text: str) -> None:
+            # A date of its own would make the same crystals other bytes.
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, text)
+
+        for row in rows:
+            name = f"{row.number:06d}-{row.formula}.cif"
+            add(name, str(CifWriter(row.structure)))
+            size = len(row.structure)
+            own = {"file": name, "sample": row.number, "formula": row.formula, "atoms": size}
+            table.append({**own, **row.numbers})
+        columns = ["file", "sample", "formula", "atoms", *names]
+        add("predictions.csv", csv_text(columns, table))
+    return stream.getvalue()
+
+
+_WRITERS: dict[str, Callable[[Sequence[Drawn]], bytes]] = {
+    ".extxyz": _extxyz,
+    ".zip": _zip,
+    ".json": _json,
+}

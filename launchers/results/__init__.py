@@ -1,0 +1,1 @@
+"""What campaigns have found: asked for, exported, moved, taken over, tried again."""

@@ -1,0 +1,56 @@
+"""Structures that failed as documents that are asked for in the way of phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maggma.core import Store
+from maggma.stores import MemoryStore, MontyStore
+from pydantic import ValidationError
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.workflows.documents import Entry, RelaxationDocument
+from ccdcgan.workflows.phases import unplaced
+from ccdcgan.workflows.storage.stores import PHASES, phase_document
+
+
+def failed_phases(relaxations: Store, phases: Store, query: Mapping[str, Any]) -> Store:
+    """A store of what has not converged, without a place on a hull, labelled ``failed``.
+
+    Parameters
+    ----------
+    relaxations, phases
+        Stores of relaxation documents, and of the phases of the same campaigns.
+    query
+        Filter of the relaxation documents.
+    """
+    systems: dict[str, str] = {}
+
+    def system_of(campaign: str) -> str:
+        if campaign not in systems:
+            found = phases.query_one({"campaign": campaign}, ["system"]) or {}
+            systems[campaign] = str(found.get("system") or "")
+        return systems[campaign]
+
+    # The embedded store cannot leave out parts of a document.
+    hidden = None if isinstance(relaxations, MontyStore) else {"frames": 0, "_id": 0}
+    documents: dict[str, dict[str, Any]] = {}
+    for stored in relaxations.query({"converged": False, **query}, hidden):
+        # One that is damaged hides no others.
+        try:
+            document = RelaxationDocument.model_validate({**stored, "frames": []})
+            entry = Entry(key=document.key, origin=document.origin)
+            phase = unplaced(entry, document, decode_structure(document.structure))
+        except (UserError, ValidationError):
+            continue
+        phase.label, phase.failure = "failed", phase.failure or "crystal"
+        plain = phase.model_dump(mode="json")
+        found = phase_document(plain, document.campaign, system_of(document.campaign))
+        documents[found["uid"]] = found
+    store = MemoryStore(PHASES, key="uid")
+    store.connect()
+    if documents:
+        store._collection.insert_many(list(documents.values()))
+    return store

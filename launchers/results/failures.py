@@ -1,0 +1,165 @@
+"""Structures that failed, and machines that could not compute: who, why and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maggma.core import Store
+from maggma.stores import MontyStore
+
+from ccdcgan.dft.engines.vasp.files import geometry
+from ccdcgan.dft.engines.vasp.record import RECORD, read_record
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store
+from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.failures import FailedStructure
+from ccdcgan.workflows.storage.stores import RESULTS
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.cluster.launchpad import Pad
+    from ccdcgan.launchers.cluster.recovery import Failure
+    from ccdcgan.launchers.cluster.settings import Cluster
+
+#: What of a relaxation document tells of its failure: all but its frames.
+FIELDS = (
+    *("key", "campaign", "origin", "initial_structure", "failure", "reason", "said", "attempts"),
+    *("steps", "max_force", "folder", "host", "finished_at", "retry", "level_of_theory.engine"),
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which failures are meant.
+
+    Attributes
+    ----------
+    text
+        What class, reason, last words or origin contain, in upper or lower case.
+    formula
+        Reduced.
+    campaigns
+        Digests of campaigns, and names of their runs on the LaunchPad; None for all.
+    """
+
+    text: str | None = None
+    formula: str | None = None
+    campaigns: frozenset[str] | None = None
+
+    def __call__(self, failure: FailedStructure) -> bool:
+        said = f"{failure.kind} {failure.reason} {failure.said} {failure.origin}".lower()
+        formulas = (None, failure.formula)
+        return (self.text is None or self.text.lower() in said) and self.formula in formulas
+
+
+def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
+    """Failures of a campaign's folder.
+
+    Raises
+    ------
+    UserError
+        It holds no campaign.
+    """
+    campaign_of(folder)
+    waiting = {f.key: f for f in _waiting(folder / "calculations")}
+    stored = _stored(relaxations_of(embedded_store(folder)), wanted)
+    # One that failed and is tried again may have met a fault of the machine then.
+    found = [f for f in stored if f.key not in waiting]
+    return [f for f in (*found, *waiting.values()) if wanted(f)]
+
+
+def failures_of_cluster(cluster: Cluster, pad: Pad, wanted: Wanted) -> list[FailedStructure]:
+    """Failures of the campaigns of a cluster: of structures, and of jobs."""
+    from ccdcgan.launchers.cluster.recovery import failures
+
+    query = {}
+    if wanted.campaigns is not None:
+        query = {"spec.campaign": {"$in": sorted(wanted.campaigns)}}
+    jobs = [_of_job(job, cluster.root / "calculations") for job in failures(pad, query)]
+    waiting = {f.key for f in jobs if f.key}
+    stored = _stored(relaxations_of(cluster.job_store()), wanted)
+    return [f for f in (*(s for s in stored if s.key not in waiting), *jobs) if wanted(f)]
+
+
+def _of_job(job: Failure, calculations: Path) -> FailedStructure:
+    """A job that failed; what is known of its structure, if it names a calculation."""
+    own = FailedStructure(
+        kind="machine",
+        formula=None,
+        origin=f"job {job.fw_id}, {job.stage}",
+        reason=job.reason,
+        folder=job.folder,
+        host=job.host,
+        campaign=job.campaign,
+        at=job.at,
+    )
+    named = re.search(r"calculations/([0-9a-f]{32})\b", job.reason)
+    structure = named and _calculation(calculations / named[1])
+    if not structure:
+        return own
+    return structure.model_copy(
+        update={"origin": own.origin, "campaign": own.campaign, "at": own.at}
+    )
+
+
+def relaxations_of(store: Any) -> Store:
+    """The store of relaxations of a JobStore, connected."""
+    found: Store = store.additional_stores[RESULTS]
+    found.connect()
+    return found
+
+
+def campaign_of(folder: Path) -> Campaign:
+    """The campaign of a folder.
+
+    Raises
+    ------
+    UserError
+        It holds none.
+    """
+    stored = folder / CAMPAIGN_FILE
+    if not stored.exists():
+        raise UserError(f"{folder} holds no campaign: name the --workdir of a ccdcgan run")
+    return load_campaign(stored)
+
+
+def _stored(store: Store, wanted: Wanted) -> Iterator[FailedStructure]:
+    query: dict[str, Any] = {"converged": False}
+    if wanted.campaigns is not None:
+        query["campaign"] = {"$in": sorted(wanted.campaigns)}
+    # The embedded store cannot leave out parts of a document.
+    fields = None if isinstance(store, MontyStore) else list(FIELDS)
+    for document in store.query(query, fields):
+        yield FailedStructure.of(document)
+
+
+def _waiting(calculations: Path) -> Iterator[FailedStructure]:
+    """Calculations that wait for a machine to be mended."""
+    for record in sorted(calculations.glob(f"*/{RECORD}")):
+        if found := _calculation(record.parent):
+            yield found
+
+
+def _calculation(folder: Path) -> FailedStructure | None:
+    """A calculation whose last run a machine has ended; None where none has."""
+    attempts = read_record(folder)
+    last = attempts[-1] if attempts else None
+    if last is None or last.outcome != "stopped" or last.fault is None:
+        return None
+    start = geometry(folder / last.folder / "POSCAR")
+    return FailedStructure(
+        kind="machine",
+        formula=None if start is None else start.composition.reduced_formula,
+        origin=None,
+        reason=last.reason or last.fault,
+        said=last.said,
+        runs=len(attempts),
+        steps=sum(a.steps for a in attempts),
+        folder=str(folder / last.folder),
+        host=last.host,
+        key=folder.name,
+        waits=True,
+    )

@@ -1,0 +1,1 @@
+"""Energies learnt: descriptors of atoms, the constraint, the potential, goals of a search."""

@@ -1,0 +1,1 @@
+"""Generative adversarial networks: generators, critics, guide and their training."""

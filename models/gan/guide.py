@@ -1,0 +1,163 @@
+"""The guide: what the constraint thinks of a crystal graph, as a network with a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from ccdcgan.models.backend import compile_options
+from ccdcgan.models.energy.constraint import error_figures
+from ccdcgan.models.energy.goals import Goal, check_goals
+from ccdcgan.models.paper.networks import build_paper_constraint
+from ccdcgan.models.presets import GuideSettings
+from ccdcgan.models.representation.voxels import FloatArray
+from ccdcgan.models.training import TrainingLog, make_deterministic, watchers
+
+#: Epochs without improvement after which training stops.
+PATIENCE = 10
+
+
+@dataclass
+class TrainedGuide:
+    """A guide with its errors on crystals that it never saw.
+
+    Attributes
+    ----------
+    network
+        Rows in the networks' space to properties (batch, targets).
+    mae, r2
+        For each property.
+    held_out
+        Number of crystals.
+    history
+        Loss in standardised units by epoch: ``training`` and ``test``.
+    """
+
+    network: keras.Model
+    mae: list[float]
+    r2: list[float]
+    held_out: int
+    history: dict[str, list[float]]
+
+
+def build_dense_guide(size: int, targets: int, width: int) -> keras.Model:
+    """Whitened crystal graphs (batch, size) to standardised properties (batch, targets)."""
+    rows = keras.Input((size,))
+    x = layers.GaussianNoise(0.1)(rows)
+    for _ in range(3):
+        x = layers.LeakyReLU(0.2)(layers.Dense(width)(x))
+    return keras.Model(rows, layers.Dense(targets)(x), name="guide")
+
+
+def train_guide(
+    rows: FloatArray,
+    targets: FloatArray,
+    crystals: NDArray[np.int_],
+    settings: GuideSettings,
+    seed: int,
+    *,
+    real: NDArray[np.bool_] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    log: TrainingLog | None = None,
+) -> TrainedGuide:
+    """Train the guide, or the paper's constraint where the rows are images.
+
+    Parameters
+    ----------
+    rows : array (n, size), or (n, side, side, 1) for the paper's network
+        Whitened or folded crystal graphs.
+    targets : array (n, t)
+        Properties.
+    crystals : array (n,)
+        Which crystal a row belongs to: all rows of one crystal fall on one side of the split.
+    settings
+        Network and training.
+    seed
+        The same seed gives the same network.
+    real : array (n,)
+        Rows that the errors are taken from; default all.
+    progress
+        Called with (epochs done, epochs at most).
+    log
+        Where the losses are written.
+    """
+    make_deterministic(seed)
+    names = np.unique(crystals)
+    n_test = max(2, round(0.1 * len(names)))
+    test = np.isin(crystals, np.random.default_rng(seed).permutation(names)[:n_test])
+    x, y = np.asarray(rows, np.float32), np.asarray(targets, np.float32)
+    mean, scale = y[~test].mean(0), np.maximum(y[~test].std(0), 1e-6)
+    if x.ndim == 2:
+        network = build_dense_guide(x.shape[1], y.shape[1], settings.width)
+    else:
+        network = build_paper_constraint(x.shape[1], y.shape[1])
+    steps = -(-int((~test).sum()) // settings.batch)
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate, steps * settings.epochs, alpha=0.02
+    )
+    # The paper's loss is the squared error; the absolute one minds outliers less.
+    loss = "mse" if x.ndim == 4 else "mae"
+    network.compile(
+        keras.optimizers.AdamW(rate, weight_decay=1e-4),
+        loss,
+        steps_per_execution=min(steps, 16),
+        **compile_options(),
+    )
+    target = (y - mean) / scale
+    stop = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
+    fitted = network.fit(
+        x[~test],
+        target[~test],
+        batch_size=settings.batch,
+        epochs=settings.epochs,
+        validation_data=(x[test], target[test]),
+        callbacks=[stop, *watchers(settings.epochs, progress, log)],
+        verbose=0,
+    )
+    raw = keras.Input(x.shape[1:])
+    scaled = layers.Rescaling(scale.tolist(), mean.tolist())(network(raw))
+    model = keras.Model(raw, scaled, name="guide")
+    judged = test if real is None else test & real
+    names = np.unique(crystals[judged])
+    predicted = np.asarray(model.predict(x[judged], verbose=0))
+    by_crystal = [crystals[judged] == name for name in names]
+    p = np.array([predicted[m].mean(0) for m in by_crystal])
+    t = np.array([y[judged][m].mean(0) for m in by_crystal])
+    figures = [error_figures(a, b) for a, b in zip(p.T, t.T, strict=True)]
+    return TrainedGuide(
+        model,
+        [mae for mae, _ in figures],
+        [r2 for _, r2 in figures],
+        len(names),
+        {"training": fitted.history["loss"], "test": fitted.history["val_loss"]},
+    )
+
+
+def objective(network: keras.Model, names: Sequence[str], goals: Sequence[Goal]) -> keras.Model:
+    """`score` of what a network predicts, as a network: rows to (batch, 1).
+
+    Parameters
+    ----------
+    network
+        Rows to properties (batch, targets).
+    names
+        Names of the properties.
+    goals
+        What the search is after.
+    """
+    check_goals(names, goals)
+    rows = keras.Input(network.input_shape[1:])
+    properties = network(rows)
+    terms = []
+    for goal in goals:
+        k = list(names).index(goal.property)
+        term = properties[:, k : k + 1]
+        if goal.value is not None:
+            term = ops.abs(term - goal.value)
+        terms.append((-goal.weight if goal.direction == "maximise" else goal.weight) * term)
+    return keras.Model(rows, sum(terms), name="objective")

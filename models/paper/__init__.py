@@ -1,0 +1,1 @@
+"""The networks and crystal graphs of Long et al. (2021)."""

@@ -1,0 +1,197 @@
+"""Crystal graphs of the paper: lattice and sites voxels through two autoencoders, folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from ccdcgan.models.paper.networks import (
+    AUTOENCODER,
+    ROW,
+    build_paper_lattice_autoencoder,
+    build_paper_sites_autoencoder,
+    fold,
+    unfold,
+)
+from ccdcgan.models.representation.default import assemble
+from ccdcgan.models.representation.voxels import (
+    FloatArray,
+    LatticeGrid,
+    SitesGrid,
+    lattice_from_metric,
+)
+from ccdcgan.models.training import TrainingLog, make_deterministic, watchers
+
+
+@dataclass
+class PaperCrystalGraphs:
+    """Structures to the paper's crystal graphs and back.
+
+    A crystal graph has a row of 200 numbers for the lattice (25 and zeros) and one for each
+    element.
+
+    Parameters
+    ----------
+    elements
+        Elements of the system.
+    grid
+        Cartesian sites grid. Crystals that do not fit into its cube have no graph.
+    sites, lattice
+        The two autoencoders.
+    lattice_grid
+        Grid of the lattice voxel.
+    """
+
+    elements: Sequence[str]
+    grid: SitesGrid
+    sites: keras.Model
+    lattice: keras.Model
+    lattice_grid: LatticeGrid
+
+    @property
+    def length(self) -> int:
+        return ROW * (1 + len(self.elements))
+
+    def fits(self, structure: Structure) -> bool:
+        """Whether all atoms lie inside the cube."""
+        assert self.grid.cube is not None
+        return bool(np.abs(_centred(structure)[1]).max() <= self.grid.cube / 2)
+
+    def encode(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
+        """Crystal graphs (n, length) of structures that fit into the cube."""
+        rows = np.zeros((len(structures), self.length), np.float32)
+        if not structures:
+            return rows
+        parts = [_centred(s) for s in structures]
+        lattices = self.lattice_grid.encode(np.stack([p[0] for p in parts]))
+        codes = _predict(self.lattice.get_layer("encoder"), lattices[..., None])
+        rows[:, : codes.shape[1]] = codes
+        for k, element in enumerate(self.elements, 1):
+            pictures = [
+                coords[[site.specie.symbol == element for site in structure]]
+                for structure, (_, coords) in zip(structures, parts, strict=True)
+            ]
+            voxels = self.grid.encode(pictures)[..., None]
+            rows[:, k * ROW : (k + 1) * ROW] = _predict(self.sites.get_layer("encoder"), voxels)
+        return rows
+
+    def decode(self, graphs: FloatArray) -> list[Structure | None]:
+        """Structures of crystal graphs (n, length); None where a cell or an element is missing."""
+        out: list[Structure | None] = []
+        # 64³ voxels are 1 MB a picture: a few at a time.
+        for start in range(0, len(graphs), 32):
+            out.extend(self._decode(np.asarray(graphs[start : start + 32], np.float32)))
+        return out
+
+    def _decode(self, graphs: FloatArray) -> list[Structure | None]:
+        decoder = self.lattice.get_layer("decoder")
+        voxels = _predict(decoder, graphs[:, : decoder.input_shape[-1]])[..., 0]
+        lattices = lattice_from_metric(self.lattice_grid.decode(voxels))
+        pictures = []
+        for k in range(1, len(self.elements) + 1):
+            voxels = _predict(self.sites.get_layer("decoder"), graphs[:, k * ROW : (k + 1) * ROW])
+            pictures.append(self.grid.decode(voxels[..., 0]))
+        return assemble(lattices, pictures, self.elements, cartesian=True)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """The space in which the paper's networks work: crystal graphs folded to square images."""
+
+    n_rows: int
+
+    def forward(self, graphs: FloatArray) -> NDArray[np.float32]:
+        """Crystal graphs (n, rows · 200) to images (n, side, side, 1)."""
+        graphs = np.asarray(graphs, np.float32)
+        return np.asarray(fold(graphs.reshape(len(graphs), self.n_rows, ROW)), np.float32)
+
+    def inverse(self, images: FloatArray) -> NDArray[np.float32]:
+        """Images (n, side, side, 1) to crystal graphs (n, rows · 200)."""
+        return np.asarray(unfold(images, self.n_rows), np.float32).reshape(len(images), -1)
+
+
+def train_paper_autoencoders(
+    structures: Sequence[Structure],
+    elements: Sequence[str],
+    grid: SitesGrid,
+    lattice_grid: LatticeGrid,
+    epochs: int,
+    seed: int,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    log: TrainingLog | None = None,
+) -> tuple[keras.Model, keras.Model]:
+    """Train the sites and the lattice autoencoder on structures that fit into the cube.
+
+    One sites autoencoder serves all elements (paper, Methods). The loss is the mean squared
+    error and the weights' penalty, where eq. (5) has the sum: for Adam the scale matters only
+    against the penalty.
+
+    Returns
+    -------
+    sites autoencoder, lattice autoencoder
+    """
+    make_deterministic(seed)
+    parts = [_centred(s) for s in structures]
+    pictures = [
+        coords[[site.specie.symbol == element for site in structure]]
+        for structure, (_, coords) in zip(structures, parts, strict=True)
+        for element in elements
+    ]
+    lattices = np.stack([p[0] for p in parts])
+    sites = build_paper_sites_autoencoder(grid.points)
+    lattice = build_paper_lattice_autoencoder(lattice_grid.points)
+    for number, (model, data) in enumerate(
+        (
+            (lattice, _Encoded(lattices, lattice_grid, seed)),
+            (sites, _Encoded(pictures, grid, seed)),
+        )
+    ):
+        model.compile(AUTOENCODER.build(), "mse")
+        calls = watchers(2 * epochs, progress, log, done=number * epochs)
+        model.fit(data, epochs=epochs, callbacks=calls, verbose=0)
+    return sites, lattice
+
+
+class _Encoded(keras.utils.PyDataset):
+    """Voxels made when they are needed, one sample a batch as in the paper."""
+
+    def __init__(
+        self, items: Sequence[FloatArray] | FloatArray, grid: SitesGrid | LatticeGrid, seed: int
+    ) -> None:
+        super().__init__()
+        self.items, self.grid, self.seed, self.epoch = items, grid, seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.items) // AUTOENCODER.batch)
+
+    def on_epoch_end(self) -> None:
+        self.epoch += 1
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.items))
+        chosen = order[index * AUTOENCODER.batch : (index + 1) * AUTOENCODER.batch]
+        batch: Any = [self.items[i] for i in chosen]
+        voxels = self.grid.encode(batch)[..., None]
+        return voxels, voxels
+
+
+def _centred(structure: Structure) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower-triangular lattice, and Cartesian coordinates about the atoms' centroid, both in Å.
+
+    The orientation is the one that a lattice decoded from its metric tensor gets.
+    """
+    metric = structure.lattice.matrix @ structure.lattice.matrix.T
+    lattice = lattice_from_metric(metric[None])[0]
+    coords = np.mod(structure.frac_coords, 1.0) @ lattice
+    return lattice, coords - coords.mean(0)
+
+
+def _predict(model: keras.Model, x: FloatArray) -> NDArray[np.float32]:
+    return np.asarray(model.predict(x, batch_size=16, verbose=0))

@@ -1,0 +1,264 @@
+"""What to relax next: expected gain, novelty, and a spread over compositions."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Structure
+from scipy.stats import norm
+
+from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.models.energy.descriptors import Environments, crystal_means
+from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal, score
+from ccdcgan.models.representation.voxels import FloatArray
+from ccdcgan.models.sampling import can_be_judged
+
+#: Novelty is looked at for so many times the structures that are wanted.
+SHORTLIST = 20
+
+#: Scales of `Novelty` that are tried.
+SCALES = np.geomspace(0.005, 0.5, 25)
+
+#: Fewest relaxed stackings to fit a scale to.
+STACKINGS = 20
+
+
+def expected_gain(
+    members: FloatArray,
+    errors: Mapping[str, float],
+    structures: Sequence[Structure],
+    hull: Hull,
+    goals: Sequence[Goal],
+    below: float,
+    known: FloatArray,
+) -> NDArray[np.float64]:
+    """By how much (eV/atom) structures are expected to be better than the threshold, (n,).
+
+    The expected improvement (Jones et al., J. Glob. Optim. 13, 455 (1998)) of the goals' score,
+    in which a formation energy counts from the hull of its composition. The improvement is that
+    upon a crystal at the threshold, or of no formation energy if that is nearer to the hull, whose
+    other properties are the median of what is known. Structures without prediction gain nothing.
+
+    Parameters
+    ----------
+    members : array (n, members, properties)
+        Predictions of the constraint's ensemble.
+    errors
+        Error of the constraint for crystals like these, by property; its keys are the names of the
+        properties.
+    hull
+        Convex hull of what is known.
+    goals
+        What is sought.
+    below
+        Threshold of the distance to the hull, eV/atom.
+    known : array (k, properties)
+        Properties of known crystals.
+    """
+    gain = np.zeros(len(structures))
+    names = list(errors)
+    judged = np.flatnonzero(np.isfinite(members).all((1, 2)))
+    if not len(judged):
+        return gain
+    ground = np.array([hull.hull_energy(structures[int(i)].composition) for i in judged])
+    scores = score(members[judged], names, goals)
+    worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
+    others = [g for g in goals if g.property != FORMATION_ENERGY]
+    usual = float(np.median(score(known, names, others))) if others else 0.0
+    limit = worth * np.minimum(ground + below, 0.0) + usual
+    own = sum((g.weight * errors[g.property]) ** 2 for g in goals)
+    deviation = np.sqrt(scores.var(1) + own) + 1e-9
+    better = limit - scores.mean(1)
+    z = better / deviation
+    gain[judged] = better * norm.cdf(z) + deviation * norm.pdf(z)
+    return gain
+
+
+class Distance(NamedTuple):
+    """How far a start was from all that was known of its formula, and what it became.
+
+    Attributes
+    ----------
+    value
+        As `Novelty.distance`.
+    is_new
+        Whether it became a crystal that was not known.
+    is_stacking
+        Whether it was a stacking of known crystals.
+    """
+
+    value: float
+    is_new: bool
+    is_stacking: bool
+
+
+class Novelty:
+    """Probability that a structure relaxes to a crystal that is not known yet.
+
+    It is ``1 - exp(-(d / scale)²)`` with the distance d between the structure's mean atomic
+    environments and those of the nearest known crystal of its formula.
+
+    Parameters
+    ----------
+    elements
+        The system.
+
+    Attributes
+    ----------
+    scale : float
+        Fitted to all relaxations.
+    stacking_scale : float
+        Fitted to those of stackings: these relax to themselves, however near to each other.
+    """
+
+    def __init__(self, elements: Sequence[str]) -> None:
+        self._environments = Environments(elements)
+        self._known: defaultdict[str, list[NDArray[np.float32]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[Callable[[], Structure]]] = defaultdict(list)
+        self.scale = self.stacking_scale = float(np.median(SCALES))
+
+    def copy(self) -> Novelty:
+        """The same crystals; what either learns from now on, the other does not."""
+        other = copy(self)
+        other._known = defaultdict(list, {f: list(known) for f, known in self._known.items()})
+        other._waiting = defaultdict(list, {f: list(late) for f, late in self._waiting.items()})
+        return other
+
+    def fit(self, found: Sequence[Distance]) -> None:
+        """Fit the scales to what relaxations have told."""
+        if found:
+            distances, new, stacked = (np.array(column) for column in zip(*found, strict=True))
+            self.scale = self.stacking_scale = _fitted(distances, new)
+            if stacked.sum() >= STACKINGS:
+                self.stacking_scale = _fitted(distances[stacked], new[stacked])
+
+    def vectors(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
+        """Mean environments (n, width) of structures whose atoms do not overlap."""
+        rows, counts = self._environments(structures)
+        kinds = len(self._environments.elements)
+        # One mean for each element, beside each other.
+        parts = rows[:, None, :-kinds] * rows[:, -kinds:, None]
+        width = parts.shape[1] * parts.shape[2]
+        means: NDArray[np.float32] = crystal_means(parts.reshape(-1, width), counts)
+        return means
+
+    def distance(self, structure: Structure, vector: NDArray[np.float32]) -> float:
+        """Distance to the nearest known crystal of the formula; infinite if there is none."""
+        formula = structure.composition.reduced_formula
+        known = self._known[formula]
+        for late in self._waiting.pop(formula, []):
+            # A copy: a row of an array would keep all of it.
+            known.append(np.array(self.vectors([late()])[0]))
+        return float(np.linalg.norm(np.array(known) - vector, axis=1).min()) if known else np.inf
+
+    def distance_of(self, structure: Structure) -> float | None:
+        """The same of any structure; None where it cannot be judged or nothing is known."""
+        if not can_be_judged(structure):
+            return None
+        distance = self.distance(structure, self.vectors([structure])[0])
+        return distance if np.isfinite(distance) else None
+
+    def probability(self, distance: FloatArray, stacked: NDArray[np.bool_]) -> FloatArray:
+        """Probability that what is so far from all that is known leads to something new, (n,).
+
+        Parameters
+        ----------
+        distance : array (n,)
+        stacked : array (n,)
+            Which are stackings.
+        """
+        scale = np.where(stacked, self.stacking_scale, self.scale)
+        return 1.0 - np.exp(-((distance / scale) ** 2))
+
+    def add(self, structure: Structure, vector: NDArray[np.float32]) -> None:
+        """Know a structure from now on."""
+        self._known[structure.composition.reduced_formula].append(np.array(vector))
+
+    def add_later(self, formula: str, structure: Callable[[], Structure]) -> None:
+        """Know a structure of a reduced formula, which is asked for when its formula is."""
+        self._waiting[formula].append(structure)
+
+
+def _fitted(distances: FloatArray, new: NDArray[np.bool_]) -> float:
+    """The most likely scale."""
+    probability = np.clip(1.0 - np.exp(-((distances[:, None] / SCALES) ** 2)), 1e-3, 1.0 - 1e-3)
+    likelihood = np.where(new[:, None], np.log(probability), np.log(1 - probability))
+    return float(SCALES[likelihood.sum(0).argmax()])
+
+
+def choose(
+    structures: Sequence[Structure],
+    gain: FloatArray,
+    known: SeenStructures,
+    per_formula: int,
+    count: int,
+    novelty: Novelty | None = None,
+    shortlist: int = SHORTLIST,
+    stacked: Sequence[bool] | None = None,
+) -> list[int]:
+    """Indices of the structures to relax, best first, few of each formula.
+
+    The best has the largest gain, times its probability to be new beside what is known and what is
+    chosen before it. What gains nothing is not chosen.
+
+    Parameters
+    ----------
+    gain : array (n,)
+        What each structure is worth.
+    known
+        What is not chosen again; it learns what is chosen.
+    per_formula, count
+        Most structures of one reduced formula, and in all.
+    novelty
+        Estimates how probably a structure is new; without it only what matches is left out.
+    shortlist
+        Novelty is looked at for so many times `count` structures, best first; for more where they
+        do not suffice.
+    stacked
+        Which are stackings; by default none.
+    """
+    is_stacked = np.zeros(len(structures), bool) if stacked is None else np.array(stacked, bool)
+    formula = np.array([s.composition.reduced_formula for s in structures], str)
+    order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
+    counts: Counter[str] = Counter()
+    chosen: list[int] = []
+    # A shortlist of few formulas may not have enough: the next one follows.
+    while order and len(chosen) < count:
+        left = [i for i in order[: shortlist * count] if counts[str(formula[i])] < per_formula]
+        order = order[shortlist * count :]
+        distance = np.full(len(left), np.inf)
+        vectors = np.zeros((len(left), 0), np.float32)
+        if novelty is not None:
+            left = [i for i in left if can_be_judged(structures[i])]
+            vectors = novelty.vectors([primitive_cell(structures[i]) for i in left])
+            pairs = zip(left, vectors, strict=True)
+            distance = np.array([novelty.distance(structures[i], v) for i, v in pairs])
+        here = np.array(left, int)
+        is_open = np.ones(len(here), bool)
+        while is_open.any() and len(chosen) < count:
+            value = np.asarray(gain, float)[here]
+            if novelty is not None:
+                value = value * novelty.probability(distance, is_stacked[here])
+            n = int(np.where(is_open, value, -np.inf).argmax())
+            best = int(here[n])
+            is_open[n] = False
+            if not known.add_if_new(structures[best]):
+                continue
+            chosen.append(best)
+            counts[str(formula[best])] += 1
+            same = is_open & (formula[here] == formula[best])
+            if counts[str(formula[best])] >= per_formula:
+                is_open &= ~same
+            if novelty is not None:
+                novelty.add(structures[best], vectors[n])
+                # What is left of its formula is less new now.
+                apart = np.linalg.norm(vectors[same] - vectors[n], axis=1)
+                distance[same] = np.minimum(distance[same], apart)
+    return chosen

@@ -1,0 +1,390 @@
+"""Stage 1 as jobs: propose structures, relax them, store each result at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from jobflow import Flow, Job, JobConfig, Maker, Response, job
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines.vasp.record import final_run, read_retry
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import digest
+from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
+from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
+from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.processes import in_workers, relax_many
+from ccdcgan.dft.relaxation.properties import PROPERTIES, compute
+from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.elements import end_members
+from ccdcgan.dft.structures.references import load_references
+from ccdcgan.dft.structures.sources import Prototype, collect
+from ccdcgan.dft.structures.substitution import candidates, subsystem_members
+from ccdcgan.workflows import progress
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.storage.stores import RESULTS, Relaxations, current_store
+
+logger = logging.getLogger("ccdcgan")
+
+
+def worker_class(name: str) -> JobConfig:
+    """Job settings that route a job to a worker class (``dft``, ``gpu`` or ``light``)."""
+    # Jobs that a job gives birth to keep their own class: jobflow would hand them their parent's.
+    # FireWorks reads the first key, jobflow-remote the second.
+    return JobConfig(
+        expose_store=True,
+        manager_config={"_fworker": name, "worker": name},
+        pass_manager_config=False,
+    )
+
+
+def in_stage(job: Job, stage: str, inherit: bool = True) -> Job:
+    """A job that knows its stage of the campaign, by which people see how far it is.
+
+    Parameters
+    ----------
+    job, stage
+        The job, and what it belongs to.
+    inherit
+        Whether jobs that it gives birth to belong to the stage as well.
+    """
+    job.update_metadata({"stage": stage}, dynamic=inherit)
+    return job
+
+
+def substituted(
+    campaign: Campaign, prototypes: Sequence[Prototype], rejected: Counter[str]
+) -> list[Prototype]:
+    """Candidates of a campaign's system; those left out join the ones `rejected`, by reason.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    chosen = campaign.database
+    found, duplicates = candidates(prototypes, campaign.elements)
+    if duplicates:
+        rejected["duplicate"] += duplicates
+    kept = [p for p in found if p.structure.composition.reduced_formula not in chosen.without]
+    if len(kept) < len(found):
+        rejected["left out by database.without"] += len(found) - len(kept)
+    if not kept:
+        reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
+        raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
+    if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
+        rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
+        kept = kept[: chosen.max_candidates]
+    return kept
+
+
+def adopted(store: Relaxations, campaign: Campaign) -> list[Candidate]:
+    """What the store has of the campaign's system and level that ``ccdcgan adopt`` brought."""
+    found = []
+    for key, candidate in store.adopted():
+        composition = decode_structure(candidate.structure).composition
+        if {e.symbol for e in composition.elements} - set(campaign.elements):
+            continue
+        if composition.reduced_formula in campaign.database.without:
+            continue
+        if key_of(candidate, campaign.relaxation) == key:
+            found.append(candidate)
+    return sorted(found, key=lambda c: c.origin.id)
+
+
+def _candidates(kind: str, prototypes: Sequence[Prototype]) -> Iterator[Candidate]:
+    for prototype in prototypes:
+        origin = Origin.model_validate({"kind": kind, "id": prototype.id})
+        yield Candidate(origin=origin, structure=prototype.structure.as_dict())
+
+
+@dataclass
+class ProposeMaker(Maker):
+    """Substituted prototypes and end members of a campaign."""
+
+    name: str = "propose structures"
+
+    @job(data="candidates", config=worker_class("light"))
+    def make(self, campaign: dict[str, Any]) -> dict[str, Any]:
+        """Return ``candidates``, ``rejected`` prototypes by reason and what was ``skipped``."""
+        start = monotonic()
+        # A worker without its settings has a JobStore that forgets everything.
+        store = Relaxations(current_store(RESULTS))
+        settings = Campaign.model_validate(campaign)
+        chosen = settings.database
+        magnetic = settings.relaxation.engine.is_magnetic
+        prototypes, rejected, skipped = collect(
+            chosen.sources, chosen.filters, len(settings.elements), settings.seed, magnetic=magnetic
+        )
+        kept = substituted(settings, prototypes, rejected)
+        elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
+        references, unread = load_references(
+            settings.references, settings.elements, magnetic=magnetic
+        )
+        fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
+        # Known crystals first: what matches one of them later is not new.
+        proposed = [
+            *_candidates("reference", references),
+            *_candidates("element", elements),
+            *adopted(store, settings),
+            *_candidates("prototype", fewer + kept),
+        ]
+        return {
+            "candidates": [c.model_dump(mode="json") for c in proposed],
+            "rejected": dict(rejected),
+            "skipped": [{"id": s.id, "reason": s.reason} for s in skipped + unread],
+            "seconds": monotonic() - start,
+        }
+
+
+#: Most jobs of a stage: FireWorks rewrites a campaign's whole workflow with each change of a job.
+MOST_JOBS = 500
+
+
+@dataclass
+class RelaxMaker(Maker):
+    """Relax candidates; what is in the store already is not relaxed again.
+
+    Attributes
+    ----------
+    batch_size
+        Structures in one job of a potential; a DFT code gets one, those that the campaign relaxes
+        at a time if it names a number, or more in a stage of more than `MOST_JOBS`. More candidates
+        become several jobs, which run side by side on a cluster.
+    turns
+        How often a job of a DFT code takes the campaign's number of structures at a time.
+    """
+
+    name: str = "relax structures"
+    batch_size: int = 500
+    turns: int = 1
+
+    @job(data="tasks", config=worker_class("dft"))
+    def make(
+        self,
+        proposed: list[dict[str, Any]] | str,
+        campaign: dict[str, Any],
+        stage: str = "relaxations",
+        before: int = 0,
+        total: int | None = None,
+        spent: float = 0.0,
+    ) -> dict[str, Any] | Response[Any]:
+        """Return the ``entries`` of the candidates, in their order, each content key once.
+
+        A job of VASP also returns ``tasks``: atomate2's document of the run that gave the energy,
+        by content key. One whose queue time is nearly over is replaced by itself, to go on in a new
+        one.
+
+        Parameters
+        ----------
+        proposed
+            Candidates; those of a batch as one JSON text.
+        campaign
+            Its relaxation and goals say what to do.
+        stage, before, total
+            For the progress: name of the stage, its candidates in the batches before this one, and
+            in all.
+        spent
+            Seconds that jobs before it have spent, which this one goes on from.
+        """
+        start = monotonic()
+        settings = Campaign.model_validate(campaign)
+        engine = settings.relaxation.engine
+        wanted: dict[str, Candidate] = {}
+        found = json.loads(proposed) if isinstance(proposed, str) else proposed
+        for candidate in map(Candidate.model_validate, found):
+            wanted.setdefault(key_of(candidate, settings.relaxation), candidate)
+        several = settings.workers is not None and settings.workers > 1
+        at_a_time = self.turns * (settings.workers or 1) if several else 1
+        size = self.batch_size if engine.is_potential else at_a_time
+        size = max(size, ceil(len(wanted) / MOST_JOBS))
+        total = len(wanted) if total is None else total
+        store = Relaxations()
+        queues = queues_of(set(wanted) - store.done(wanted))
+        if (len(wanted) > size or queues) and not isinstance(proposed, str):
+            batches: list[Job] = []
+            first = 0
+            for keys in in_batches(list(wanted), size, queues):
+                # As text: FireWorks walks through every nested value of a new job many times.
+                text = json.dumps([wanted[key].model_dump(mode="json") for key in keys])
+                batch = self.make(text, campaign, stage, first, total)
+                batches.append(in_queue(batch, queues.get(keys[0])))
+                first += len(keys)
+            merge = merge_entries(
+                [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
+            )
+            return Response(replace=Flow([*batches, merge], output=merge.output))
+        try:
+            relax_missing(store, wanted, settings, stage, before, total)
+        except OutOfTimeError:
+            store.settle()
+            spent += monotonic() - start
+            # A replacement may be taken by this very worker: let its time go by first.
+            sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
+            again = self.make(proposed, campaign, stage, before, total, spent)
+            return Response(replace=in_queue(again, next(iter(queues.values()), None)))
+        self._add_properties(store, list(wanted), settings)
+        add_second_opinions(store, list(wanted), settings)
+        entries = [
+            Entry(key=key, origin=candidate.origin).model_dump(mode="json")
+            for key, candidate in wanted.items()
+        ]
+        output = {"entries": entries, "seconds": spent + monotonic() - start}
+        if isinstance(engine, VaspEngine):
+            # Also those of runs before this one: a job may have been broken off.
+            runs = {key: run for key in wanted if (run := final_run(key))}
+            tasks = {key: task_of(run) for key, run in runs.items()}
+            output["tasks"] = {key: task for key, task in tasks.items() if task is not None}
+        return output
+
+    @staticmethod
+    def _add_properties(store: Relaxations, keys: list[str], settings: Campaign) -> None:
+        """Compute what the campaign's goals ask for and the documents have not yet."""
+        names = [p for p in settings.properties if p in PROPERTIES]
+        todo = {key for name in names for key in store.without(keys, name)}
+        found = [(d, decode_structure(d.structure)) for d in store.get(sorted(todo)).values()]
+        # Only crystals that hold every element are learnt from.
+        whole = [(d, s) for d, s in found if len(s.composition) == len(settings.elements)]
+        documents, structures = [d for d, _ in whole], [s for _, s in whole]
+        task = partial(compute, names=names)
+        stage = " and ".join(n.replace("_", " ") for n in names)
+        for done, (number, values) in enumerate(
+            in_workers(task, structures, settings.relaxation, settings.workers), 1
+        ):
+            document = documents[number]
+            for name, value in values.items():
+                if isinstance(value, str):
+                    document.lacking[name] = value
+                else:
+                    document.properties[name] = value
+            store.put(document)
+            progress.report(stage, done, len(documents))
+        store.settle()
+
+
+def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign) -> None:
+    """Ask for those that documents of earlier versions lack."""
+    relaxation = settings.relaxation
+    if not relaxation.second_opinion or relaxation.engine.second_opinion() is None:
+        return
+    documents = list(store.get(store.without_opinion(keys)).values())
+    structures = [decode_structure(d.structure) for d in documents]
+    for number, opinion in in_workers(ask_second, structures, relaxation, settings.workers):
+        if opinion is not None:
+            documents[number].second_opinion = opinion
+            store.put(documents[number])
+    store.settle()
+
+
+def ask_second(relaxer: Relaxer, structure: Structure) -> SecondOpinion | None:
+    """A task of `in_workers`."""
+    return relaxer.second_opinion(structure)
+
+
+def queues_of(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What somebody has asked of the queue for single structures, by content key."""
+    found = {key: read_retry(calculations_folder() / key).get("queue") for key in keys}
+    return {key: queue for key, queue in found.items() if isinstance(queue, dict) and queue}
+
+
+def in_batches(keys: Sequence[str], size: int, alone: Container[str]) -> Iterator[list[str]]:
+    """Keys in their order, at most so many at a time, and some of them alone."""
+    batch: list[str] = []
+    for key in keys:
+        if batch and (len(batch) == size or key in alone or batch[-1] in alone):
+            yield batch
+            batch = []
+        batch.append(key)
+    if batch:
+        yield batch
+
+
+def in_queue(job: Job, queue: Mapping[str, str] | None) -> Job:
+    """A job that asks more of the queue than others of its class, if it does.
+
+    It has a class of its own: a worker that has less must not take it.
+    """
+    if queue:
+        mark = digest(json.dumps(sorted(queue.items())), 8)
+        name = f"{job.config.manager_config['_fworker']}-{mark}"
+        job.config.manager_config |= {"_fworker": name, "_queueadapter": dict(queue)}
+    return job
+
+
+def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
+    """Content key of a candidate's relaxation."""
+    structure = decode_structure(candidate.structure)
+    level = relaxation.engine.level_of_theory(elements_of(structure))
+    return content_key(structure, level, relaxation)
+
+
+def relax_missing(
+    store: Relaxations,
+    wanted: Mapping[str, Candidate],
+    settings: Campaign,
+    stage: str,
+    before: int = 0,
+    total: int | None = None,
+) -> None:
+    """Relax candidates, by content key, that the store has not yet; each is stored at once.
+
+    `stage`, `before` and `total` are for the progress, as of `RelaxMaker.make`.
+    """
+    # What was computed while the database was away, or by a worker that was killed.
+    store.settle()
+    done = store.done(wanted)
+    todo = [key for key in wanted if key not in done]
+    finished = before + len(done)
+    total = len(wanted) if total is None else total
+    progress.report(stage, finished, total)
+    structures = [decode_structure(wanted[key].structure) for key in todo]
+    for number, result in relaxed(structures, settings):
+        store.put(RelaxationDocument.of(result, wanted[todo[number]], settings.digest()))
+        finished += 1
+        progress.report(stage, finished, total)
+    store.settle()
+
+
+def relaxed(
+    structures: Sequence[Structure], settings: Campaign
+) -> Iterator[tuple[int, Relaxation]]:
+    """Relax structures, several at a time; VASP has all cores unless the campaign says more."""
+    if isinstance(settings.relaxation.engine, VaspEngine):
+        return relax_all_by_vasp(structures, settings.relaxation, settings.workers or 1)
+    return relax_many(structures, settings.relaxation, settings.workers)
+
+
+def task_of(folder: Path) -> dict[str, Any] | None:
+    """atomate2's task document of a run of VASP; None where its files are gone or cut."""
+    from atomate2.vasp.jobs.base import get_vasp_task_document
+
+    try:
+        task: dict[str, Any] = get_vasp_task_document(folder).model_dump(mode="json")
+    except Exception as error:  # noqa: BLE001  the result is stored: its files may be cleared away
+        logger.warning("no task document of %s: %s", folder, type(error).__name__)
+        return None
+    return task
+
+
+@job(config=worker_class("light"))
+def merge_entries(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the outputs of the batches of one relaxation stage."""
+    return {
+        "entries": [entry for batch in batches for entry in batch["entries"]],
+        # Of all jobs together, which may have run side by side.
+        "seconds": sum(batch["seconds"] for batch in batches),
+    }

@@ -1,0 +1,1 @@
+"""Stores of documents and of large results, and the spool before them."""

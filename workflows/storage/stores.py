@@ -1,0 +1,242 @@
+"""Stores as the jobs see them: relaxations, phases, and artifacts such as trained networks."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jobflow
+from maggma.core import Store
+from maggma.stores import MontyStore
+from pymongo.errors import BulkWriteError
+
+from ccdcgan.dft.files import digest
+from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.workflows.documents import Candidate, RelaxationDocument
+from ccdcgan.workflows.storage.spool import DUPLICATE_KEY, Spool, patiently
+
+#: Names of the JobStore's additional stores: relaxation documents under their content keys,
+#: artifacts and whatever of a job's output is too large for one document, and phases.
+RESULTS, DATA, PHASES = "results", "data", "phases"
+
+#: Stands for the dot in names of files: databases read a dot in a key as a path.
+DOT = "\N{FULLWIDTH FULL STOP}"
+
+
+def current_store(name: str) -> Store:
+    """An additional store of the JobStore that the running job writes to.
+
+    jobflow-remote gives each job files of its own in its place, and copies them into the database
+    when the job has ended. What other jobs have found is in the JobStore of jobflow's settings.
+    """
+    store: Any = jobflow.CURRENT_JOB.store
+    if type(getattr(store, "docs_store", None)).__module__.startswith("jobflow_remote."):
+        store = jobflow.SETTINGS.JOB_STORE
+        # Without effect on one that is connected.
+        store.connect()
+    if store is None or name not in store.additional_stores:
+        raise RuntimeError(f"the JobStore needs an additional store named {name!r}")
+    return store.additional_stores[name]
+
+
+class Relaxations:
+    """Relaxation documents under their content keys.
+
+    Parameters
+    ----------
+    store
+        maggma store of the documents; by default that of the running job.
+    """
+
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store if store is not None else current_store(RESULTS)
+        self._spool = Spool()
+
+    def done(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys whose result is there, and that nobody wants tried again."""
+        return {d["key"] for d in self._of(keys, {"retry": {"$ne": True}}, ["key"])}
+
+    def converged(self, keys: Iterable[str]) -> dict[str, bool]:
+        """Those of the keys that are there, and whether their relaxations converged."""
+        return {d["key"]: bool(d["converged"]) for d in self._of(keys, {}, ["key", "converged"])}
+
+    def _of(
+        self, keys: Iterable[str], criteria: dict[str, Any], properties: list[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Documents of these keys that meet the criteria."""
+        wanted = set(keys)
+        if isinstance(self._store, MontyStore):
+            # It has no index: of 10,000 documents it takes minutes to find as many by their keys.
+            found = self._store.query(criteria, properties)
+            return (d for d in found if d["key"] in wanted)
+        return iter(self._store.query({"key": {"$in": sorted(wanted)}, **criteria}, properties))
+
+    def put(self, document: RelaxationDocument) -> None:
+        """Store a document at once; the same key is never stored twice.
+
+        While the database is away, the document waits on disk: `settle` waits for it.
+        """
+        self._spool.put(RESULTS, self._store, document.model_dump(mode="json"))
+
+    def add(self, documents: Sequence[RelaxationDocument]) -> None:
+        """Store many documents whose keys are not there."""
+        insert(self._store, [d.model_dump(mode="json") for d in documents])
+
+    def settle(self) -> None:
+        """Wait until all documents are in the database."""
+        self._spool.settle({RESULTS: self._store})
+
+    def adopted(self) -> list[tuple[str, Candidate]]:
+        """Keys and initial structures of runs of others that were taken as results."""
+        fields = ["key", "origin", "initial_structure"]
+        return [
+            (d["key"], Candidate(origin=d["origin"], structure=d["initial_structure"]))
+            for d in self._store.query({"origin.kind": "adopted"}, fields)
+        ]
+
+    def without(self, keys: Iterable[str], property_: str) -> list[str]:
+        """Those of the keys whose crystal has converged and was never asked for a property."""
+        criteria = {
+            "converged": True,
+            f"properties.{property_}": {"$exists": False},
+            f"lacking.{property_}": {"$exists": False},
+        }
+        return [d["key"] for d in self._of(keys, criteria, ["key"])]
+
+    def without_opinion(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys whose crystal has an energy and no second opinion."""
+        criteria = {"energy_per_atom": {"$ne": None}, "second_opinion": None}
+        return [d["key"] for d in self._of(keys, criteria, ["key"])]
+
+    def get(self, keys: Iterable[str], frames: bool = True) -> dict[str, RelaxationDocument]:
+        """Documents by key, with their frames or without."""
+        fields = None
+        # The embedded store cannot leave out parts of a document.
+        if not frames and not isinstance(self._store, MontyStore):
+            fields = sorted(set(RelaxationDocument.model_fields) - {"frames"})
+        found = {}
+        for document in self._of(keys, {}, fields):
+            if not frames:
+                document.pop("frames", None)
+            found[document["key"]] = RelaxationDocument.model_validate(document)
+        return found
+
+
+def insert(store: Store, documents: list[dict[str, Any]]) -> None:
+    """Store many documents whose names are not there, in one go."""
+    try:
+        # Ordered, montydb would refuse keys with a dot, which its own upsert takes.
+        store._collection.insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        # Somebody has stored the same name at the same moment.
+        if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
+            raise
+
+
+#: To be raised when artifacts hold something else than before: older ones are made anew.
+FORMAT = 2
+
+
+def artifact_key(kind: str, *parts: Any) -> str:
+    """Key of an artifact: a hash of its kind and of everything that it was made from."""
+    text = json.dumps([FORMAT, kind, *parts], sort_keys=True, default=str)
+    return f"{kind}-{digest(text, 24)}"
+
+
+def cached_artifact(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The artifact under a key, made and stored if it is not there yet.
+
+    An artifact is a dictionary of plain values, bytes and such dictionaries; bytes travel as
+    base64 text, which any store can hold.
+    """
+    store, spool = current_store(DATA), Spool()
+    # One that was made while the database was away may lie on disk.
+    spool.settle({DATA: store})
+    found = store.query_one({"key": key})
+    if found is None:
+        found = {"key": key, "value": _pack(make())}
+        spool.put(DATA, store, found)
+        spool.settle({DATA: store})
+    return _unpack(found["value"])
+
+
+def load_artifact(key: str) -> dict[str, Any]:
+    """The artifact under a key, which must be there."""
+    found = current_store(DATA).query_one({"key": key})
+    if found is None:
+        raise RuntimeError(f"artifact {key} is missing from the store {DATA!r}")
+    return _unpack(found["value"])
+
+
+def load_bytes(key: str) -> bytes | None:
+    """What `store_bytes` has kept under a key; None if there is nothing."""
+    found = current_store(DATA).query_one({"key": key})
+    return None if found is None else _unpack(found["value"])["content"]
+
+
+def store_bytes(key: str, content: bytes) -> None:
+    """Keep something under a key, in place of what is there."""
+    Spool().put(DATA, current_store(DATA), {"key": key, "value": _pack({"content": content})})
+
+
+def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: str) -> None:
+    """Put a campaign's phases where people query them, in place of its earlier ones.
+
+    Parameters
+    ----------
+    phases
+        Documents of `Phase`.
+    campaign, system, hull
+        Digest of the campaign, its system as in Bi-Se, and key of the hull that judged the phases.
+    """
+    documents: dict[str, dict[str, Any]] = {}
+    for phase in phases:
+        document = {**phase_document(phase, campaign, system), "hull": hull}
+        documents.setdefault(document["uid"], document)
+    store = current_store(PHASES)
+    collection = store._collection
+
+    def replace() -> None:
+        # In bulk: one by one takes the embedded store tens of milliseconds each.
+        if store.query_one({"campaign": campaign}, ["uid"]):
+            collection.delete_many({"campaign": campaign})
+        if documents:
+            collection.insert_many([dict(d) for d in documents.values()])
+
+    patiently(replace)
+
+
+def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> dict[str, Any]:
+    """What is stored of a phase: itself, whose it is, and numbers to query by.
+
+    ``density`` is in g/cm³, ``volume_per_atom`` in Å³.
+    """
+    structure = decode_structure(phase["structure"])
+    return {
+        **phase,
+        "uid": f"{campaign}:{phase['id']}",
+        "campaign": campaign,
+        "system": system,
+        "elements": sorted(e.symbol for e in structure.composition.elements),
+        "nsites": len(structure),
+        "density": float(structure.density),
+        "volume_per_atom": structure.volume / len(structure),
+    }
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {k.replace(".", DOT): _pack(v) for k, v in value.items()}
+    return value
+
+
+def _unpack(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"base64"}:
+        return base64.b64decode(value["base64"])
+    return {k.replace(DOT, "."): _unpack(v) for k, v in value.items()}
