@@ -42,9 +42,9 @@ from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline, status_of
 from ccdcgan.launchers.cluster.worker import ProgressWriter
 from ccdcgan.workflows import progress
-from ccdcgan.workflows import relax as database
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.relax import MOST_JOBS, RelaxMaker, in_stage, worker_class
+from ccdcgan.workflows.jobs import in_stage, worker_class
+from ccdcgan.workflows.relax import MOST_JOBS, RelaxMaker
 
 CAMPAIGN = Campaign()
 
@@ -187,7 +187,7 @@ def measure(arguments: argparse.Namespace, cluster: Cluster, folder: Path) -> di
     jobs = -(-arguments.structures // size)
     jobs = min(jobs, arguments.run or jobs)
     done = min(arguments.structures, jobs * size)
-    with mock.patch.object(database, "relax_many", at_once), timed(figures, "running_s"):
+    with mock.patch.object(relax, "relax_many", at_once), timed(figures, "running_s"):
         take("dft", jobs)
     figures["running_ms_per_structure"] = round(1000 * figures["running_s"] / done, 2)
     preparing = figures["submitting_s"] + figures["splitting_s"]

@@ -40,7 +40,8 @@ from ccdcgan.launchers.cluster.launchpad import database_of  # noqa: E402
 from ccdcgan.launchers.cluster.settings import load_cluster  # noqa: E402
 from ccdcgan.launchers.cluster.submit import submit  # noqa: E402
 from ccdcgan.workflows.campaign import Campaign, parse_campaign  # noqa: E402
-from ccdcgan.workflows.relax import RelaxMaker, in_stage  # noqa: E402
+from ccdcgan.workflows.jobs import in_stage  # noqa: E402
+from ccdcgan.workflows.relax import RelaxMaker  # noqa: E402
 
 #: All of them last until the machine is mended.
 MACHINES = (

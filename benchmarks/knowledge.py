@@ -43,8 +43,8 @@ from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import choose
+from ccdcgan.workflows.conclude import conclude, publish_phases
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.flow import conclude, publish_phases
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 

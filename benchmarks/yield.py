@@ -54,7 +54,7 @@ from ccdcgan.workflows.flow import RoundMaker
 from ccdcgan.workflows.generate import Judge
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import AutoencoderMaker, crystals_of, preset_of
-from ccdcgan.workflows.relax import key_of
+from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
 ELEMENTS = ("Bi", "Se")

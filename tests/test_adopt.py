@@ -22,7 +22,8 @@ from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.relax import ProposeMaker, RelaxMaker
+from ccdcgan.workflows.propose import ProposeMaker
+from ccdcgan.workflows.relax import RelaxMaker
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
 pytestmark = [

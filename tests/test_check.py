@@ -21,7 +21,7 @@ from ccdcgan.launchers.check.cluster import inspect_worker
 from ccdcgan.launchers.cluster.launchpad import connect, prepare
 from ccdcgan.launchers.cluster.settings import CLASSES, load_cluster
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.relax import worker_class
+from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 PASSWORD = "hunter2/secret"

@@ -32,7 +32,7 @@ from ccdcgan.launchers.cluster.recovery import TRIES, mend
 from ccdcgan.launchers.cluster.settings import CLASSES, Cluster, load_cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline
 from ccdcgan.launchers.local.workdir import embedded_store
-from ccdcgan.workflows import relax as workflows_database
+from ccdcgan.workflows import relax
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
@@ -555,7 +555,7 @@ def test_a_relaxation_that_goes_on_in_a_new_job_keeps_its_class(here, monkeypatc
         raise OutOfTimeError
 
     monkeypatch.setattr(side_by_side, "relax_by_vasp", out_of_time)
-    monkeypatch.setattr(workflows_database, "sleep", lambda _: None)
+    monkeypatch.setattr(relax, "sleep", lambda _: None)
     by_hand.output(jobs_of(here)["prototypes"], {"candidates": by_hand.candidates[:1]})
     ((spec, again),) = by_hand.born(job)
     assert (again.uuid, again.index) == (job.uuid, job.index + 1)

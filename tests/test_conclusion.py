@@ -14,8 +14,8 @@ from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.launchers.local.run import write_results
 from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.conclude import conclude
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
-from ccdcgan.workflows.flow import conclude
 from ccdcgan.workflows.learn import frames_of
 from ccdcgan.workflows.storage.stores import RESULTS
 

@@ -20,7 +20,7 @@ from test_campaign import command
 from ccdcgan.launchers.local.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import load_campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
-from ccdcgan.workflows.relax import key_of
+from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 

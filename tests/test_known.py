@@ -20,7 +20,7 @@ from ccdcgan.launchers.local.homologous import REPORTED, known_crystals, stack
 from ccdcgan.launchers.local.rediscovery import Known, Match, Reference, known, table_of
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Origin
-from ccdcgan.workflows.relax import ProposeMaker
+from ccdcgan.workflows.propose import ProposeMaker
 
 
 @pytest.mark.parametrize(

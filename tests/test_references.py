@@ -19,7 +19,7 @@ from ccdcgan.launchers.local.workdir import open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.relax import ProposeMaker
+from ccdcgan.workflows.propose import ProposeMaker
 
 
 def campaign_with(folder: Path, *structures: Structure) -> Campaign:

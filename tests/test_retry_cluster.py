@@ -14,7 +14,8 @@ from test_vasp_campaign import crystal
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster.queue import parse_queue, with_parameters
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.relax import RelaxMaker, in_batches, in_stage
+from ccdcgan.workflows.jobs import in_stage
+from ccdcgan.workflows.relax import RelaxMaker, in_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.inputs.UnknownPotcarWarning")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jobflow import Flow, Job, OnMissing, Response, job
 
-from ccdcgan.workflows.relax import in_stage, worker_class
+from ccdcgan.workflows.jobs import in_stage, worker_class
 
 LIGHT = worker_class("light")
 

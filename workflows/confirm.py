@@ -22,9 +22,9 @@ from ccdcgan.workflows.documents import (
     Place,
     RelaxationDocument,
 )
+from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.phases import ranked, unplaced
-from ccdcgan.workflows.relax import worker_class
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
 #: other hull, too: which of them is lowest may change with the level.

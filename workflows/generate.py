@@ -32,10 +32,10 @@ from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import Novelty, choose, expected_gain
 from ccdcgan.workflows.documents import Candidate, Origin
+from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import crystals_of, load_files, preset_of, with_properties
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
-from ccdcgan.workflows.relax import worker_class
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact
 

@@ -34,9 +34,9 @@ from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import SMALLEST_DATABASE, Campaign
 from ccdcgan.workflows.documents import RelaxationDocument
+from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.phases import Sample
-from ccdcgan.workflows.relax import worker_class
 from ccdcgan.workflows.storage.stores import (
     Relaxations,
     artifact_key,

@@ -1,10 +1,9 @@
-"""Stage 1 as jobs: propose structures, relax them, store each result at once."""
+"""Relaxation as jobs: candidates relaxed in batches, each result stored at once."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,142 +12,26 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from jobflow import Flow, Job, JobConfig, Maker, Response, job
+from jobflow import Flow, Job, Maker, Response, job
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.vasp.record import final_run, read_retry
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
-from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import digest
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
-from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
 from ccdcgan.dft.relaxation.properties import PROPERTIES, compute
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
-from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.dft.structures.elements import end_members
-from ccdcgan.dft.structures.references import load_references
-from ccdcgan.dft.structures.sources import Prototype, collect
-from ccdcgan.dft.structures.substitution import candidates, subsystem_members
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.storage.stores import RESULTS, Relaxations, current_store
+from ccdcgan.workflows.documents import Candidate, Entry, RelaxationDocument
+from ccdcgan.workflows.jobs import in_queue, worker_class
+from ccdcgan.workflows.propose import key_of
+from ccdcgan.workflows.storage.stores import Relaxations
 
 logger = logging.getLogger("ccdcgan")
-
-
-def worker_class(name: str) -> JobConfig:
-    """Job settings that route a job to a worker class (``dft``, ``gpu`` or ``light``)."""
-    # Jobs that a job gives birth to keep their own class: jobflow would hand them their parent's.
-    # FireWorks reads the first key, jobflow-remote the second.
-    return JobConfig(
-        expose_store=True,
-        manager_config={"_fworker": name, "worker": name},
-        pass_manager_config=False,
-    )
-
-
-def in_stage(job: Job, stage: str, inherit: bool = True) -> Job:
-    """A job that knows its stage of the campaign, by which people see how far it is.
-
-    Parameters
-    ----------
-    job, stage
-        The job, and what it belongs to.
-    inherit
-        Whether jobs that it gives birth to belong to the stage as well.
-    """
-    job.update_metadata({"stage": stage}, dynamic=inherit)
-    return job
-
-
-def substituted(
-    campaign: Campaign, prototypes: Sequence[Prototype], rejected: Counter[str]
-) -> list[Prototype]:
-    """Candidates of a campaign's system; those left out join the ones `rejected`, by reason.
-
-    Raises
-    ------
-    UserError
-        There is none.
-    """
-    chosen = campaign.database
-    found, duplicates = candidates(prototypes, campaign.elements)
-    if duplicates:
-        rejected["duplicate"] += duplicates
-    kept = [p for p in found if p.structure.composition.reduced_formula not in chosen.without]
-    if len(kept) < len(found):
-        rejected["left out by database.without"] += len(found) - len(kept)
-    if not kept:
-        reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
-        raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
-    if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
-        rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
-        kept = kept[: chosen.max_candidates]
-    return kept
-
-
-def adopted(store: Relaxations, campaign: Campaign) -> list[Candidate]:
-    """What the store has of the campaign's system and level that ``ccdcgan adopt`` brought."""
-    found = []
-    for key, candidate in store.adopted():
-        composition = decode_structure(candidate.structure).composition
-        if {e.symbol for e in composition.elements} - set(campaign.elements):
-            continue
-        if composition.reduced_formula in campaign.database.without:
-            continue
-        if key_of(candidate, campaign.relaxation) == key:
-            found.append(candidate)
-    return sorted(found, key=lambda c: c.origin.id)
-
-
-def _candidates(kind: str, prototypes: Sequence[Prototype]) -> Iterator[Candidate]:
-    for prototype in prototypes:
-        origin = Origin.model_validate({"kind": kind, "id": prototype.id})
-        yield Candidate(origin=origin, structure=prototype.structure.as_dict())
-
-
-@dataclass
-class ProposeMaker(Maker):
-    """Substituted prototypes and end members of a campaign."""
-
-    name: str = "propose structures"
-
-    @job(data="candidates", config=worker_class("light"))
-    def make(self, campaign: dict[str, Any]) -> dict[str, Any]:
-        """Return ``candidates``, ``rejected`` prototypes by reason and what was ``skipped``."""
-        start = monotonic()
-        # A worker without its settings has a JobStore that forgets everything.
-        store = Relaxations(current_store(RESULTS))
-        settings = Campaign.model_validate(campaign)
-        chosen = settings.database
-        magnetic = settings.relaxation.engine.is_magnetic
-        prototypes, rejected, skipped = collect(
-            chosen.sources, chosen.filters, len(settings.elements), settings.seed, magnetic=magnetic
-        )
-        kept = substituted(settings, prototypes, rejected)
-        elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
-        references, unread = load_references(
-            settings.references, settings.elements, magnetic=magnetic
-        )
-        fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
-        # Known crystals first: what matches one of them later is not new.
-        proposed = [
-            *_candidates("reference", references),
-            *_candidates("element", elements),
-            *adopted(store, settings),
-            *_candidates("prototype", fewer + kept),
-        ]
-        return {
-            "candidates": [c.model_dump(mode="json") for c in proposed],
-            "rejected": dict(rejected),
-            "skipped": [{"id": s.id, "reason": s.reason} for s in skipped + unread],
-            "seconds": monotonic() - start,
-        }
 
 
 #: Most jobs of a stage: FireWorks rewrites a campaign's whole workflow with each change of a job.
@@ -311,25 +194,6 @@ def in_batches(keys: Sequence[str], size: int, alone: Container[str]) -> Iterato
         batch.append(key)
     if batch:
         yield batch
-
-
-def in_queue(job: Job, queue: Mapping[str, str] | None) -> Job:
-    """A job that asks more of the queue than others of its class, if it does.
-
-    It has a class of its own: a worker that has less must not take it.
-    """
-    if queue:
-        mark = digest(json.dumps(sorted(queue.items())), 8)
-        name = f"{job.config.manager_config['_fworker']}-{mark}"
-        job.config.manager_config |= {"_fworker": name, "_queueadapter": dict(queue)}
-    return job
-
-
-def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
-    """Content key of a candidate's relaxation."""
-    structure = decode_structure(candidate.structure)
-    level = relaxation.engine.level_of_theory(elements_of(structure))
-    return content_key(structure, level, relaxation)
 
 
 def relax_missing(

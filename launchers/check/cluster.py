@@ -43,7 +43,7 @@ from ccdcgan.launchers.cluster.launchpad import (
 from ccdcgan.launchers.cluster.recovery import failures
 from ccdcgan.launchers.cluster.settings import Cluster, Database, Worker
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.relax import worker_class
+from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.storage.spool import DEADLINE
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 

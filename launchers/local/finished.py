@@ -22,7 +22,8 @@ from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store, open_
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.relax import key_of, relax_missing
+from ccdcgan.workflows.propose import key_of
+from ccdcgan.workflows.relax import relax_missing
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS, Relaxations
 
 

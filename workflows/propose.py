@@ -1,0 +1,116 @@
+"""Stage 1, first half: prototypes onto the system, and which of them wait for a relaxation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from jobflow import Maker, job
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.elements import end_members
+from ccdcgan.dft.structures.references import load_references
+from ccdcgan.dft.structures.sources import Prototype, collect
+from ccdcgan.dft.structures.substitution import candidates, subsystem_members
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Candidate, Origin
+from ccdcgan.workflows.jobs import worker_class
+from ccdcgan.workflows.storage.stores import RESULTS, Relaxations, current_store
+
+
+def substituted(
+    campaign: Campaign, prototypes: Sequence[Prototype], rejected: Counter[str]
+) -> list[Prototype]:
+    """Candidates of a campaign's system; those left out join the ones `rejected`, by reason.
+
+    Raises
+    ------
+    UserError
+        There is none.
+    """
+    chosen = campaign.database
+    found, duplicates = candidates(prototypes, campaign.elements)
+    if duplicates:
+        rejected["duplicate"] += duplicates
+    kept = [p for p in found if p.structure.composition.reduced_formula not in chosen.without]
+    if len(kept) < len(found):
+        rejected["left out by database.without"] += len(found) - len(kept)
+    if not kept:
+        reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
+        raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
+    if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
+        rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
+        kept = kept[: chosen.max_candidates]
+    return kept
+
+
+def adopted(store: Relaxations, campaign: Campaign) -> list[Candidate]:
+    """What the store has of the campaign's system and level that ``ccdcgan adopt`` brought."""
+    found = []
+    for key, candidate in store.adopted():
+        composition = decode_structure(candidate.structure).composition
+        if {e.symbol for e in composition.elements} - set(campaign.elements):
+            continue
+        if composition.reduced_formula in campaign.database.without:
+            continue
+        if key_of(candidate, campaign.relaxation) == key:
+            found.append(candidate)
+    return sorted(found, key=lambda c: c.origin.id)
+
+
+def _candidates(kind: str, prototypes: Sequence[Prototype]) -> Iterator[Candidate]:
+    for prototype in prototypes:
+        origin = Origin.model_validate({"kind": kind, "id": prototype.id})
+        yield Candidate(origin=origin, structure=prototype.structure.as_dict())
+
+
+@dataclass
+class ProposeMaker(Maker):
+    """Substituted prototypes and end members of a campaign."""
+
+    name: str = "propose structures"
+
+    @job(data="candidates", config=worker_class("light"))
+    def make(self, campaign: dict[str, Any]) -> dict[str, Any]:
+        """Return ``candidates``, ``rejected`` prototypes by reason and what was ``skipped``."""
+        start = monotonic()
+        # A worker without its settings has a JobStore that forgets everything.
+        store = Relaxations(current_store(RESULTS))
+        settings = Campaign.model_validate(campaign)
+        chosen = settings.database
+        magnetic = settings.relaxation.engine.is_magnetic
+        prototypes, rejected, skipped = collect(
+            chosen.sources, chosen.filters, len(settings.elements), settings.seed, magnetic=magnetic
+        )
+        kept = substituted(settings, prototypes, rejected)
+        elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
+        references, unread = load_references(
+            settings.references, settings.elements, magnetic=magnetic
+        )
+        fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
+        # Known crystals first: what matches one of them later is not new.
+        proposed = [
+            *_candidates("reference", references),
+            *_candidates("element", elements),
+            *adopted(store, settings),
+            *_candidates("prototype", fewer + kept),
+        ]
+        return {
+            "candidates": [c.model_dump(mode="json") for c in proposed],
+            "rejected": dict(rejected),
+            "skipped": [{"id": s.id, "reason": s.reason} for s in skipped + unread],
+            "seconds": monotonic() - start,
+        }
+
+
+def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
+    """Content key of a candidate's relaxation."""
+    structure = decode_structure(candidate.structure)
+    level = relaxation.engine.level_of_theory(elements_of(structure))
+    return content_key(structure, level, relaxation)
