@@ -41,7 +41,7 @@ from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, database_of, ope
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline, status_of
 from ccdcgan.launchers.cluster.worker import ProgressWriter
-from ccdcgan.workflows import progress
+from ccdcgan.workflows import progress, relax
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.jobs import in_stage, worker_class
 from ccdcgan.workflows.relax import MOST_JOBS, RelaxMaker

@@ -18,7 +18,7 @@ import toy_jobs
 from fireworks import Firework, FWAction, FWorker
 from jobflow import Flow, Job
 from jobflow.managers.fireworks import flow_to_workflow
-from monty.json import jsanitize
+from monty.json import MontyDecoder, jsanitize
 from pymatgen.core import Structure
 from services import Database, wait_until
 from test_campaign import command
@@ -28,6 +28,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.launchers.cluster import launchpad
 from ccdcgan.launchers.cluster.files import write_files
+from ccdcgan.launchers.cluster.moved import MOVED
 from ccdcgan.launchers.cluster.recovery import TRIES, mend
 from ccdcgan.launchers.cluster.settings import CLASSES, Cluster, load_cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline
@@ -276,6 +277,36 @@ def test_databases_of_another_version_are_left_alone(here):
         said = here.complaint(*arguments)
         assert "ccdcgan 9.9" in said and "99" in said
     assert here.handle.list_collection_names() == ["ccdcgan"]
+
+
+def test_jobs_of_modules_that_have_moved_run(here):
+    """A campaign submitted before the move goes on; versions before it then stay away."""
+    (here.folder / "campaign.yaml").write_text(CAMPAIGN)
+    assert here.command("submit", "campaign.yaml")[0] == 0
+    back = {(new, name): old for (old, name), new in MOVED.items()}
+
+    def old(value: Any) -> Any:
+        if isinstance(value, list):
+            return [old(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        name = str(value.get("@class") or value.get("@callable")).split(".")[0]
+        module = value.get("@module")
+        changed = {"@module": back.get((module, name), module)} if module else {}
+        return {key: old(part) for key, part in value.items()} | changed
+
+    for stored in list(here.handle.fireworks.find()):
+        here.handle.fireworks.replace_one({"_id": stored["_id"]}, old(stored))
+    here.handle.ccdcgan.update_one({}, {"$set": {"schema_version": 1}})
+    found = list(here.handle.fireworks.find())
+    fw_ids, text = [stored["fw_id"] for stored in found], json.dumps(found, default=str)
+    assert "workflows.inverse_design" in text and "workflows.flow" not in text
+    pad = here.pad
+    jobs = [MontyDecoder().process_decoded(pad.get_fw_by_id(i).tasks[0]["job"]) for i in fw_ids]
+    assert {type(job) for job in jobs} == {Job} and all(callable(job.function) for job in jobs)
+    # What begins now is for today's version alone.
+    here.submit(toy_jobs.toys(toy_jobs.total(1, 2)), "more")
+    assert here.handle.ccdcgan.find_one()["schema_version"] == 2
 
 
 def test_missing_files(here):

@@ -19,15 +19,18 @@ from pymongo.errors import (
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.yaml_files import read_yaml
+from ccdcgan.launchers.cluster.moved import renamed
 from ccdcgan.launchers.cluster.settings import Cluster, Database, address_in
 from ccdcgan.launchers.cluster.trusted import objection, restrict_decoding
-from ccdcgan.workflows.documents import SCHEMA_VERSION
 from ccdcgan.workflows.storage.spool import patiently
 
 logger = logging.getLogger("ccdcgan")
 
 #: Collection with what we know of the database itself, in one document.
 MARK = "ccdcgan"
+
+#: Versions of the jobs on a LaunchPad: in the second, modules of `moved.MOVED` have new names.
+VERSIONS = (1, 2)
 
 #: Our own collections beside FireWorks'.
 CAMPAIGNS, QUEUE_JOBS, PROGRESS, LEASES = "campaigns", "queue_jobs", "progress", "leases"
@@ -131,7 +134,7 @@ class Pad(LaunchPad):
         stored = self.get_fw_dict_by_id(fw_id)
         if self._choosing and (reason := objection(stored, self.trusted)):
             raise RefusedError(fw_id, reason)
-        return Firework.from_dict(stored)
+        return Firework.from_dict(renamed(stored))
 
     def _get_a_fw_to_run(
         self, query: dict[str, Any] | None = None, fw_id: int | None = None, checkout: bool = True
@@ -221,10 +224,10 @@ def connect(cluster: Cluster) -> Pad:
                 f"the LaunchPad in database {name!r} belongs to another project: "
                 "set launchpad.database to another name"
             )
-    elif mark["schema_version"] != SCHEMA_VERSION:
+    elif mark["schema_version"] not in VERSIONS:
         raise UserError(
             f"database {name!r} was made by ccdcgan {mark['version']} "
-            f"(documents of version {mark['schema_version']}, here {SCHEMA_VERSION}): use that "
+            f"(jobs of version {mark['schema_version']}, here {VERSIONS[-1]}): use that "
             "version, or another launchpad.database"
         )
     return pad
@@ -277,12 +280,17 @@ def prepare(pad: Pad, cluster: Cluster) -> None:
         {"_id": MARK},
         {
             "$setOnInsert": {
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": VERSIONS[-1],
                 "version": metadata.version("ccdcgan"),
                 "created_at": now(),
             }
         },
         upsert=True,
+    )
+    # Versions that do not know the modules of what is submitted from now on stay away.
+    pad.db[MARK].update_one(
+        {"_id": MARK, "schema_version": {"$in": VERSIONS[:-1]}},
+        {"$set": {"schema_version": VERSIONS[-1], "version": metadata.version("ccdcgan")}},
     )
     pad.db.fw_id_assigner.update_one(
         {"_id": -1}, {"$setOnInsert": {"next_fw_id": 1, "next_launch_id": 1}}, upsert=True
