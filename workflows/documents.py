@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StructureDict
 from ccdcgan.models.energy.potential import PotentialErrors
-from ccdcgan.workflows.failures import FailureCounts
+from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 
 SCHEMA_VERSION = 1
 
 #: By less than this (eV/atom) do energies of one geometry differ.
 SAME_ENERGY = 0.1
+
+
+def _finite(value: Any) -> Any:
+    """A number, or None for one that is not finite: failed calculations have left such."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+#: A number that may be missing, and is finite where it is there.
+FiniteOrNone = Annotated[float | None, BeforeValidator(_finite)]
 
 
 class Origin(BaseModel):
@@ -113,7 +122,7 @@ class SecondPlace(BaseModel):
 
     engine: str
     energy_per_atom: float = Field(description="eV/atom, corrected as the phase's own.")
-    e_above_hull: float | None = Field(description="Distance to that hull, eV/atom.")
+    e_above_hull: FiniteOrNone = Field(description="Distance to that hull, eV/atom.")
 
 
 class Phase(BaseModel):
@@ -123,14 +132,14 @@ class Phase(BaseModel):
     structure: StructureDict = Field(description="Relaxed pymatgen structure.")
     formula: str
     spacegroup: str
-    energy_per_atom: float | None = Field(
+    energy_per_atom: FiniteOrNone = Field(
         description="eV/atom at the level of theory, its corrections included."
     )
-    correction_per_atom: float | None = Field(
+    correction_per_atom: FiniteOrNone = Field(
         None, description="What of the energy is the level's correction, eV/atom; null without."
     )
-    formation_energy_per_atom: float | None = Field(description="eV/atom, against the elements.")
-    e_above_hull: float | None = Field(
+    formation_energy_per_atom: FiniteOrNone = Field(description="eV/atom, against the elements.")
+    e_above_hull: FiniteOrNone = Field(
         description="Distance to the hull, eV/atom; negative for what lies below it and is not "
         "part of it."
     )
@@ -151,8 +160,8 @@ class Phase(BaseModel):
 class Place(BaseModel):
     """Where a phase lies on the hull of a level of theory."""
 
-    formation_energy_per_atom: float | None = Field(description="eV/atom.")
-    e_above_hull: float | None = Field(description="Distance to the hull, eV/atom.")
+    formation_energy_per_atom: FiniteOrNone = Field(description="eV/atom.")
+    e_above_hull: FiniteOrNone = Field(description="Distance to the hull, eV/atom.")
     label: str
 
     @classmethod
@@ -172,7 +181,7 @@ class Confirmation(BaseModel):
     after: Place = Field(description="At the confirming level, on the hull of what was confirmed.")
     converged: bool
     reason: str | None = None
-    displacement: float | None = Field(
+    displacement: FiniteOrNone = Field(
         description="Root mean square of the atoms' displacements on relaxation, Å; null where "
         "the crystal is another one afterwards."
     )
@@ -185,9 +194,9 @@ class Agreement(BaseModel):
     crystals: int = Field(description="Those that have a place on both hulls, without elements.")
     same_label: int
     converged: int = Field(description="Those that converged at the confirming level.")
-    kendall: float | None = Field(description="Kendall's tau of the two distances to the hull.")
-    e_above_hull: float | None = Field(description="Mean absolute difference, eV/atom.")
-    formation_energy: float | None = Field(description="Mean absolute difference, eV/atom.")
+    kendall: FiniteOrNone = Field(description="Kendall's tau of the two distances to the hull.")
+    e_above_hull: FiniteOrNone = Field(description="Mean absolute difference, eV/atom.")
+    formation_energy: FiniteOrNone = Field(description="Mean absolute difference, eV/atom.")
 
 
 class RoundCounts(BaseModel):
@@ -229,15 +238,15 @@ class DatabaseCounts(BaseModel):
 class AutoencoderFigures(BaseModel):
     """How well the autoencoder gives back the campaign's crystals."""
 
-    match_fraction: float | None = None
+    match_fraction: FiniteOrNone = None
     held_out: int = 0
 
 
 class ConstraintFigures(BaseModel):
     """How well the constraint predicts formation energies that it has not seen."""
 
-    mae_ev_per_atom: float | None = None
-    r2: float | None = None
+    mae_ev_per_atom: FiniteOrNone = None
+    r2: FiniteOrNone = None
     held_out: int = 0
 
 
@@ -274,4 +283,22 @@ class Curve(BaseModel):
     x_label: str
     y_label: str
     x: list[float]
-    series: dict[str, list[float | None]]
+    series: dict[str, list[FiniteOrNone]]
+
+
+class Confirmed(BaseModel):
+    """What was relaxed again at another level of theory."""
+
+    crystals: list[Confirmation] = []
+    agreement: Agreement | None = None
+    problem: str | None = Field(None, description="Why there is no hull at that level.")
+
+
+class Outcome(BaseModel):
+    """The results of a campaign; earlier versions have stored it without what has a default."""
+
+    summary: Summary
+    phases: list[Phase] = Field(description="Those with an energy.")
+    confirmed: Confirmed = Confirmed()
+    failed: list[FailedStructure] = Field([], description="Structures without a result.")
+    curves: list[Curve]
