@@ -47,6 +47,10 @@ FEO = Structure(
 )
 
 
+#: Index of a stage of each kind.
+STAGES = {"relax": 0, "static": -1}
+
+
 @pytest.fixture(autouse=True)
 def machine(tmp_path, monkeypatch):
     """A machine with VASP's stand-in and POTCARs."""
@@ -161,7 +165,7 @@ def test_level_names_what_is_written(tmp_path, stage, incar):
     from pymatgen.io.vasp import Incar
 
     engine = VaspEngine(incar=incar)
-    write_inputs(engine, FEO, stage, engine.incar, tmp_path)
+    write_inputs(engine, FEO, STAGES[stage], {}, tmp_path)
     written = Incar.from_file(tmp_path / "INCAR")
     assert decisive(written) == decisive({**INCAR, **incar})
     assert not {"LDAUU", "LDAUL"} & set(written)
@@ -178,7 +182,7 @@ def test_u_by_the_scheme_of_the_materials_project(tmp_path, machine):
     for structure in (FEO, iron):
         folder = tmp_path / structure.composition.reduced_formula
         folder.mkdir()
-        write_inputs(engine, structure, "relax", engine.tags, folder)
+        write_inputs(engine, structure, 0, {}, folder)
         incar, theirs = (
             Incar.from_file(folder / "INCAR"),
             MPRelaxSet(structure.get_sorted_structure()).incar,
@@ -213,7 +217,7 @@ def test_one_u_in_all_structures(tmp_path):
     engine = VaspEngine(incar={"LDAU": True, "LDAUU": {"Fe": 4}, "LDAUL": {"Fe": 2}})
     iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5] * 3])
     for structure, expected in ((iron, [4]), (FEO, [4, 0]), (BISE, None)):
-        write_inputs(engine, structure, "relax", engine.tags, tmp_path)
+        write_inputs(engine, structure, 0, {}, tmp_path)
         written = Incar.from_file(tmp_path / "INCAR")
         assert written.get("LDAUU") == expected
         assert bool(written.get("LDAU")) == bool(expected), "alone it gives U to all elements"
@@ -324,7 +328,7 @@ def test_potcars_of_choice(machine, monkeypatch):
 
 
 def test_sites_in_any_order_get_one_potcar_an_element(tmp_path):
-    write_inputs(VaspEngine(), FEO, "relax", {}, tmp_path)
+    write_inputs(VaspEngine(), FEO, 0, {}, tmp_path)
     assert (tmp_path / "POTCAR").read_text().count("TITEL") == 2
 
 
@@ -984,7 +988,7 @@ def test_dispersion_is_written(tmp_path, incar, parameters):
 
     engine = VaspEngine(incar=incar, dispersion="d3bj")
     for stage in ("relax", "static"):
-        write_inputs(engine, BISE, stage, engine.tags, tmp_path / stage)
+        write_inputs(engine, BISE, STAGES[stage], {}, tmp_path / stage)
         written = Incar.from_file(tmp_path / stage / "INCAR")
         assert written["IVDW"] == 12
         for tag, value in parameters.items():

@@ -31,7 +31,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.app import explain
 from ccdcgan.launchers.cli.terminal import Console
 from ccdcgan.launchers.cluster.launch import launch
-from ccdcgan.launchers.cluster.trusted import UntrustedError, objection, restrict_decoding
+from ccdcgan.launchers.cluster.trusted import UntrustedError, objection, restrict
 from ccdcgan.launchers.local.run import write_results
 from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.export import export
@@ -199,7 +199,7 @@ def test_a_package_has_a_name(here: Here, value: Any) -> None:
 
 
 def test_decoders_import_nothing_that_is_not_known(marker: Path) -> None:
-    restrict_decoding(())
+    restrict(())
     hidden = {"@module": "evil", "@class": "Thing"}
     for value in (hidden, {"a": [hidden]}, {"@module": "evil", "@callable": "call"}):
         with pytest.raises(UntrustedError, match="'evil', which is not trusted"):

@@ -48,7 +48,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folders = [tmp_path / str(run) for run in range(RUNS)]
     tags = {"ISIF": 3, "EDIFFG": -0.03, "NSW": 13}
     for structure, path in zip(structures, folders, strict=True):
-        write_inputs(VaspEngine(kpoints_length=5.0), structure, "relax", tags, path)
+        write_inputs(VaspEngine(kpoints_length=5.0), structure, 0, tags, path)
 
     def run(version: str) -> list[Labelled]:
         monkeypatch.setattr(vasp_stand_in, "VERSION", version)

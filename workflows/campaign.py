@@ -24,6 +24,7 @@ from ccdcgan.dft.structures.hull import Thresholds
 from ccdcgan.dft.structures.references import ReferenceSource
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
 from ccdcgan.dft.structures.substitution import parse_system
+from ccdcgan.dft.trusted import PackageName
 from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 
@@ -194,7 +195,7 @@ AMOUNTS = (".second_opinion", ".gan_steps", ".guide_epochs", ".autoencoder_epoch
 class Campaign(Settings):
     """One search for new crystals of one chemical system."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"confirm", "references", "written"})
+    added: ClassVar[frozenset[str]] = frozenset({"confirm", "references", "trusted", "written"})
 
     system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
     seed: int = Field(0, ge=0, lt=2**24)
@@ -216,6 +217,11 @@ class Campaign(Settings):
         ge=1,
         description="Relaxations at a time; null: one of VASP, which has all cores, of other "
         "engines one a core.",
+    )
+    trusted: tuple[PackageName, ...] = Field(
+        (),
+        description="Packages of your own whose makers a run on this machine may import; on a "
+        "cluster those of my_fireworks.yaml count.",
     )
     written: dict[str, str] = Field(
         {},
@@ -284,6 +290,24 @@ class Campaign(Settings):
         corrected = chosen == "mp2020" or (chosen == "auto" and mixed)
         return corrections.mp2020() if corrected else None
 
+    def completed(self) -> Campaign:
+        """With what makers of the user's own write, which are imported for it.
+
+        Raises
+        ------
+        UserError
+            One is not trusted here, cannot be used, or writes other inputs than at first.
+        """
+        changed: dict[str, Any] = {}
+        relaxation = self.relaxation.completed(self.elements)
+        if relaxation is not self.relaxation:
+            changed["relaxation"] = relaxation
+        if self.confirm is not None:
+            confirming = self.confirm.relaxation.completed(self.elements)
+            if confirming is not self.confirm.relaxation:
+                changed["confirm"] = self.confirm.model_copy(update={"relaxation": confirming})
+        return self.model_copy(update=changed) if changed else self
+
     def as_begun_before(self) -> list[Campaign]:
         """The campaign as earlier versions took it where it leaves choices to us, latest first.
 
@@ -330,12 +354,15 @@ class Campaign(Settings):
     def digest(self) -> str:
         """Hash of all that decides the result, with paths as the file has them.
 
-        The numbers of workers do not, nor where the file lies.
+        The numbers of workers do not, nor where the file lies, nor what is found out later.
         """
-        plain = self.model_dump(
-            mode="json",
-            exclude={"workers": True, "written": True, "confirm": {"workers": True}},
-        )
+        later = {"engine": {"maker_inputs": True}}
+        left_out: Any = {
+            **dict.fromkeys(("trusted", "workers", "written"), True),
+            "relaxation": later,
+            "confirm": {"workers": True, "relaxation": later},
+        }
+        plain = self.model_dump(mode="json", exclude=left_out)
         text = json.dumps(self._as_written(plain), sort_keys=True)
         return digest(text, 16)
 
@@ -353,13 +380,17 @@ class Campaign(Settings):
     def differences(self, other: Campaign) -> dict[str, tuple[Any, Any]]:
         """Those of the changes that make the other another campaign; see `IDENTITY`."""
         free: set[str] = set()
+        unknown: list[str] = []
         for campaign in (self, other):
             for stage, relaxation in campaign.relaxations.items():
                 place = "confirm.relaxation" if stage == "confirmation" else stage
                 free |= {f"{place}.engine.{key}" for key in relaxation.engine.technical}
-                both = (c.relaxations.get(stage) for c in (self, other))
+                both = [c.relaxations.get(stage) for c in (self, other)]
                 if _same_stages(*both):
                     free.add(f"{place}.engine.stages")
+                if not all(getattr(r and r.engine, "maker_inputs", None) for r in both):
+                    # A file says what is asked for, and not what that is.
+                    unknown.append(f"{place}.engine.maker_inputs.")
         confirms = self.confirm is not None and other.confirm is not None
         return {
             key: values
@@ -368,6 +399,7 @@ class Campaign(Settings):
             and (confirms or not key.startswith("confirm."))
             and not key.endswith(AMOUNTS)
             and key not in free
+            and not key.startswith(tuple(unknown))
         }
 
     def _as_written(self, value: Any) -> Any:

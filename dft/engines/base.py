@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from ase.calculators.calculator import Calculator
@@ -76,6 +76,13 @@ class EngineSettings(Settings, ABC):
     def route(self) -> dict[str, Any]:
         """What else decides to which minimum a structure relaxes; part of the content key."""
         return {}
+
+    def completed(self, elements: Sequence[str]) -> Self:
+        """These settings with what has to be looked up before their level of theory is known.
+
+        Where a campaign of these elements is run or submitted.
+        """
+        return self
 
     def check(self, elements: Sequence[str]) -> None:
         """Raise a `UserError` that says what to set, if this machine or these elements lack it."""

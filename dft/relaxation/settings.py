@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -77,6 +78,11 @@ class RelaxationSettings(Settings):
         description="Corrections of the energies that make the hull. auto: MP2020's where the "
         "engine's energies are GGA+U for some of the system's compounds and GGA for others.",
     )
+
+    def completed(self, elements: Sequence[str]) -> RelaxationSettings:
+        """With all that decides their level of theory; see `EngineSettings.completed`."""
+        engine = self.engine.completed(elements)
+        return self if engine is self.engine else self.model_copy(update={"engine": engine})
 
     def steps_of(self, structure: Structure) -> int:
         """Most ionic steps of a structure."""

@@ -13,13 +13,16 @@ from pathlib import Path
 
 from ccdcgan.dft.engines.corrections import warnings_of
 from ccdcgan.dft.engines.vasp.doubts import doubts
+from ccdcgan.dft.engines.vasp.makers import summary
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.stages import MakerStage
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.mistakes import in_one_line
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import moments_of
 from ccdcgan.dft.structures.references import load_references
+from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.check.outlook import run_findings, source_findings
 from ccdcgan.launchers.cluster.files import FIREWORKS
@@ -74,6 +77,7 @@ def require_ready(campaign: Campaign, folder: Path) -> None:
 
 def local_findings(campaign: Campaign, folder: Path) -> Iterator[Finding]:
     """Look at engines, references, sources, and the folder of a run on this machine."""
+    trust(campaign.trusted)
     # A folder that holds something else is among the findings.
     with contextlib.suppress(UserError):
         campaign = taken_up(folder, campaign)
@@ -110,6 +114,7 @@ def findings(
             cluster = load_cluster(config)
         except UserError as error:
             yield Finding("missing", str(error))
+    trust(() if cluster is None else cluster.trusted)
     if cluster is None:
         yield Finding("note", "not tested without them: database, folder, queues")
         yield from engine_findings(campaign)
@@ -139,7 +144,13 @@ def engine_findings(campaign: Campaign, elsewhere: bool = False) -> Iterator[Fin
     elsewhere
         DFT codes will be tested where they are to run, and need not be here.
     """
-    for name, relaxation in campaign.relaxations.items():
+    for name, asked in campaign.relaxations.items():
+        try:
+            relaxation = asked.completed(campaign.elements)
+        except UserError as error:
+            # Whoever submits needs the user's own makers, too.
+            yield Finding("missing", f"{name}: {error}")
+            continue
         found = tried(partial(_engine, name, relaxation, campaign.elements))
         local = relaxation.engine.is_potential
         if found.state == "missing" and elsewhere and not local:
@@ -172,15 +183,26 @@ def _energies(name: str, relaxation: RelaxationSettings, campaign: Campaign) -> 
     for line in warnings_of(engine, corrected, campaign.elements):
         yield Finding("note", f"{name}: {line}")
     if isinstance(engine, VaspEngine):
-        stages = [engine.of_stage(index).incar for index in range(len(engine.stages))]
-        for line in dict.fromkeys(line for incar in stages for line in doubts(incar)):
-            yield Finding("note", f"{name}: engine.incar: {line}")
+        yield from _stages(name, engine)
     other = engine.second_opinion() if relaxation.second_opinion else None
     if other is not None:
         level = other.level_of_theory(campaign.elements).name
         yield Finding("ok", f"{name}: second opinion by {level}")
     elif engine.is_potential:
         yield Finding("note", f"{name}: nothing gives a second opinion on false minima")
+
+
+def _stages(name: str, engine: VaspEngine) -> Iterator[Finding]:
+    """What makers of the user's own write, and what to know of INCAR tags."""
+    lines: dict[str, None] = {}
+    for number, stage in enumerate(engine.stages, 1):
+        if isinstance(stage, MakerStage):
+            written = summary(engine.maker_inputs[str(number)])
+            yield Finding("ok", f"{name}: stage {number} by {stage.maker}: {written}")
+        else:
+            lines |= dict.fromkeys(doubts(engine.of_stage(number - 1).incar))
+    for line in lines:
+        yield Finding("note", f"{name}: engine.incar: {line}")
 
 
 def _references(campaign: Campaign) -> Finding:

@@ -68,9 +68,13 @@ def adopt(
     if workdir is not None and config is not None:
         raise UserError("--workdir or --config: a campaign is in a folder or on a cluster")
     from ccdcgan.dft.engines.vasp.existing import Library
+    from ccdcgan.dft.trusted import trust
+    from ccdcgan.launchers.cluster.settings import load_cluster
     from ccdcgan.launchers.results.adopt import adopt, engine_of, runs_in, runs_in_database
 
     settings = _campaign(workdir or DEFAULT_FOLDER, config, campaign)
+    trust(settings.trusted if config is None else load_cluster(config).trusted)
+    settings = settings.completed()
     library = Library(engine_of(settings), settings.elements)
     on_disk = runs_in(folders or ())
     in_database = runs_in_database(tasks, settings.elements, library) if tasks else ()

@@ -21,7 +21,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.launchers.cluster.moved import renamed
 from ccdcgan.launchers.cluster.settings import Cluster, Database, address_in
-from ccdcgan.launchers.cluster.trusted import objection, restrict_decoding
+from ccdcgan.launchers.cluster.trusted import objection, restrict
 from ccdcgan.workflows.storage.spool import patiently
 
 logger = logging.getLogger("ccdcgan")
@@ -109,7 +109,7 @@ class Pad(LaunchPad):
         self.trusted = tuple(trusted)
         self._refused: list[int] = []
         self._choosing = False
-        restrict_decoding(self.trusted)
+        restrict(self.trusted)
         self.campaigns = self.db[CAMPAIGNS]
         if patience is not None:
             for name in (*FIREWORKS_COLLECTIONS, "campaigns"):

@@ -17,6 +17,7 @@ from pymongo.uri_parser import parse_uri
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import did_you_mean, shown, validated
 from ccdcgan.dft.settings import FilePath
+from ccdcgan.dft.trusted import PackageName
 from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
@@ -29,7 +30,6 @@ MISSED_HEARTBEATS = 4
 
 #: Names that MongoDB takes for a database, and for a collection.
 DatabaseName = Annotated[str, Field(pattern=r"^[\w-]{1,63}$")]
-PackageName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")]
 CollectionName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
 
 #: Name of an environment variable.
@@ -197,7 +197,8 @@ class Cluster(_Section):
     )
     trusted: tuple[PackageName, ...] = Field(
         (),
-        description="Packages whose functions jobs may call, beside ccdcgan, atomate2 and jobflow.",
+        description="Packages whose functions jobs may call, and of whose makers stages may be, "
+        "beside ccdcgan, atomate2 and jobflow.",
     )
     workers: dict[ClassName, Worker]
 

@@ -66,7 +66,10 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     """
     pad = connect(cluster)
     load_references(campaign.references, campaign.elements)
-    campaign = as_begun(pad, campaign)
+    campaign = as_begun(pad, campaign).completed()
+    if campaign.trusted:
+        # Whom one user trusts is nobody else's.
+        campaign = campaign.model_copy(update={"trusted": ()})
     require_time(campaign, cluster.workers["dft"])
     for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
         ping(store)
@@ -244,6 +247,8 @@ def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
             f"the results of campaign {found['_id']} in the database are damaged ({what}): "
             "submit it once more with --again"
         ) from None
-    with open_workdir(folder, parse_campaign(found["settings"], str(found["_id"]))):
+    campaign = parse_campaign(found["settings"], str(found["_id"]))
+    # A database says nothing of whom to trust.
+    with open_workdir(folder, campaign.model_copy(update={"trusted": ()})):
         write_results(outcome, folder)
     return outcome

@@ -15,8 +15,8 @@ from typing import Any
 from fireworks.utilities import fw_serializers
 from monty.json import MontyDecoder
 
-#: Packages whose functions jobs may call; a cluster's settings may name more.
-PACKAGES = ("ccdcgan", "atomate2", "jobflow")
+from ccdcgan.dft.engines.vasp.stages import CLASS
+from ccdcgan.dft.trusted import PACKAGES, package_of, trust
 
 #: Packages whose objects may be among what a job is given, and in what FireWorks keeps.
 LIBRARIES = (
@@ -73,14 +73,20 @@ def objection(job: Mapping[str, Any], packages: Iterable[str]) -> str | None:
             return f"it holds {part['_fw_name']!r} of FireWorks"
         if not _is_known(part, trusted | set(LIBRARIES)):
             return f"it holds {part.get('@class', part.get('@callable'))!r} of {part['@module']!r}"
+        maker = part.get("maker")
+        if isinstance(maker, str) and CLASS.fullmatch(maker) and package_of(maker) not in trusted:
+            return f"a stage of its campaign is by {maker!r}"
     return None
 
 
-def restrict_decoding(packages: Iterable[str]) -> None:
+def restrict(packages: Iterable[str]) -> None:
     """Let FireWorks and jobflow decode objects of known packages only, in this process.
 
-    Results of other jobs, and jobs beside the one that runs, are decoded out of our sight.
+    Results of other jobs, and jobs beside the one that runs, are decoded out of our sight. Makers
+    of a campaign's stages are imported from trusted packages only, also in processes of this one.
     """
+    packages = tuple(packages)
+    trust(packages)
     _decodable.update(packages)
     MontyDecoder.process_decoded = _process_decoded  # type: ignore[method-assign, assignment]
     fw_serializers.load_object = _load_object
@@ -99,7 +105,7 @@ def _process_decoded(decoder: MontyDecoder, value: Any) -> Any:
 def _load_object(value: dict[str, Any]) -> Any:
     name = str(value["_fw_name"]).strip("{} ")
     # Without a dot it is one of FireWorks' own.
-    if "." in name and _package(name) not in _decodable:
+    if "." in name and package_of(name) not in _decodable:
         raise UntrustedError(_refusal(name))
     return _of_fireworks(value)
 
@@ -109,10 +115,6 @@ def _refusal(name: object) -> str:
         f"a stored document names {str(name)[:80]!r}, which is not trusted: if it is yours, add "
         "its package to `trusted` in my_fireworks.yaml"
     )
-
-
-def _package(name: object) -> str:
-    return str(name).partition(".")[0]
 
 
 def _dictionaries(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -131,7 +133,7 @@ def _is_known(value: Mapping[str, Any], packages: set[str]) -> bool:
     """Whether what a dictionary names, if it names something, comes from known packages."""
     if "@module" not in value:
         return True
-    if _package(value["@module"]) not in packages:
+    if package_of(value["@module"]) not in packages:
         return False
     return "@callable" not in value or _is_function(value, packages)
 
@@ -147,7 +149,7 @@ def _is_function(value: Mapping[str, Any], packages: set[str]) -> bool:
         if not isinstance(bound, Mapping) or len(parts) != 2:
             return False
         module, parts = bound.get("@module"), [str(bound.get("@class")), parts[1]]
-    if _package(module) not in packages:
+    if package_of(module) not in packages:
         return False
     try:
         found: Any = import_module(str(module))
@@ -161,4 +163,4 @@ def _is_function(value: Mapping[str, Any], packages: set[str]) -> bool:
         return True
     except AttributeError:
         return False
-    return callable(found) and _package(getattr(found, "__module__", "")) in packages
+    return callable(found) and package_of(getattr(found, "__module__", "")) in packages

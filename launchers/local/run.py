@@ -14,6 +14,7 @@ from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.check.check import require_ready
 from ccdcgan.launchers.local.workdir import CALCULATIONS, embedded_store, open_workdir
 from ccdcgan.launchers.report.write import write_report
@@ -48,6 +49,8 @@ def run_campaign(
     """
     folder = folder.resolve()
     others = folders_to_reuse(others, folder)
+    trust(campaign.trusted)
+    campaign = campaign.completed()
     require_ready(campaign, folder)
     # Keras takes seconds to import, and what is missing is told before.
     from ccdcgan.workflows.flow import InverseDesignMaker, RoundMaker

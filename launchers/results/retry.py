@@ -15,6 +15,7 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.tags import HARMLESS
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import locked
+from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.local.workdir import embedded_store, open_workdir, taken_up
 from ccdcgan.launchers.results.failures import (
     Wanted,
@@ -74,7 +75,11 @@ class Retried:
 def campaign_in(folder: Path, file: Path | None) -> Campaign:
     """The campaign of a folder, or that of a file that the folder can go on with."""
     stored = campaign_of(folder)
-    return stored if file is None else taken_up(folder, load_campaign(file))
+    if file is None:
+        return stored
+    asked = load_campaign(file)
+    trust(asked.trusted)
+    return taken_up(folder, asked.completed())
 
 
 def retry_in_folder(folder: Path, campaign: Campaign, wanted: Wanted, again: Again) -> Retried:

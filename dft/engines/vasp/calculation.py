@@ -31,7 +31,8 @@ from ccdcgan.dft.engines.vasp.record import (
     read_retry,
     write_record,
 )
-from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.stages import Stage
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import moments_of, with_moments
 

@@ -24,19 +24,10 @@ from ccdcgan.dft.engines.vasp.files import (
 )
 from ccdcgan.dft.engines.vasp.inputs import by_element, expected_inputs
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.dft.engines.vasp.tags import DECISIVE, HARMLESS, alike, decisive, difference
+from ccdcgan.dft.engines.vasp.tags import DECISIVE, NEUTRAL, alike, decisive, difference
 from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
-
-#: Beside `HARMLESS`, tags that say how a run goes on and what it writes. Any other that differs
-#: from what the engine asks makes another level of theory.
-NEUTRAL = HARMLESS | {"EDIFF", "EDIFFG", "EMAX", "EMIN", "IALGO", "ICHARG", "ISIF", "ISMEAR"}
-NEUTRAL |= {"ISTART", "KBLOCK", "KGAMMA", "KSPACING", "LASYNC", "LDAUPRINT", "LMAXMIX", "LMIXTAU"}
-NEUTRAL |= {"LREAL", "LSCALAPACK", "LSCALU", "LVHAR", "MAGMOM", "NBANDS", "NCSHMEM", "NEDOS"}
-NEUTRAL |= {"NFREE", "NGX", "NGXF", "NGY", "NGYF", "NGZ", "NGZF", "NSW", "NWRITE", "RWIGS"}
-NEUTRAL |= {"SIGMA"}
-
 
 #: Tags that VASP takes for true where INCAR has none, beside those that are `NEUTRAL`.
 ON_BY_DEFAULT = {"GGA_COMPAT", "LDIAG"}
@@ -82,6 +73,8 @@ class Library:
     def __init__(self, engine: VaspEngine, elements: Sequence[str]) -> None:
         from pymatgen.io.vasp import Potcar
 
+        # The last stage gives the energy.
+        engine = engine.of_stage(-1)
         engine.check_potcars(elements)
         symbols = [engine.potcar(e) for e in elements]
         # As they stand in a file for several elements.
@@ -207,7 +200,7 @@ def _differences(
     """What decides the energy and differs from what the engine asks for: (asked, ran)."""
     # After several stages, grid and basis are those of the last cell.
     cell = found.run.structure if len(engine.stages) > 1 else found.initial
-    incar, kpoints = expected_inputs(engine.of_stage(-1), cell, engine.kinds[-1])
+    incar, kpoints = expected_inputs(engine, cell)
     asked, ran = decisive(incar), decisive(found.incar)
     for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL):
         default = tag in ON_BY_DEFAULT

@@ -9,33 +9,44 @@ from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
-from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR
-from ccdcgan.dft.structures.moments import along_z, moments_of, with_moments
+from ccdcgan.dft.engines.vasp.makers import inputs_by_maker
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.stages import MakerStage
+from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR, TECHNICAL, is_noncollinear
+from ccdcgan.dft.structures.moments import Moment, along_z, moments_of, with_moments
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp import Kpoints
-    from pymatgen.io.vasp.sets import VaspInputSet
+    from pymatgen.io.vasp.inputs import VaspInput
 
 
 def write_inputs(
-    engine: VaspEngine,
-    structure: Structure,
-    stage: Stage,
-    tags: Mapping[str, Any],
-    folder: Path,
+    engine: VaspEngine, structure: Structure, index: int, tags: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write INCAR (the paper's with other `tags`), KPOINTS, POSCAR and POTCAR of one run."""
-    _inputs(engine, structure, stage, tags).write_input(folder)
+    """Write INCAR, KPOINTS, POSCAR and POTCAR of one run.
+
+    Parameters
+    ----------
+    index
+        Of its stage.
+    tags
+        Laid over those of the stage.
+
+    Raises
+    ------
+    UserError
+        A maker writes no inputs of the campaign's level of theory.
+    """
+    _inputs(engine, structure, index, tags).write_input(folder)
 
 
 def expected_inputs(
-    engine: VaspEngine, structure: Structure, stage: Stage
+    engine: VaspEngine, structure: Structure, index: int = -1
 ) -> tuple[dict[str, Any], Kpoints]:
     """INCAR, as of `by_element`, and KPOINTS of a first run; no POTCAR is needed."""
-    inputs = _inputs(engine, structure, stage, engine.tags, potcar_spec=True)
-    sites = [site.specie.symbol for site in inputs.poscar.structure]
-    return by_element(dict(inputs.incar), sites), inputs.kpoints
+    inputs = _inputs(engine, structure, index, {}, potcar_spec=True)
+    sites = [site.specie.symbol for site in inputs["POSCAR"].structure]
+    return by_element(dict(inputs["INCAR"]), sites), inputs["KPOINTS"]
 
 
 def by_element(incar: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
@@ -55,30 +66,30 @@ def by_element(incar: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]
 def _inputs(
     engine: VaspEngine,
     structure: Structure,
-    stage: Stage,
+    index: int,
     tags: Mapping[str, Any],
     potcar_spec: bool = False,
-) -> VaspInputSet:
+) -> VaspInput:
     """Inputs of one run, with the POTCARs or their names alone."""
     from atomate2.vasp.sets.core import RelaxSetGenerator, StaticSetGenerator
     from pymatgen.io.vasp import Kpoints
 
-    kind = RelaxSetGenerator if stage == "relax" else StaticSetGenerator
+    # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
+    structure = structure.get_sorted_structure()
+    stage = engine.stages[index]
+    if isinstance(stage, MakerStage):
+        return _maker_inputs(engine, structure, index, tags, potcar_spec)
+    engine, kind = engine.of_stage(index), engine.kinds[index]
+    incar = {**INCAR, **engine.tags, **tags}
+    incar |= _hubbard(engine, incar, structure)
+    if (moments := _moments(structure, incar)) is not None:
+        # Those of elements would go before those of sites.
+        incar.pop("MAGMOM", None)
+        structure = with_moments(structure, moments)
     grid = Kpoints.automatic_density_by_lengths(
         structure, [engine.kpoints_length] * 3, force_gamma=True
     )
-    # Sorted: a POTCAR for each element, not for each change of element in the list of sites.
-    structure = structure.get_sorted_structure()
-    incar = {**INCAR, **tags, **_hubbard(engine, tags, structure)}
-    if (moments := moments_of(structure)) is not None:
-        # Those of elements would go before those of sites.
-        incar.pop("MAGMOM", None)
-        if incar.get("LSORBIT") or incar.get("LNONCOLLINEAR"):
-            moments = [m if isinstance(m, list) else [0.0, 0.0, m] for m in moments]
-        else:
-            moments = list(along_z(structure) or ())
-        structure = with_moments(structure, moments)
-    generator = kind(
+    generator = (RelaxSetGenerator if kind == "relax" else StaticSetGenerator)(
         user_incar_settings=incar,
         user_kpoints_settings=grid,
         user_potcar_functional=engine.functional,
@@ -86,6 +97,36 @@ def _inputs(
         auto_ismear=False,
     )
     return generator.get_input_set(structure, potcar_spec=potcar_spec)
+
+
+def _maker_inputs(
+    engine: VaspEngine,
+    structure: Structure,
+    index: int,
+    tags: Mapping[str, Any],
+    potcar_spec: bool,
+) -> VaspInput:
+    """Inputs by the maker of a stage; what leaves its energies as they are is the campaign's."""
+    from pymatgen.io.vasp import Incar
+
+    stage, expected = engine.stages[index], engine.inputs_of_maker(index)
+    assert isinstance(stage, MakerStage) and expected is not None
+    inputs = inputs_by_maker(stage, structure, expected, potcar_spec)
+    incar = dict(inputs["INCAR"]) | {"LCHARG": INCAR["LCHARG"], "LWAVE": INCAR["LWAVE"]}
+    incar |= {tag: value for tag, value in engine.incar.items() if tag in TECHNICAL} | dict(tags)
+    if (moments := _moments(structure, incar)) is not None:
+        incar["MAGMOM"] = moments
+    # The grid is written.
+    inputs["INCAR"] = Incar({t: v for t, v in incar.items() if t not in ("KSPACING", "KGAMMA")})
+    return inputs
+
+
+def _moments(structure: Structure, incar: Mapping[str, Any]) -> list[Moment] | None:
+    """Moments of the sites that a run starts from, along z unless its spins have any direction."""
+    moments = moments_of(structure)
+    if moments is None or not is_noncollinear(incar):
+        return None if moments is None else list(along_z(structure) or ())
+    return [m if isinstance(m, list) else [0.0, 0.0, m] for m in moments]
 
 
 def _hubbard(engine: VaspEngine, tags: Mapping[str, Any], structure: Structure) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from ccdcgan.dft.engines.vasp.record import (
 from ccdcgan.dft.engines.vasp.run import run_under_custodian
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.verdict import FORCE, STRESS, refused
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation
@@ -207,12 +208,12 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
         fmax = settings.fmax / 2**tight
         tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
-    tags |= {**engine.of_stage(stage).tags, **attempt.incar, **calculation.asked.get("incar", {})}
+    tags |= {**attempt.incar, **calculation.asked.get("incar", {})}
     start = time()
     run: Run | None = None
     left: list[str] = []
     try:
-        write_inputs(engine, geometry, name, tags, path)
+        write_inputs(engine, geometry, stage, tags, path)
         calculation.take_waves(attempt)
         run_under_custodian(engine, path, limit)
         run = read_run(path)
@@ -221,6 +222,10 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         if name == "static" and _is_of_stress(attempt.reason):
             # The cell was relaxed with another basis: once more with that of its own.
             calculation.relax_again(attempt.reason)
+    except UserError:
+        # The user's own maker, which would do the same to every structure.
+        calculation.attempts.remove(attempt)
+        raise
     except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
         fault = machine_fault(error, output_of(path))
         if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ccdcgan.dft.engines import dispersion
 from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.engines.vasp.command import check_command
+from ccdcgan.dft.engines.vasp.makers import differing, generator_of, inputs_written
+from ccdcgan.dft.engines.vasp.stages import (
+    AnyStage,
+    MakerInputs,
+    MakerStage,
+    OwnStage,
+    Stage,
+    upper,
+)
 from ccdcgan.dft.engines.vasp.tags import (
     DECISIVE,
     HARMLESS,
@@ -29,26 +38,14 @@ from ccdcgan.dft.engines.vasp.tags import (
 )
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.settings import Settings
-
-Stage = Literal["relax", "static"]
-
-
-def _upper(incar: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(tag).upper(): value for tag, value in incar.items()}
-
-
-class OwnStage(Settings):
-    """A stage with INCAR tags of its own, as in {kind: static, incar: {METAGGA: R2SCAN}}."""
-
-    kind: Stage
-    incar: Annotated[dict[str, Any], AfterValidator(_upper)] = Field(min_length=1)
 
 
 class VaspEngine(EngineSettings):
     """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"dispersion", "hubbard_u", "keep_waves", "ladder"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"dispersion", "hubbard_u", "keep_waves", "ladder", "maker_inputs"}
+    )
     technical: ClassVar[frozenset[str]] = frozenset(
         {"attempts", "walltime", "buffer", "frozen_after", "polling", "keep_waves", "ladder"}
         | {f"incar.{tag}" for tag in TECHNICAL}
@@ -67,11 +64,17 @@ class VaspEngine(EngineSettings):
     potcars: dict[str, str] = Field(
         default_factory=dict, description="POTCAR of an element, if not its plain one: {Bi: Bi_d}."
     )
-    stages: tuple[Stage | OwnStage, ...] = Field(
+    stages: tuple[AnyStage, ...] = Field(
         ("relax", "relax", "static"),
         min_length=1,
         description="Runs in a row, each with the k-points and the basis of the cell so far; the "
-        "last one gives the energy. One with tags of its own: {kind: static, incar: {...}}.",
+        "last one gives the energy. One with tags of its own: {kind: static, incar: {...}}; one by "
+        "a maker of atomate2: {kind: static, maker: package.module:Class}.",
+    )
+    maker_inputs: dict[str, MakerInputs] = Field(
+        {},
+        description="What the makers among the stages write, by number of the stage; filled in "
+        "where the campaign is run or submitted.",
     )
     max_stress: float = Field(
         5.0,
@@ -113,7 +116,7 @@ class VaspEngine(EngineSettings):
     @field_validator("ladder")
     @classmethod
     def _harmless(cls, ladder: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        steps = tuple({tag.upper(): value for tag, value in step.items()} for step in ladder)
+        steps = tuple(upper(step) for step in ladder)
         for tag in sorted({tag for step in steps for tag in step} - HARMLESS):
             raise ValueError(
                 f"{tag} would change the energy from one step to the next: only "
@@ -124,7 +127,7 @@ class VaspEngine(EngineSettings):
     @field_validator("incar")
     @classmethod
     def _own_tags(cls, incar: dict[str, Any]) -> dict[str, Any]:
-        incar = _upper(incar)
+        incar = upper(incar)
         check_incar(incar)
         return incar
 
@@ -160,6 +163,11 @@ class VaspEngine(EngineSettings):
         self._check_scheme()
         self._check_dispersion()
         for number, stage in enumerate(self.stages, 1):
+            if isinstance(stage, MakerStage) and (self.dispersion or self.hubbard_u):
+                raise ValueError(
+                    f"stage {number}: engine.dispersion and engine.hubbard_u are not for the "
+                    "inputs of a maker: leave them out, and set IVDW or U in the maker"
+                )
             if isinstance(stage, OwnStage):
                 engine = self.of_stage(number - 1)
                 try:
@@ -173,32 +181,75 @@ class VaspEngine(EngineSettings):
     @property
     def kinds(self) -> tuple[Stage, ...]:
         """What each stage does."""
-        return tuple(s.kind if isinstance(s, OwnStage) else s for s in self.stages)
+        return tuple(s if isinstance(s, str) else s.kind for s in self.stages)
 
     @property
     def decisive_stages(self) -> list[Any]:
         """Stages without what leaves energies as they are."""
         stages: list[Any] = list(self.kinds)
         for number, stage in enumerate(self.stages):
-            if isinstance(stage, OwnStage) and self.is_on_its_own(number):
+            if isinstance(stage, OwnStage) and not TECHNICAL.issuperset(stage.incar):
                 own = {t: v for t, v in stage.incar.items() if t not in TECHNICAL}
                 stages[number] = [stage.kind, own]
+            elif isinstance(stage, MakerStage):
+                inputs = self.inputs_of_maker(number)
+                stages[number] = [stage.kind, {"inputs": inputs and inputs.model_dump(mode="json")}]
         return stages
 
+    def inputs_of_maker(self, index: int) -> MakerInputs | None:
+        """What the maker of a stage writes; None where that is not known yet."""
+        return self.maker_inputs.get(str(range(len(self.stages))[index] + 1))
+
+    def completed(self, elements: Sequence[str]) -> VaspEngine:
+        """See `EngineSettings.completed`: with what the makers among the stages write."""
+        found: dict[str, MakerInputs] = {}
+        for number, stage in enumerate(self.stages, 1):
+            if isinstance(stage, MakerStage):
+                found[str(number)] = written = inputs_written(stage, elements)
+                begun = self.maker_inputs.get(str(number), written)
+                if begun != written:
+                    raise UserError(
+                        f"maker {stage.maker} writes other inputs than when the campaign began: "
+                        f"{differing(begun, written)}: begin another, or take the maker as it was"
+                    )
+        return self.model_copy(update={"maker_inputs": found}) if found else self
+
     def of_stage(self, index: int) -> VaspEngine:
-        """The engine as one stage has it, with the tags of its own."""
+        """The engine as one stage has it, with the tags of its own.
+
+        Raises
+        ------
+        UserError
+            It is a maker's, and what that writes is not known yet.
+        """
         stage = self.stages[index]
-        if not isinstance(stage, OwnStage):
-            return self
-        return self.model_copy(update={"incar": {**self.incar, **stage.incar}})
+        if isinstance(stage, OwnStage):
+            return self.model_copy(update={"incar": {**self.incar, **stage.incar}})
+        if isinstance(stage, MakerStage):
+            inputs = self.inputs_of_maker(index)
+            if inputs is None:
+                raise UserError(
+                    f"what maker {stage.maker} writes is not known here: only ccdcgan run and "
+                    "ccdcgan submit look at it"
+                )
+            incar = {**inputs.incar, "LDAU": bool(inputs.hubbard)}
+            chosen = {"functional": inputs.functional, "potcars": inputs.potcars}
+            return self.model_copy(update={"incar": incar, **chosen})
+        return self
 
     def is_on_its_own(self, index: int) -> bool:
         """Whether a stage has tags of its own that decide its energy."""
         stage = self.stages[index]
+        if isinstance(stage, MakerStage) and index:
+            own, before = (self.of_stage(i) for i in (index, index - 1))
+            return _basis(own, own.potcars) != _basis(before, own.potcars)
         return isinstance(stage, OwnStage) and not TECHNICAL.issuperset(stage.incar)
 
     def is_of_the_level(self, index: int) -> bool:
         """Whether a stage's energies are of the level of the last one's."""
+        written = self.inputs_of_maker(index), self.inputs_of_maker(-1)
+        if written != (None, None):
+            return written[0] == written[1]
         own, last = ({**INCAR, **self.of_stage(i).tags} for i in (index, -1))
         tags = {*own, *last} - TECHNICAL
         return all(own.get(tag) == last.get(tag) for tag in tags)
@@ -233,7 +284,10 @@ class VaspEngine(EngineSettings):
 
     @property
     def is_magnetic(self) -> bool:
-        each = [{**INCAR, **self.of_stage(i).incar} for i in range(len(self.stages))]
+        # What a maker writes is not known in all places where this is asked.
+        unknown = [isinstance(s, MakerStage) and not self.maker_inputs for s in self.stages]
+        engines = (self.of_stage(i) for i, is_unknown in enumerate(unknown) if not is_unknown)
+        each = [{**INCAR, **engine.incar} for engine in engines]
         return any(tags["ISPIN"] == 2 or is_noncollinear(tags) for tags in each)
 
     def potcar(self, element: str) -> str:
@@ -252,7 +306,7 @@ class VaspEngine(EngineSettings):
     ) -> LevelOfTheory:
         """The level of runs that differ from what was asked by `changed` (see `Run`)."""
         # The last stage gives the energy; those before it decide at which geometry.
-        last = self.of_stage(-1)
+        *_, last = (self.of_stage(index) for index in range(len(self.stages)))
         asked = decisive({**INCAR, **last.tags})
         others = {t: v for t, v in last.tags.items() if t not in DECISIVE and t not in TECHNICAL}
         parts = [asked, self.kpoints_length, self.functional, self.potcars, self.decisive_stages]
@@ -283,11 +337,19 @@ class VaspEngine(EngineSettings):
 
     def check(self, elements: Sequence[str]) -> None:
         """Find VASP, its launcher and the POTCARs; see `EngineSettings.check`."""
-        for index in range(len(self.stages)):
-            check_command("ncl" if is_noncollinear(self.of_stage(index).incar) else "std")
+        with_potcars: list[VaspEngine] = []
+        for index, stage in enumerate(self.stages):
+            engine = self.of_stage(index)
+            check_command("ncl" if is_noncollinear(engine.incar) else "std")
+            if isinstance(stage, MakerStage):
+                generator_of(stage)
+                with_potcars.append(engine)
+            elif self not in with_potcars:
+                with_potcars.append(self)
         if os.environ.get("ATOMATE2_VASP_GAMMA_CMD"):
             check_command("gam")
-        self.check_potcars(elements)
+        for engine in with_potcars:
+            engine.check_potcars(elements)
         if self.pre_relax is not None:
             self.pre_relax.check(elements)
 
@@ -320,3 +382,9 @@ class VaspEngine(EngineSettings):
                     f"no {self.functional} POTCAR {symbol!r} for {element} in {folder}: add it, or "
                     f"name another with engine.potcars: {{{element}: ...}}"
                 ) from None
+
+
+def _basis(engine: VaspEngine, elements: Iterable[str]) -> tuple[Any, ...]:
+    """What decides, beside the cell, in which basis and functional a stage computes."""
+    potcars = [engine.potcar(element) for element in elements]
+    return decisive({**INCAR, **engine.tags}), engine.functional, potcars

@@ -60,6 +60,14 @@ TECHNICAL |= {"NELM", "NELMDL", "NELMIN", "NPAR", "NSIM", "POTIM", "SYSTEM", "TI
 #: Those, and what only a run that failed is tried again with.
 HARMLESS = TECHNICAL | {"ISYM", "SYMPREC"}
 
+#: Beside `HARMLESS`, tags that say how a run goes on and what it writes. Any other that differs
+#: from what the engine asks makes another level of theory.
+NEUTRAL = HARMLESS | {"EDIFF", "EDIFFG", "EMAX", "EMIN", "IALGO", "ICHARG", "ISIF", "ISMEAR"}
+NEUTRAL |= {"ISTART", "KBLOCK", "KGAMMA", "KSPACING", "LASYNC", "LDAUPRINT", "LMAXMIX", "LMIXTAU"}
+NEUTRAL |= {"LREAL", "LSCALAPACK", "LSCALU", "LVHAR", "MAGMOM", "NBANDS", "NCSHMEM", "NEDOS"}
+NEUTRAL |= {"NFREE", "NGX", "NGXF", "NGY", "NGYF", "NGZ", "NGZF", "NSW", "NWRITE", "RWIGS"}
+NEUTRAL |= {"SIGMA"}
+
 #: What a run that failed, custodian's corrections and all, is tried again with: first as asked,
 #: then slower and steadier. None of it changes the energy of a converged run.
 LADDER: tuple[dict[str, Any], ...] = (
@@ -89,15 +97,16 @@ R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
 
 def decisive(incar: Mapping[str, Any]) -> dict[str, Any]:
     """The decisive tags of an INCAR, written alike whoever wrote them."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, str):
-            return value.strip().upper() or None
-        if isinstance(value, (list, tuple)):
-            return [float(v) for v in value]
-        return float(value) if isinstance(value, (int, float)) else value
-
     return {tag: plain(incar.get(tag, default)) for tag, default in DECISIVE.items()}
+
+
+def plain(value: Any) -> Any:
+    """A value of a tag, written alike whoever wrote it; None for an empty one."""
+    if isinstance(value, str):
+        return value.strip().upper() or None
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return float(value) if isinstance(value, (int, float)) else value
 
 
 def alike(asked: Any, ran: Any) -> bool:

@@ -6,7 +6,8 @@ import math
 
 from ccdcgan.dft.engines.frames import KBAR
 from ccdcgan.dft.engines.vasp.files import Run
-from ccdcgan.dft.engines.vasp.settings import Stage, VaspEngine
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.stages import Stage
 from ccdcgan.dft.engines.vasp.tags import difference
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
