@@ -159,3 +159,18 @@ def test_stages_without_tags_are_stored_as_before() -> None:
     own = engine("relax", static(encut=600))
     again = VaspEngine.model_validate_json(own.model_dump_json())
     assert again == own and again.of_stage(1).incar == {"ENCUT": 600}
+
+
+def test_a_task_document_is_made_once() -> None:
+    from ccdcgan.workflows.relax import task_of
+
+    result = relax("relax", "static")
+    run = Path(result.folder or "") / "02-static"
+    task = task_of(run)
+    assert task is not None
+    assert task["output"]["energy_per_atom"] == pytest.approx(result.energy_per_atom)
+    # Whoever tries the campaign's failed structures again is not kept waiting for this one.
+    (run / "vasprun.xml").unlink()
+    assert task_of(run) == task
+    run.with_name("02-static.task.json.gz").write_bytes(b"cut")
+    assert task_of(run) is None

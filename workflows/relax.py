@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines.vasp.record import final_run, read_retry
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
+from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
@@ -233,11 +236,22 @@ def relaxed(
 
 
 def task_of(folder: Path) -> dict[str, Any] | None:
-    """atomate2's task document of a run of VASP; None where its files are gone or cut."""
+    """atomate2's task document of a run of VASP; None where its files are gone or cut.
+
+    It is kept beside the run, which has no such file itself, as atomate2 would take that for a part
+    of it: whoever tries a campaign's failed structures again asks for those of all.
+    """
     from atomate2.vasp.jobs.base import get_vasp_task_document
 
+    kept = folder.with_name(f"{folder.name}.task.json.gz")
+    task: dict[str, Any]
+    with contextlib.suppress(OSError, EOFError, ValueError):
+        task = json.loads(gzip.decompress(kept.read_bytes()))
+        return task
     try:
-        task: dict[str, Any] = get_vasp_task_document(folder).model_dump(mode="json")
+        text = to_json(get_vasp_task_document(folder).model_dump(mode="json"))
+        write_atomically(kept, gzip.compress(text.encode(), mtime=0))
+        task = json.loads(text)
     except Exception as error:  # noqa: BLE001  the result is stored: its files may be cleared away
         logger.warning("no task document of %s: %s", folder, type(error).__name__)
         return None
