@@ -68,7 +68,6 @@ class FailureCounts(BaseModel):
 
     crystal: int = 0
     stopped: int = 0
-    machine: int = 0
     reasons: list[ReasonCount] = []
 
     @classmethod
@@ -78,7 +77,12 @@ class FailureCounts(BaseModel):
         total: Counter[str] = Counter()
         for one in found:
             total[one.kind] += one.count
-        return cls(**total, reasons=found)
+        return cls(crystal=total["crystal"], stopped=total["stopped"], reasons=found)
+
+    @property
+    def machine(self) -> int:
+        """Faults of machines, of which a campaign that has come to its end has none."""
+        return sum(one.count for one in self.reasons if one.kind == "machine")
 
     @property
     def total(self) -> int:

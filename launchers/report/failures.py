@@ -29,8 +29,7 @@ def failed(failures: Sequence[FailedStructure]) -> str:
     ]
     notes = [
         f"{count(counts.total)} structures have no result: {count(counts.crystal)} by the "
-        f"crystal's own fault, {count(counts.stopped)} were stopped, {count(counts.machine)} wait "
-        "for a machine."
+        f"crystal's own fault, {count(counts.stopped)} were stopped."
     ]
     if len(counts.reasons) > MAX_REASONS:
         notes.append(f"{MAX_REASONS} of {count(len(counts.reasons))} reasons are listed.")
