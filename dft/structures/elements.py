@@ -75,6 +75,7 @@ def _written() -> list[tuple[str, Structure]]:
     # alpha-F2, cell of Meyer, Barrett & Greer, J. Chem. Phys. 49, 1902 (1968), in the setting of
     # Pauling, Keaveny & Robinson, J. Solid State Chem. 2, 225 (1970): molecules on (1/4, 1/4, 0),
     # tilted by 18° either way from the layers' normal. Coordinates made from that with 1.42 Å.
+    # Measured anew: 5.478, 3.270, 7.265 Å, 102.09°, Ivlev et al., Chem. Eur. J. 25, 3310 (2019).
     fluorine = make(
         "C2/c", Lattice.monoclinic(5.50, 3.28, 7.28, 102.17), ["F"], [[0.2765, 0.3169, 0.0949]]
     )
