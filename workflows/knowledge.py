@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
-from ccdcgan.dft.structures.matching import SeenStructures, Shape, shape_of
+from ccdcgan.dft.structures.matching import SeenStructures, shape_of
 from ccdcgan.dft.structures.moments import is_magnetic
+from ccdcgan.dft.structures.shapes import Shape
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
@@ -88,11 +89,9 @@ class Knowledge:
         """What the entries of a job tell; facts are taken from its JobStore, and kept there."""
         claims = [Entry.model_validate(e) for e in entries]
         documents = Relaxations().get([e.key for e in claims], frames=False)
-        stored = load_bytes(knowledge_key(campaign))
-        facts = {} if stored is None else _FACTS.validate_json(zlib.decompress(stored))
-        found = cls(campaign, documents, claims, facts)
-        found.keep()
-        return found
+        knowledge = cls(campaign, documents, claims, _stored_facts(campaign))
+        knowledge.keep()
+        return knowledge
 
     def keep(self) -> None:
         """Keep what was worked out in the JobStore of the running job, if it is new."""
@@ -122,25 +121,26 @@ class Knowledge:
         whole = {None, *facts}
         facts = {key: fact for key, fact in facts.items() if fact.crystal in whole}
         new = [key for key in sources if key not in facts]
-        known, names = SeenStructures(), []
-        formulas = {self.structure(key).composition.reduced_formula for key in new}
-        for key, fact in facts.items():
-            end = self.structure(key) if fact.crystal == key else None
-            if end is not None and end.composition.reduced_formula in formulas:
-                known.add(end, fact.end)
-                names.append(key)
         for key in new:
             end = self.structure(key)
-            facts[key] = fact = Fact(
+            facts[key] = Fact(
                 source=sources[key],
                 spacegroup=spacegroup(end),
                 end=shape_of(end),
                 start=shape_of(self._start(key)),
             )
+        shapes = {key: fact.end for key, fact in facts.items() if fact.end is not None}
+        species = {shapes[key].species for key in new if key in shapes}
+        known, names = SeenStructures(), []
+        for key, fact in facts.items():
+            if fact.crystal == key and key in shapes and shapes[key].species in species:
+                known.add_later(partial(self.structure, key), shapes[key])
+                names.append(key)
+        for key in new:
             if self.documents[key].converged:
-                number = known.number(end)
+                number = known.number(self.structure(key), shapes.get(key))
                 names += [key] * (number == len(names))
-                fact.crystal = names[number]
+                facts[key].crystal = names[number]
         return {key: facts[key] for key in sources}
 
     @cached_property
@@ -282,8 +282,8 @@ class Knowledge:
         """All relaxed and initial structures, converged or not."""
         seen = SeenStructures()
         for key, fact in self.facts.items():
-            seen.add(self.structure(key), fact.end)
-            seen.add(self._start(key), fact.start)
+            seen.add_later(partial(self.structure, key), fact.end)
+            seen.add_later(partial(self._start, key), fact.start)
         return seen
 
     def novelty(self) -> Novelty:
@@ -309,6 +309,15 @@ class Knowledge:
                 novelty.add_later(formula, partial(self.structure, key))
         novelty.fit(told)
         return novelty
+
+
+def _stored_facts(campaign: Campaign) -> dict[str, Fact]:
+    """What was kept before; nothing where another version has kept something else."""
+    stored = load_bytes(knowledge_key(campaign))
+    try:
+        return {} if stored is None else _FACTS.validate_json(zlib.decompress(stored))
+    except ValidationError:
+        return {}
 
 
 def knowledge_key(campaign: Campaign) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
-import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
+from ccdcgan.dft.structures.shapes import Cell, Shape, may_match
 from ccdcgan.dft.structures.validity import is_degenerate
 
 #: By which structures count as the same (paper, Methods): fractional length, site, angle (°).
@@ -20,46 +20,26 @@ TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
 #: reconstruct crystals (Xie et al., CDVAE, ICLR 2022, arXiv:2110.06197).
 WIDER: dict[str, Any] = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
 
-#: Cells of one volume whose sorted reduced lengths differ by a larger factor (its logarithm) do
-#: not match: the matcher allows a fifth of each length and a few degrees.
-LENGTH_RATIO = float(np.log(1.45))
 
-
-class Shape(NamedTuple):
-    """A reduced cell in numbers.
-
-    Attributes
-    ----------
-    sites
-        Atoms.
-    lengths
-        Sorted lengths in units of the edge of a cube of its volume.
-    """
-
-    sites: int
-    lengths: tuple[float, float, float]
-
-
-@dataclass
 class _Known:
-    """A structure that was added; it is reduced when a fit needs it."""
+    """A structure to be matched: decoded and reduced when a fit needs it."""
 
-    structure: Structure
-    shape: Shape
-    number: int
-    is_reduced: bool = True
+    def __init__(self, structure: Callable[[], Structure], shape: Shape, number: int) -> None:
+        self._structure, self.shape, self.number = structure, shape, number
 
+    @cached_property
+    def cell(self) -> Cell:
+        return Cell.of(self.shape)
+
+    @cached_property
     def reduced(self) -> Structure:
-        if not self.is_reduced:
-            self.structure, self.is_reduced = _reduced(self.structure), True
-        return self.structure
+        return _reduced(self._structure())
 
 
 class SeenStructures:
     """The structures met so far, asked by composition.
 
-    Cells are reduced once; a question then costs one fit for each known structure of the same
-    formula and of about the same cell.
+    A question costs a fit for each known structure that `may_match`.
     """
 
     def __init__(self, structures: Iterable[Structure] = ()) -> None:
@@ -72,76 +52,74 @@ class SeenStructures:
     def copy(self) -> SeenStructures:
         """The same structures; what either learns from now on, the other does not."""
         other = SeenStructures()
-        other._known.update({formula: list(known) for formula, known in self._known.items()})
+        other._known.update({species: list(known) for species, known in self._known.items()})
         other._count = self._count
         return other
 
-    def add(self, structure: Structure, shape: Shape | None = None) -> None:
-        """Add a structure, be it known or not.
+    def add(self, structure: Structure) -> None:
+        """Add a structure, be it known or not."""
+        self._add(self._asked(structure))
 
-        Parameters
-        ----------
-        shape
-            What `shape_of` has said of it: then it is not reduced before a fit needs it.
-        """
-        if is_degenerate(structure):
-            self._count += 1
-        elif shape is None:
-            self._add(_reduced(structure))
-        else:
-            self._append(structure, shape, is_reduced=False)
+    def add_later(self, structure: Callable[[], Structure], shape: Shape | None) -> None:
+        """Add a structure whose `shape_of` is known; it is asked for when a fit needs it."""
+        self._add(None if shape is None else _Known(structure, shape, self._count))
 
-    def _add(self, reduced: Structure) -> None:
-        self._append(reduced, _shape(reduced), is_reduced=True)
-
-    def _append(self, structure: Structure, shape: Shape, is_reduced: bool) -> None:
-        known = self._known[structure.composition.reduced_formula]
-        known.append(_Known(structure, shape, self._count, is_reduced))
+    def _add(self, known: _Known | None) -> None:
+        if known is not None:
+            self._known[known.shape.species].append(known)
         self._count += 1
+
+    def _asked(self, structure: Structure, shape: Shape | None = None) -> _Known | None:
+        """A structure that would have the next number; None where it is degenerate."""
+        if shape is not None:
+            return _Known(lambda: structure, shape, self._count)
+        if is_degenerate(structure):
+            return None
+        reduced = _reduced(structure)
+        known = _Known(lambda: structure, Shape.of(reduced), self._count)
+        known.reduced = reduced
+        return known
 
     def __contains__(self, structure: Structure) -> bool:
         return self.find(structure) is not None
 
     def find(self, structure: Structure) -> int | None:
         """Number of the first structure that was added and matches, from 0; None if none does."""
-        return None if is_degenerate(structure) else self._find(_reduced(structure))
+        asked = self._asked(structure)
+        return None if asked is None else self._find(asked)
 
-    def _find(self, reduced: Structure) -> int | None:
-        shape = _shape(reduced)
-        return next(
-            (
-                known.number
-                for known in self._known.get(reduced.composition.reduced_formula, [])
-                if known.shape.sites == shape.sites
-                and np.abs(np.log(np.divide(known.shape.lengths, shape.lengths))).max()
-                < LENGTH_RATIO
-                and self._matcher.fit(reduced, known.reduced(), skip_structure_reduction=True)
-            ),
-            None,
-        )
+    def _find(self, asked: _Known) -> int | None:
+        known = self._known.get(asked.shape.species, [])
+        for index in may_match(asked.cell, [k.cell for k in known], TOLERANCES):
+            other = known[index]
+            if self._matcher.fit(asked.reduced, other.reduced, skip_structure_reduction=True):
+                return other.number
+        return None
 
     def add_if_new(self, structure: Structure) -> bool:
         """Add a structure unless it is known; True if it was new."""
         count = self._count
         return self.number(structure) == count
 
-    def number(self, structure: Structure) -> int:
-        """Number of the first structure that matches, as `find`; one that is new is added."""
-        new = self._count
-        if is_degenerate(structure):
-            self._count += 1
-            return new
-        reduced = _reduced(structure)
-        found = self._find(reduced)
+    def number(self, structure: Structure, shape: Shape | None = None) -> int:
+        """Number of the first structure that matches, as `find`; one that is new is added.
+
+        Parameters
+        ----------
+        shape
+            What `shape_of` has said of it: then it is not reduced before a fit needs it.
+        """
+        asked = self._asked(structure, shape)
+        found = None if asked is None else self._find(asked)
         if found is not None:
             return found
-        self._add(reduced)
-        return new
+        self._add(asked)
+        return self._count - 1
 
 
 def shape_of(structure: Structure) -> Shape | None:
     """Shape of a structure's reduced cell; None of a degenerate one, which nothing matches."""
-    return None if is_degenerate(structure) else _shape(_reduced(structure))
+    return None if is_degenerate(structure) else Shape.of(_reduced(structure))
 
 
 def _reduced(structure: Structure) -> Structure:
@@ -149,12 +127,6 @@ def _reduced(structure: Structure) -> Structure:
         return structure.get_primitive_structure().get_reduced_structure()
     except Exception:  # noqa: BLE001  degenerate cells stay as they are
         return structure
-
-
-def _shape(reduced: Structure) -> Shape:
-    a, b, c = sorted(reduced.lattice.abc)
-    edge = reduced.volume ** (1 / 3)
-    return Shape(len(reduced), (a / edge, b / edge, c / edge))
 
 
 def distinct(structures: Sequence[Structure]) -> list[int]:
