@@ -102,7 +102,7 @@ class NetworkRoundTrip:
     def __init__(self) -> None:
         from ccdcgan.models.representation.default import CrystalGraphs
         from ccdcgan.models.sampling import SITES, shipped_autoencoder
-        from ccdcgan.models.training import model_from_bytes
+        from ccdcgan.models.saved import model_from_bytes
 
         self.grid = Preset().grid
         # One element at a time: which one does not matter to codes and positions.

@@ -49,12 +49,8 @@ from ccdcgan.models.sampling import (
     decode,
     load_space,
 )
-from ccdcgan.models.training import (
-    TrainingLog,
-    make_deterministic,
-    model_bytes,
-    model_from_bytes,
-)
+from ccdcgan.models.saved import model_bytes, model_from_bytes
+from ccdcgan.models.training import TrainingLog, make_deterministic
 
 Progress = Callable[[int, int], None]
 

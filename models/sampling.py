@@ -21,7 +21,7 @@ from ccdcgan.models.repair import resized, separated
 from ccdcgan.models.representation.default import CrystalGraphs, anchored
 from ccdcgan.models.representation.voxels import FloatArray, LatticeGrid
 from ccdcgan.models.representation.whitening import Whitening
-from ccdcgan.models.training import model_from_bytes
+from ccdcgan.models.saved import model_from_bytes
 
 Graphs = CrystalGraphs | PaperCrystalGraphs
 Space = Whitening | Folding

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -125,31 +124,3 @@ def watchers(
             log.write(number, training=logs["loss"], **test)
 
     return [keras.callbacks.LambdaCallback(on_epoch_end=end)]
-
-
-def model_bytes(model: keras.Model) -> bytes:
-    """The model in Keras's own format."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        model.save(path)
-        return path.read_bytes()
-
-
-def model_from_bytes(data: bytes) -> keras.Model:
-    """A model from `model_bytes`, loaded in Keras's safe mode: no code from the file runs.
-
-    Raises
-    ------
-    ValueError
-        The data are no model of this project or are damaged.
-    """
-    # Keras finds the project's own layers in a file only once they are registered; they are
-    # imported here because their modules import this one.
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        path.write_bytes(data)
-        try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:
-            raise ValueError(f"the weights cannot be read: {type(error).__name__}") from error

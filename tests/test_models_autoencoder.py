@@ -24,7 +24,7 @@ from ccdcgan.models.representation.autoencoder import (
 from ccdcgan.models.representation.default import CrystalGraphs
 from ccdcgan.models.representation.voxels import SitesGrid
 from ccdcgan.models.sampling import SITES, shipped_autoencoder
-from ccdcgan.models.training import model_bytes, model_from_bytes
+from ccdcgan.models.saved import model_bytes, model_from_bytes
 
 GRID = Preset().grid
 

@@ -26,7 +26,7 @@ from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattl
 from ccdcgan.models.energy.goals import Goal, score
 from ccdcgan.models.gan.guide import TrainedGuide, objective, train_guide
 from ccdcgan.models.presets import ConstraintSettings, GuideSettings, load_preset, preset_from
-from ccdcgan.models.training import model_bytes, model_from_bytes
+from ccdcgan.models.saved import model_bytes, model_from_bytes
 
 SMALL = ConstraintSettings(references=80, members=3)
 ELEMENTS = ("Bi", "Se")
@@ -164,7 +164,7 @@ def test_same_seed_same_constraint_also_in_another_process(
     np.save(tmp_path / "x.npy", rows)
     script = (
         "import numpy as np; from pathlib import Path\n"
-        "from ccdcgan.models.training import model_from_bytes\n"
+        "from ccdcgan.models.saved import model_from_bytes\n"
         "model = model_from_bytes(Path('c.keras').read_bytes())\n"
         "np.save('y.npy', np.asarray(model(np.load('x.npy'))))\n"
     )

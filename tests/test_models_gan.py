@@ -20,7 +20,8 @@ from ccdcgan.models.gan import training as gan
 from ccdcgan.models.gan.generators import Composition, build_dense_generator, build_networks
 from ccdcgan.models.gan.training import TrainedGan, sample, train_gan
 from ccdcgan.models.presets import GanSettings
-from ccdcgan.models.training import TrainingLog, model_bytes
+from ccdcgan.models.saved import model_bytes
+from ccdcgan.models.training import TrainingLog
 
 SMALL = GanSettings(variant="dcgan", width=32, batch=32, steps=250, critic_steps=2, average=0.98)
 #: Two elements in columns 1 and 2 of six: three and five atoms on average.
@@ -282,7 +283,7 @@ def test_generators_load_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "g.keras").write_bytes(model_bytes(generator))
     script = (
         "import numpy as np; from pathlib import Path\n"
-        "from ccdcgan.models.training import model_from_bytes\n"
+        "from ccdcgan.models.saved import model_from_bytes\n"
         "model = model_from_bytes(Path('g.keras').read_bytes())\n"
         "from ccdcgan.models.gan.training import sample\n"
         "np.save('free.npy', sample(model, 20, 1))\n"

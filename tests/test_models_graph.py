@@ -15,7 +15,7 @@ from ccdcgan.models.presets import Preset
 from ccdcgan.models.representation.default import CrystalGraphs, anchored, problem
 from ccdcgan.models.representation.whitening import Whitening
 from ccdcgan.models.sampling import SITES, shipped_autoencoder
-from ccdcgan.models.training import model_from_bytes
+from ccdcgan.models.saved import model_from_bytes
 
 GRID = Preset().grid
 

@@ -11,7 +11,8 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.models.pipeline import train_autoencoders
 from ccdcgan.models.presets import preset_from
 from ccdcgan.models.sampling import SITES
-from ccdcgan.models.training import TrainingLog, model_from_bytes
+from ccdcgan.models.saved import model_from_bytes
+from ccdcgan.models.training import TrainingLog
 
 
 def crystals() -> list[Structure]:

@@ -28,7 +28,7 @@ from ccdcgan.models.sampling import (
     Files,
     load_space,
 )
-from ccdcgan.models.training import model_from_bytes
+from ccdcgan.models.saved import model_from_bytes
 
 MANIFEST = "manifest.json"
 
