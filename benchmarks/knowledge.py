@@ -113,7 +113,7 @@ def job_store(where: str) -> JobStore:
     )
 
 
-def plan(entries: list[dict[str, Any]]) -> None:
+def plan(entries: list[Entry]) -> None:
     """A round's generation, but for the networks."""
     knowledge = Knowledge.of_job(entries, CAMPAIGN)
     seen, novelty = knowledge.seen(), knowledge.novelty()
@@ -126,10 +126,10 @@ def plan(entries: list[dict[str, Any]]) -> None:
     assert len(chosen) == CHOSEN
 
 
-def end(entries: list[dict[str, Any]]) -> None:
+def end(entries: list[Entry]) -> None:
     """The end of a campaign."""
     errors = {FORMATION_ENERGY: {"mae": 0.1, "r2": 0.5, "held_out": 10}}
-    constraint = {"properties": errors, "history": None, "seconds": 0.0}
+    constraint = {"properties": errors, "history": {}, "seconds": 0.0}
     vars(conclude)["original"](
         {"seconds": 0.0},
         {"rejected": {}, "skipped": [], "seconds": 0.0},
@@ -165,9 +165,7 @@ def step(name: str, where: str, count: int) -> None:
     store.connect()
     jobflow.CURRENT_JOB.store = store
     origin = Origin(kind="prototype", id="benchmark")
-    entries = [
-        Entry(key=f"{n:032d}", origin=origin).model_dump(mode="json") for n in range(count + 2)
-    ]
+    entries = [Entry(key=f"{n:032d}", origin=origin) for n in range(count + 2)]
     start, busy = time.monotonic(), time.process_time()
     STEPS[name](entries)
     seconds, busy = time.monotonic() - start, time.process_time() - busy

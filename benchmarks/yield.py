@@ -33,6 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from jobflow import Flow, run_locally
+from pydantic import TypeAdapter
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.frames import Frame
@@ -51,9 +52,10 @@ from ccdcgan.workflows.choosing import choose
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
 from ccdcgan.workflows.flow import RoundMaker
-from ccdcgan.workflows.generate import Judge
+from ccdcgan.workflows.judge import Judge
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import AutoencoderMaker, crystals_of, preset_of
+from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
@@ -63,6 +65,8 @@ ROUNDS = 4
 #: SevenNet-0, which the archive of relaxations was made with.
 RELAXATION = RelaxationSettings(engine=SevenNetEngine(), fmax=0.05, max_steps=200)
 LEVEL = RELAXATION.engine.level_of_theory(list(ELEMENTS))
+
+ERRORS = TypeAdapter(dict[str, PropertyErrors])
 
 
 def packed(structure: Structure) -> dict[str, Any]:
@@ -291,7 +295,8 @@ def ranked(
             crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
         )
         structures = [decode_structure(c.structure) for c in left]
-        _, gain = Judge(knowledge, files | trained, figures["properties"])(structures)
+        errors = ERRORS.validate_python(figures["properties"])
+        _, gain = Judge(knowledge, files | trained, errors)(structures)
         screening = campaign.loop.screening
         picked = choose(
             structures,

@@ -124,7 +124,7 @@ def empty_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """No relaxations yet, for a job of stage 1 that is called as a function."""
     store = MemoryStore(key="key")
     store.connect()
-    monkeypatch.setattr("ccdcgan.workflows.relax.current_store", lambda name: store)
+    monkeypatch.setattr("ccdcgan.workflows.propose.current_store", lambda name: store)
 
 
 @pytest.fixture(scope="session")

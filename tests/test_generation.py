@@ -21,9 +21,11 @@ from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import Files, shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign, Screening, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.generate import Judge, left_out, new_stackings
+from ccdcgan.workflows.generate import new_stackings
+from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import crystals_of, preset_of
+from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.screening import Limits
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -81,7 +83,7 @@ def judge(
     unrelaxed: float = 0.1,
     campaign: Campaign = CAMPAIGN,
 ) -> Judge:
-    errors = {FORMATION_ENERGY: {"mae": mae, "unrelaxed": unrelaxed}}
+    errors = {FORMATION_ENERGY: PropertyErrors(mae=mae, unrelaxed=unrelaxed, held_out=9)}
     return Judge(Knowledge(campaign, documents), files, errors)
 
 

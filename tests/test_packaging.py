@@ -215,7 +215,7 @@ def test_worker_classes_are_documented() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
-        and node.func.id == "worker_class"
+        and node.func.id in {"worker_class", "document_job"}
         and isinstance(node.args[0], ast.Constant)
     }
     workers = YAML(typ="safe").load((ROOT / "my_fireworks.yaml").read_text(encoding="utf-8"))[

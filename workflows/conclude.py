@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from jobflow import job
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
-from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirm import (
     agreement,
@@ -18,17 +14,26 @@ from ccdcgan.workflows.confirm import (
 )
 from ccdcgan.workflows.documents import (
     AutoencoderFigures,
-    Confirmation,
+    Confirmed,
     ConstraintFigures,
     Curve,
     Entry,
+    Outcome,
+    Phase,
     RelaxationDocument,
     Summary,
 )
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 from ccdcgan.workflows.generate import nothing_chosen
-from ccdcgan.workflows.jobs import worker_class
+from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.outputs import (
+    AutoencoderOutput,
+    ProposedOutput,
+    RelaxedOutput,
+    RoundReport,
+    RoundsOutput,
+)
 from ccdcgan.workflows.phases import database_counts, ranked, round_counts, warnings_of
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, publish
 
@@ -48,109 +53,127 @@ def publish_phases(knowledge: Knowledge) -> None:
     publish(placed, campaign.digest(), system, artifact_key("hull", converged))
 
 
-@job(data=["phases", "failed"], config=worker_class("light"))
+@document_job("light", data=["phases", "failed"])
 def conclude(
-    database: dict[str, Any],
-    proposed: dict[str, Any],
-    autoencoder: dict[str, Any],
-    outcome: dict[str, Any],
-    campaign: dict[str, Any],
-    confirmed: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Judge everything by the final hull: ``summary``, ``phases`` and learning ``curves``.
+    database: RelaxedOutput,
+    proposed: ProposedOutput,
+    autoencoder: AutoencoderOutput,
+    outcome: RoundsOutput,
+    campaign: Campaign,
+    confirmed: RelaxedOutput | None = None,
+) -> Outcome:
+    """Everything of a campaign judged by its final hull.
 
     What was rejected without an energy is no phase: it is among the ``failed``. The
     ``confirmed`` crystals are placed on the hulls of both levels of theory.
     """
-    settings = Campaign.model_validate(campaign)
-    knowledge = Knowledge.of_job(outcome["entries"], settings)
+    knowledge = Knowledge.of_job(outcome.entries, campaign)
     phases = knowledge.phases
     for rank, phase in enumerate(ranked(phases), 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     publish_phases(knowledge)
-    history = outcome["history"]
-    confirming = [Entry.model_validate(e) for e in (confirmed or {"entries": []})["entries"]]
+    history = outcome.history
+    confirming = confirmed.entries if confirmed else []
     others = Relaxations().get([e.key for e in confirming])
     failures = failed_structures(knowledge.entries, knowledge.documents)
     failures += failed_structures(confirming, others)
-    counts = database_counts(phases, len(settings.elements))
-    for reason, number in proposed["rejected"].items():
-        counts.rejected[f"prototype: {reason}"] = number
-    names: dict[str, list[str]] = {}
-    for skipped in proposed["skipped"]:
-        names.setdefault(skipped["reason"], []).append(skipped["id"])
-    for reason, ids in names.items():
-        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-        counts.rejected[f"unreadable: {reason} ({', '.join(ids[:3])}{more})"] = len(ids)
-    errors = history[-1]["constraint"]["properties"][FORMATION_ENERGY]
+    errors = history[-1].constraint.properties[FORMATION_ENERGY]
+    counts = database_counts(phases, len(campaign.elements))
+    counts.rejected |= _left_out(proposed)
     summary = Summary(
         warnings=[
-            *warnings_of(phases, knowledge.documents, settings),
+            *warnings_of(phases, knowledge.documents, campaign),
             *_warnings_of_rounds(history),
         ],
-        system=settings.elements,
+        system=campaign.elements,
         level_of_theory=knowledge.hull.level,
-        seed=settings.seed,
-        thresholds=settings.thresholds.model_dump(),
+        seed=campaign.seed,
+        thresholds=campaign.thresholds.model_dump(),
         database=counts,
         autoencoder=AutoencoderFigures(
-            match_fraction=autoencoder["match_fraction"], held_out=autoencoder["held_out"]
+            match_fraction=autoencoder.match_fraction, held_out=autoencoder.held_out
         ),
         constraint=ConstraintFigures(
-            mae_ev_per_atom=errors["mae"], r2=errors["r2"], held_out=errors["held_out"]
+            mae_ev_per_atom=errors.mae, r2=errors.r2, held_out=errors.held_out
         ),
-        potential=history[-1]["constraint"].get("potential"),
-        rounds=[round_counts(phases, i, h["funnel"]) for i, h in enumerate(history, 1)],
+        potential=history[-1].constraint.potential,
+        rounds=[round_counts(phases, i, r.funnel) for i, r in enumerate(history, 1)],
         failures=FailureCounts.of(failures),
-        wall_seconds={
-            "prototypes": proposed["seconds"],
-            "database": database["seconds"],
-            "autoencoder": autoencoder["seconds"],
-            "constraint": sum(h["constraint"]["seconds"] for h in history),
-            "gan": sum(h["gan"]["seconds"] for h in history),
-            "generation": sum(h["generation_seconds"] for h in history),
-            "relaxation": sum(h["relaxation_seconds"] for h in history),
-        },
+        wall_seconds=_seconds(database, proposed, autoencoder, history),
     )
-    both: list[Confirmation] = []
-    problem = None
-    if confirming:
-        try:
-            both = confirmations(phases, confirming, others, settings)
-        except UserError as error:
-            # The campaign's own results are none the worse for it.
-            problem = str(error)
-            both = without_hull(phases, confirming, others)
+    return Outcome(
+        summary=summary,
+        phases=[p for p in phases if p.energy_per_atom is not None],
+        confirmed=_confirmed(phases, confirming, others, campaign),
+        failed=failures,
+        curves=_curves(history),
+    )
+
+
+def _left_out(proposed: ProposedOutput) -> dict[str, int]:
+    """How many prototypes were left out, by reason, with the names of some that are unreadable."""
+    counts = {f"prototype: {reason}": number for reason, number in proposed.rejected.items()}
+    names: dict[str, list[str]] = {}
+    for skipped in proposed.skipped:
+        names.setdefault(skipped.reason, []).append(skipped.id)
+    for reason, ids in names.items():
+        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+        counts[f"unreadable: {reason} ({', '.join(ids[:3])}{more})"] = len(ids)
+    return counts
+
+
+def _seconds(
+    database: RelaxedOutput,
+    proposed: ProposedOutput,
+    autoencoder: AutoencoderOutput,
+    history: Sequence[RoundReport],
+) -> dict[str, float]:
+    """Seconds of the jobs of each stage, all together."""
     return {
-        "summary": summary.model_dump(mode="json"),
-        "phases": [p.model_dump(mode="json") for p in phases if p.energy_per_atom is not None],
-        "confirmed": {
-            "crystals": [c.model_dump(mode="json") for c in both],
-            "agreement": agreement(both).model_dump(mode="json") if both and not problem else None,
-            "problem": problem,
-        },
-        "failed": [f.model_dump(mode="json") for f in failures],
-        "curves": [c.model_dump(mode="json") for c in _curves(history)],
+        "prototypes": proposed.seconds,
+        "database": database.seconds,
+        "autoencoder": autoencoder.seconds,
+        "constraint": sum(r.constraint.seconds for r in history),
+        "gan": sum(r.gan.seconds for r in history),
+        "generation": sum(r.generation_seconds for r in history),
+        "relaxation": sum(r.relaxation_seconds for r in history),
     }
 
 
-def _warnings_of_rounds(history: Sequence[Mapping[str, Any]]) -> list[str]:
+def _confirmed(
+    phases: Sequence[Phase],
+    entries: Sequence[Entry],
+    documents: Mapping[str, RelaxationDocument],
+    campaign: Campaign,
+) -> Confirmed:
+    if not entries:
+        return Confirmed()
+    try:
+        both = confirmations(phases, entries, documents, campaign)
+    except UserError as error:
+        # The campaign's own results are none the worse for it.
+        both = without_hull(phases, entries, documents)
+        return Confirmed(crystals=both, problem=str(error))
+    return Confirmed(crystals=both, agreement=agreement(both) if both else None)
+
+
+def _warnings_of_rounds(history: Sequence[RoundReport]) -> list[str]:
     """What was not as it should be on the way, a line each."""
     found = []
-    if foreign := history[-1]["constraint"].get("foreign_frames"):
+    if foreign := history[-1].constraint.foreign_frames:
         found.append(
             f"the geometries on the way of {foreign} relaxations have energies that are not theirs "
             "(VASP 5 with earlier versions of ccdcgan): no potential was learnt from them"
         )
     for number, report in enumerate(history, 1):
-        figures = report["constraint"].get("potential")
-        if figures and not (errors := PotentialErrors(**figures)).used:
+        errors = report.constraint.potential
+        if errors and not errors.used:
             found.append(
                 f"round {number} did not relax its candidates by the potential learnt on the way, "
                 f"which is not good enough: {errors}"
             )
-        if not report["funnel"]["screened"]:
-            found.append(nothing_chosen(number, report["funnel"]))
+        if not report.funnel.screened:
+            found.append(nothing_chosen(number, report.funnel))
     return found
 
 
@@ -168,10 +191,10 @@ def failed_structures(
     ]
 
 
-def _curves(history: list[dict[str, Any]]) -> list[Curve]:
+def _curves(history: Sequence[RoundReport]) -> list[Curve]:
     curves = []
     for number, report in enumerate(history, 1):
-        losses = report["constraint"]["history"]
+        losses = report.constraint.history
         if losses:
             curves.append(
                 Curve(
@@ -183,7 +206,7 @@ def _curves(history: list[dict[str, Any]]) -> list[Curve]:
                 )
             )
         for name, label in GAN_CURVES.items():
-            values = report["gan"]["history"][name]
+            values = report.gan.history[name]
             curves.append(
                 Curve(
                     title=f"GAN, round {number}",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from jobflow import job
 from pymatgen.core import Composition
 from scipy.stats import kendalltau
 
@@ -22,8 +20,9 @@ from ccdcgan.workflows.documents import (
     Place,
     RelaxationDocument,
 )
-from ccdcgan.workflows.jobs import worker_class
+from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.outputs import RoundsOutput
 from ccdcgan.workflows.phases import ranked, unplaced
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
@@ -71,15 +70,14 @@ def to_confirm(phases: Sequence[Phase], count: int) -> list[Phase]:
     return list(unique.values())
 
 
-@job(config=worker_class("light"))
-def propose_confirmation(outcome: dict[str, Any], campaign: dict[str, Any]) -> list[dict[str, Any]]:
+@document_job("light")
+def propose_confirmation(outcome: RoundsOutput, campaign: Campaign) -> list[Candidate]:
     """Candidates for the confirming relaxations: the relaxed crystals as they are."""
-    settings = Campaign.model_validate(campaign)
-    assert settings.confirm is not None
-    phases = Knowledge.of_job(outcome["entries"], settings).phases
+    assert campaign.confirm is not None
+    phases = Knowledge.of_job(outcome.entries, campaign).phases
     return [
-        Candidate(origin=p.origin, structure=p.structure).model_dump(mode="json")
-        for p in to_confirm(phases, settings.confirm.count)
+        Candidate(origin=p.origin, structure=p.structure)
+        for p in to_confirm(phases, campaign.confirm.count)
     ]
 
 

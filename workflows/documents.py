@@ -199,13 +199,12 @@ class Agreement(BaseModel):
     formation_energy: FiniteOrNone = Field(description="Mean absolute difference, eV/atom.")
 
 
-class RoundCounts(BaseModel):
-    """The funnel of one round.
+class Funnel(BaseModel):
+    """What became of the samples of one round before any is relaxed.
 
     valid: of the decoded samples; stackings: judged beside those, null without any; screened:
-    passed every screen and chosen for relaxation; distinct: converged, and matches nothing in the
-    database and nothing generated before; the metastable include the stable. left_out: of a round
-    that chose nothing, why, and how many crystals.
+    passed every screen and chosen for relaxation. left_out: of a round that chose nothing, why,
+    and how many crystals.
     """
 
     sampled: int = 0
@@ -214,6 +213,15 @@ class RoundCounts(BaseModel):
     stackings: int | None = None
     screened: int = 0
     left_out: dict[str, int] = {}
+
+
+class RoundCounts(Funnel):
+    """The funnel of one round to its end.
+
+    distinct: converged, and matches nothing in the database and nothing generated before; the
+    metastable include the stable.
+    """
+
     relaxed: int = 0
     converged: int = 0
     distinct: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobflow import Flow, Job, Maker, OnMissing, Response, job
+from jobflow import Flow, Job, Maker, OnMissing, Response
 
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.conclude import conclude, publish_phases
@@ -13,10 +13,12 @@ from ccdcgan.workflows.confirm import (
     confirmed_campaign,
     propose_confirmation,
 )
+from ccdcgan.workflows.documents import Entry
 from ccdcgan.workflows.generate import GenerateMaker
-from ccdcgan.workflows.jobs import in_stage, worker_class
+from ccdcgan.workflows.jobs import document_job, in_stage
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import AutoencoderMaker, ConstraintMaker, GanMaker
+from ccdcgan.workflows.outputs import AutoencoderOutput, RelaxedOutput, RoundReport, RoundsOutput
 from ccdcgan.workflows.propose import ProposeMaker
 from ccdcgan.workflows.relax import RelaxMaker
 
@@ -31,17 +33,17 @@ class RoundMaker(Maker):
     gan: GanMaker = field(default_factory=GanMaker)
     generate: GenerateMaker = field(default_factory=GenerateMaker)
 
-    @job(config=worker_class("light"))
+    @document_job("light")
     def make(
         self,
-        entries: list[dict[str, Any]],
-        autoencoder: dict[str, Any],
-        campaign: dict[str, Any],
+        entries: list[Entry],
+        autoencoder: AutoencoderOutput,
+        campaign: Campaign,
         number: int,
-        history: list[dict[str, Any]],
-        last: dict[str, Any] | None = None,
-    ) -> Response[Any] | dict[str, Any]:
-        """Return the campaign's outcome after the last round, or replace itself by a round.
+        history: list[RoundReport],
+        last: RelaxedOutput | None = None,
+    ) -> Response[Any] | RoundsOutput:
+        """RoundsOutput of the campaign after the last round; before it, a round in its place.
 
         Parameters
         ----------
@@ -50,15 +52,25 @@ class RoundMaker(Maker):
         number
             The round to do now, from 1.
         last
-            Entries of the round before, to be joined with `entries`.
+            What the round before has relaxed, to be joined with `entries`.
         """
-        entries = entries + (last["entries"] if last else [])
+        entries = entries + (last.entries if last else [])
         if history and last:
-            history = [*history[:-1], {**history[-1], "relaxation_seconds": last["seconds"]}]
-        settings = Campaign.model_validate(campaign)
-        if number > settings.loop.rounds:
-            return {"entries": entries, "history": history}
-        publish_phases(Knowledge.of_job(entries, settings))
+            history[-1].relaxation_seconds = last.seconds
+        if number > campaign.loop.rounds:
+            return RoundsOutput(entries=entries, history=history)
+        publish_phases(Knowledge.of_job(entries, campaign))
+        return Response(replace=self._round(entries, autoencoder, campaign, number, history))
+
+    def _round(
+        self,
+        entries: list[Entry],
+        autoencoder: AutoencoderOutput,
+        campaign: Campaign,
+        number: int,
+        history: list[RoundReport],
+    ) -> Flow:
+        """A round, and at its end the job that decides what follows."""
         here = f"round {number}"
         constraint = self.constraint.make(entries, autoencoder, campaign, number)
         gan = self.gan.make(autoencoder, constraint.output, campaign, number)
@@ -81,13 +93,8 @@ class RoundMaker(Maker):
             in_stage(stage, f"{here}: {stage.name}")
         in_stage(relax, f"{here}: relax")
         in_stage(following, f"{here}: end", inherit=False)
-        return Response(
-            replace=Flow(
-                [constraint, gan, drawn, relax, following],
-                output=following.output,
-                name=here,
-            )
-        )
+        stages: list[Flow | Job] = [constraint, gan, drawn, relax, following]
+        return Flow(stages, output=following.output, name=here)
 
 
 @dataclass
@@ -108,11 +115,10 @@ class InverseDesignMaker(Maker):
 
     def make(self, campaign: Campaign) -> Flow:
         """The flow of a campaign; its output has ``summary``, ``phases`` and ``curves``."""
-        plain = campaign.model_dump(mode="json")
-        proposed = self.propose.make(plain)
-        database = self.relax.make(proposed.output["candidates"], plain, "database")
-        autoencoder = self.autoencoder.make(database.output["entries"], plain)
-        rounds = self.rounds.make(database.output["entries"], autoencoder.output, plain, 1, [])
+        proposed = self.propose.make(campaign)
+        database = self.relax.make(proposed.output["candidates"], campaign, "database")
+        autoencoder = self.autoencoder.make(database.output["entries"], campaign)
+        rounds = self.rounds.make(database.output["entries"], autoencoder.output, campaign, 1, [])
         in_stage(proposed, "prototypes")
         in_stage(database, "database")
         in_stage(autoencoder, "autoencoder")
@@ -120,13 +126,12 @@ class InverseDesignMaker(Maker):
         stages: list[Job] = [proposed, database, autoencoder, rounds]
         confirmed = None
         if campaign.confirm is not None:
-            best = propose_confirmation(rounds.output, plain)
-            other = confirmed_campaign(campaign).model_dump(mode="json")
-            again = self.relax.make(best.output, other, "confirmation")
+            best = propose_confirmation(rounds.output, campaign)
+            again = self.relax.make(best.output, confirmed_campaign(campaign), "confirmation")
             confirmed = again.output
             stages += [in_stage(best, "confirmation"), in_stage(again, "confirmation")]
         end = conclude(
-            database.output, proposed.output, autoencoder.output, rounds.output, plain, confirmed
+            database.output, proposed.output, autoencoder.output, rounds.output, campaign, confirmed
         )
         in_stage(end, "conclusion")
         flow = Flow(

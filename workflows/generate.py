@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
 import numpy as np
-from jobflow import Maker, job
+from jobflow import Maker
 from pymatgen.core import Composition, Structure
 
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.dft.structures.stacking import stackings
-from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.representation.voxels import FloatArray
-from ccdcgan.models.sampling import (
-    POTENTIAL,
-    SPACE,
-    Files,
-    Predictor,
-    draw_crystals,
-    load_space,
-)
+from ccdcgan.models.sampling import POTENTIAL, SPACE, Files, draw_crystals, load_space
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.choosing import Novelty, choose, expected_gain
-from ccdcgan.workflows.documents import Candidate, Origin
-from ccdcgan.workflows.jobs import worker_class
+from ccdcgan.workflows.choosing import Novelty, choose
+from ccdcgan.workflows.documents import Candidate, Entry, Funnel, Origin
+from ccdcgan.workflows.jobs import document_job, plain
+from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.learn import crystals_of, load_files, preset_of, with_properties
-from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
+from ccdcgan.workflows.learn import load_files, preset_of
+from ccdcgan.workflows.outputs import (
+    AutoencoderOutput,
+    ConstraintOutput,
+    GanOutput,
+    GeneratedOutput,
+    PropertyErrors,
+)
+from ccdcgan.workflows.prerelaxation import prerelaxed
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact
 
@@ -48,130 +48,217 @@ PRERELAXED = 6
 STACKED = 3
 
 
-class Judge:
-    """Predicted formation energies (eV/atom) and gains of structures in a campaign.
+@dataclass
+class Pool:
+    """Crystals to choose from, all in one order.
+
+    Attributes
+    ----------
+    origins, crystals
+        Where each came from, and what it is.
+    energies : array (n,)
+        Predicted formation energies, eV/atom; NaN where nobody has judged.
+    gain : array (n,)
+        Expected gains, as of `Judge`; one where nobody has judged.
+    prerelaxed
+        Whether a learnt potential has relaxed them.
+    """
+
+    origins: list[Origin]
+    crystals: list[Structure]
+    energies: FloatArray
+    gain: FloatArray
+    prerelaxed: bool | None = None
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Origin, Structure]]) -> Pool:
+        """Crystals that nobody has judged."""
+        origins, crystals = [o for o, _ in pairs], [c for _, c in pairs]
+        return cls(origins, crystals, np.full(len(pairs), np.nan), np.ones(len(pairs)))
+
+    @property
+    def stacked(self) -> list[bool]:
+        return [origin.is_stacking for origin in self.origins]
+
+    def candidate(self, number: int) -> Candidate:
+        """One of them, with what is predicted of it."""
+        energy = float(self.energies[number])
+        predicted = {
+            "predicted_formation_energy": energy if np.isfinite(energy) else None,
+            "prerelaxed": self.prerelaxed,
+        }
+        origin = self.origins[number].model_copy(update=predicted)
+        return Candidate(origin=origin, structure=primitive_cell(self.crystals[number]).as_dict())
+
+
+@dataclass
+class GenerateMaker(Maker):
+    """Candidates drawn by a trained generator."""
+
+    name: str = "generate"
+
+    @document_job("gpu")
+    def make(
+        self,
+        entries: list[Entry],
+        autoencoder: AutoencoderOutput,
+        constraint: ConstraintOutput,
+        gan: GanOutput,
+        campaign: Campaign,
+        number: int,
+    ) -> GeneratedOutput:
+        """Candidates for relaxation, and the funnel that led to them."""
+        start = monotonic()
+        key = artifact_key("generated", gan.key, campaign.choice)
+
+        def generate() -> dict[str, Any]:
+            files = load_files(autoencoder, constraint, gan)
+            knowledge = Knowledge.of_job(entries, campaign)
+            candidates, funnel = generated(knowledge, files, constraint.properties, gan.key, number)
+            return {"candidates": plain(candidates), "funnel": plain(funnel)}
+
+        artifact = cached_artifact(key, generate)
+        return GeneratedOutput(**artifact, seconds=monotonic() - start)
+
+
+def generated(
+    knowledge: Knowledge,
+    files: Files,
+    errors: Mapping[str, PropertyErrors],
+    model: str,
+    number: int,
+) -> tuple[list[Candidate], Funnel]:
+    """Candidates of one round, and the funnel that led to them.
 
     Parameters
     ----------
-    files
-        Of the trained constraint, and of the stages that it needs.
-    found
-        Errors of the constraint by property, as its job returns them.
     knowledge
-        It makes the hull.
+        Of what has been relaxed; it grows by what the novelty of the candidates asks for.
+    files, errors
+        Of the trained networks, and of the constraint by property.
+    model, number
+        Key of the generator, and the round.
     """
+    settings = knowledge.campaign
+    loop, screening = settings.loop, settings.loop.screening
+    stage = f"sampling, round {number}"
+    progress.report(stage, 0, loop.samples)
+    limits = Limits.of(screening, load_space(files[SPACE])[1]["extremes"])
+    drawn = draw(settings, files, model, number)
+    valid = [(origin, c) for origin, c in drawn if c is not None and limits.allow(c)]
+    known = knowledge.seen()
+    stacked = new_stackings(knowledge, known, limits, number) if loop.stackings else []
+    pool, novelty, reasons = judged(
+        Pool.of(valid + stacked), knowledge, known, files, errors, limits
+    )
+    progress.report(stage, loop.samples, loop.samples)
+    chosen = choose(
+        pool.crystals,
+        pool.gain,
+        known,
+        screening.per_formula,
+        loop.relaxations,
+        novelty,
+        stacked=pool.stacked,
+    )
+    funnel = Funnel(
+        sampled=loop.samples,
+        decoded=sum(c is not None for _, c in drawn),
+        valid=len(valid),
+        stackings=len(stacked) if loop.stackings else None,
+        screened=len(chosen),
+        left_out={} if chosen else reasons,
+    )
+    if not chosen:
+        logger.warning("%s", nothing_chosen(number, funnel))
+    return [pool.candidate(n) for n in chosen], funnel
 
-    def __init__(
-        self,
-        knowledge: Knowledge,
-        files: Files,
-        found: Mapping[str, Mapping[str, float]],
-    ) -> None:
-        settings = knowledge.campaign
-        self.settings, self.found = settings, found
-        preset = preset_of(settings)
-        self.predict = Predictor(settings.elements, preset, files, settings.properties)
-        self.gains = settings.loop.screening.choose == "gain"
-        if self.gains:
-            self.hull = knowledge.hull
-            self.known: FloatArray = np.zeros((0, len(settings.properties)))
-        # What is usual is asked of properties other than the formation energy only.
-        if self.gains and len(settings.properties) > 1:
-            samples = with_properties(knowledge.samples, settings.properties)
-            self.known = crystals_of(samples, settings.properties).targets
 
-    def __call__(
-        self, crystals: list[Structure], potential: Potential | None = None
-    ) -> tuple[FloatArray, FloatArray]:
-        """Energies (n,) and gains (n,).
+def draw(
+    campaign: Campaign, files: Files, model: str, number: int
+) -> list[tuple[Origin, Structure | None]]:
+    """Samples of a generator; None where a crystal graph could not be decoded."""
+    preset, noise_seed = preset_of(campaign), campaign.seed * 1000 + number
+    decoded = draw_crystals(campaign.loop.samples, noise_seed, campaign.elements, preset, files)
+    return [
+        (
+            Origin(
+                kind="generated",
+                id=f"{preset.gan.variant}:{number}-{i}",
+                round=number,
+                model=model,
+                sample=i,
+                noise_seed=noise_seed,
+            ),
+            crystal,
+        )
+        for i, crystal in enumerate(decoded)
+    ]
 
-        Parameters
-        ----------
-        potential
-            What has relaxed the crystals. Its energies then count as much as the constraint's, and
-            the constraint errs as for relaxed crystals.
-        """
-        settings = self.settings
-        members = self.predict(crystals)
-        place = settings.properties.index(FORMATION_ENERGY)
-        if potential is not None:
-            calculator = LearntCalculator(potential, settings.elements)
-            said = [
-                self.hull.place(c, calculator.energy_per_atom(c)).formation_energy for c in crystals
-            ]
-            members[:, :, place] += (np.array(said) - members[:, :, place].mean(1))[:, None] / 2
-        energies = members.mean(1)[:, place]
-        gain = np.ones(len(crystals))
-        if self.gains:
-            kind = "unrelaxed" if potential is None else "mae"
-            gain = expected_gain(
-                members,
-                # The paper's constraint has no errors of its own for what is not relaxed.
-                {p: self.found[p].get(kind, self.found[p]["mae"]) for p in settings.properties},
-                crystals,
-                self.hull,
-                settings.networks.goals,
-                settings.thresholds.stable,
-                self.known,
-            )
-        gain[~(energies <= settings.loop.screening.max_formation_energy)] = 0.0
-        return energies, gain
+
+def judged(
+    pool: Pool,
+    knowledge: Knowledge,
+    known: SeenStructures,
+    files: Files,
+    errors: Mapping[str, PropertyErrors],
+    limits: Limits,
+) -> tuple[Pool, Novelty | None, dict[str, int]]:
+    """Crystals with what is predicted of them; the best pre-relaxed where there is a potential.
+
+    Returns
+    -------
+    pool, novelty, reasons
+        Novelty where the gain chooses; reasons, as of `left_out`, in case nothing is chosen.
+    """
+    screening = knowledge.campaign.loop.screening
+    most = screening.max_formation_energy
+    reasons = left_out(pool.energies, pool.gain, most)
+    if preset_of(knowledge.campaign).gan.variant == "dcgan":
+        return pool, None, reasons
+    judge = Judge(knowledge, files, errors)
+    energies, gain = judge(pool.crystals)
+    pool = replace(pool, energies=energies, gain=gain)
+    reasons = left_out(energies, gain, most)
+    if screening.choose != "gain":
+        return pool, None, reasons
+    novelty = knowledge.novelty()
+    knowledge.keep()
+    if POTENTIAL in files:
+        pool = _prerelaxed(pool, known, novelty, files[POTENTIAL], knowledge.campaign, limits)
+        energies, gain = judge(pool.crystals, Potential.from_bytes(files[POTENTIAL]))
+        pool = replace(pool, energies=energies, gain=gain)
+        if pool.crystals:
+            reasons = left_out(energies, gain, most)
+    return pool, novelty, reasons
 
 
 def _prerelaxed(
-    origins: list[Origin],
-    crystals: list[Structure],
-    gain: FloatArray,
+    pool: Pool,
     known: SeenStructures,
     novelty: Novelty,
     potential: bytes,
     settings: Campaign,
     limits: Limits,
-) -> tuple[list[int], list[Structure]]:
-    """Indices of the most promising crystals, and what the learnt potential makes of them."""
+) -> Pool:
+    """The most promising crystals as the learnt potential relaxes them."""
     loop, screening = settings.loop, settings.loop.screening
     # What is chosen here counts as known for this choice only.
     chosen = choose(
-        crystals,
-        gain,
+        pool.crystals,
+        pool.gain,
         known.copy(),
         PRERELAXED * screening.per_formula,
         PRERELAXED * loop.relaxations,
         novelty.copy(),
         shortlist=4,
-        stacked=[o.is_stacking for o in origins],
+        stacked=pool.stacked,
     )
-    relaxed = prerelaxed(
-        [crystals[i] for i in chosen],
-        potential,
-        settings.elements,
-        screening.prerelax,
-        settings.workers,
-    )
-    return chosen, [
-        new if limits.allow(new) else crystals[i] for i, new in zip(chosen, relaxed, strict=True)
-    ]
-
-
-def left_out(energies: FloatArray, gain: FloatArray, most: float) -> dict[str, int]:
-    """Why none of these crystals is chosen: reasons, and of how many crystals they are those.
-
-    Parameters
-    ----------
-    energies, gain
-        As of `Judge`.
-    most
-        Highest predicted formation energy, eV/atom.
-    """
-    idle = ~(gain > 0)
-    judged = np.isfinite(energies)
-    counts = {
-        "beyond max_formation_energy, as predicted": idle & judged & (energies > most),
-        "without a gain to be expected": idle & judged & (energies <= most),
-        "not to be judged": idle & ~judged,
-        "known already, or with atoms on each other": ~idle,
-    }
-    return {reason: int(which.sum()) for reason, which in counts.items() if which.any()}
+    before = [pool.crystals[i] for i in chosen]
+    relaxed = prerelaxed(before, potential, settings.elements, screening.prerelax, settings.workers)
+    crystals = [new if limits.allow(new) else old for old, new in zip(before, relaxed, strict=True)]
+    origins = [pool.origins[i] for i in chosen]
+    return Pool(origins, crystals, pool.energies[chosen], pool.gain[chosen], True)
 
 
 def new_stackings(
@@ -210,140 +297,11 @@ def new_stackings(
     return found
 
 
-def nothing_chosen(number: int, funnel: Mapping[str, Any]) -> str:
+def nothing_chosen(number: int, funnel: Funnel) -> str:
     """A line on a round that chose nothing to relax."""
-    reasons = ", ".join(f"{n} {reason}" for reason, n in funnel.get("left_out", {}).items())
+    reasons = ", ".join(f"{n} {reason}" for reason, n in funnel.left_out.items())
     return (
-        f"round {number} chose nothing to relax: of {funnel['sampled']} samples "
-        f"{funnel['decoded']} were decoded, {funnel['valid']} valid; of what was judged: "
+        f"round {number} chose nothing to relax: of {funnel.sampled} samples "
+        f"{funnel.decoded} were decoded, {funnel.valid} valid; of what was judged: "
         f"{reasons or 'nothing'}"
     )
-
-
-@dataclass
-class GenerateMaker(Maker):
-    """Candidates drawn by a trained generator."""
-
-    name: str = "generate"
-
-    @job(config=worker_class("gpu"))
-    def make(
-        self,
-        entries: list[dict[str, Any]],
-        autoencoder: dict[str, Any],
-        constraint: dict[str, Any],
-        gan: dict[str, Any],
-        campaign: dict[str, Any],
-        number: int,
-    ) -> dict[str, Any]:
-        """Return ``candidates`` for relaxation and the ``funnel`` that led to them."""
-        start = monotonic()
-        settings = Campaign.model_validate(campaign)
-        key = artifact_key("generated", gan["key"], settings.choice)
-
-        def generate() -> dict[str, Any]:
-            files = load_files(autoencoder, constraint, gan)
-            errors = constraint["properties"]
-            return self._generate(entries, files, errors, gan["key"], settings, number)
-
-        artifact = cached_artifact(key, generate)
-        return {**artifact, "seconds": monotonic() - start}
-
-    @staticmethod
-    def _generate(
-        entries: list[dict[str, Any]],
-        files: Files,
-        errors: dict[str, dict[str, float]],
-        gan_key: str,
-        settings: Campaign,
-        number: int,
-    ) -> dict[str, Any]:
-        stage = f"sampling, round {number}"
-        loop, screening = settings.loop, settings.loop.screening
-        progress.report(stage, 0, loop.samples)
-        _, learnt = load_space(files[SPACE])
-        limits = Limits.of(screening, learnt["extremes"])
-        preset = preset_of(settings)
-        noise_seed = settings.seed * 1000 + number
-        decoded = draw_crystals(loop.samples, noise_seed, settings.elements, preset, files)
-        valid = [
-            (
-                Origin(
-                    kind="generated",
-                    id=f"{preset.gan.variant}:{number}-{i}",
-                    round=number,
-                    model=gan_key,
-                    sample=i,
-                    noise_seed=noise_seed,
-                ),
-                crystal,
-            )
-            for i, crystal in enumerate(decoded)
-            if crystal is not None and limits.allow(crystal)
-        ]
-        knowledge = Knowledge.of_job(entries, settings)
-        known = knowledge.seen()
-        stacked = []
-        if loop.stackings:
-            stacked = new_stackings(knowledge, known, limits, number)
-        origins = [origin for origin, _ in valid + stacked]
-        crystals = [crystal for _, crystal in valid + stacked]
-        energies: FloatArray = np.full(len(crystals), np.nan)
-        gain: FloatArray = np.ones(len(crystals))
-        reasons = left_out(energies, gain, screening.max_formation_energy)
-        novelty = None
-        if preset.gan.variant != "dcgan":
-            judge = Judge(knowledge, files, errors)
-            energies, gain = judge(crystals)
-            reasons = left_out(energies, gain, screening.max_formation_energy)
-            if screening.choose == "gain":
-                novelty = knowledge.novelty()
-                knowledge.keep()
-        was_prerelaxed = None
-        if POTENTIAL in files and novelty is not None:
-            shortlist, crystals = _prerelaxed(
-                origins,
-                crystals,
-                gain,
-                known,
-                novelty,
-                files[POTENTIAL],
-                settings,
-                limits,
-            )
-            origins = [origins[i] for i in shortlist]
-            energies, gain = judge(crystals, Potential.from_bytes(files[POTENTIAL]))
-            if crystals:
-                reasons = left_out(energies, gain, screening.max_formation_energy)
-            was_prerelaxed = True
-        progress.report(stage, loop.samples, loop.samples)
-        chosen = choose(
-            crystals,
-            gain,
-            known,
-            screening.per_formula,
-            loop.relaxations,
-            novelty,
-            stacked=[o.is_stacking for o in origins],
-        )
-        candidates = []
-        for n in chosen:
-            energy = float(energies[n])
-            predicted = {
-                "predicted_formation_energy": energy if np.isfinite(energy) else None,
-                "prerelaxed": was_prerelaxed,
-            }
-            origin = origins[n].model_copy(update=predicted)
-            cell = primitive_cell(crystals[n])
-            candidates.append(Candidate(origin=origin, structure=cell.as_dict()))
-        funnel = {
-            "sampled": loop.samples,
-            "decoded": sum(s is not None for s in decoded),
-            "valid": len(valid),
-            "stackings": len(stacked) if loop.stackings else None,
-            "screened": len(candidates),
-            "left_out": {} if candidates else reasons,
-        }
-        if not candidates:
-            logger.warning("%s", nothing_chosen(number, funnel))
-        return {"candidates": [c.model_dump(mode="json") for c in candidates], "funnel": funnel}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pymatgen.core import Structure
@@ -85,11 +85,10 @@ class Knowledge:
         self.facts = self._grown(self._stored)
 
     @classmethod
-    def of_job(cls, entries: Iterable[Mapping[str, Any]], campaign: Campaign) -> Self:
+    def of_job(cls, entries: Sequence[Entry], campaign: Campaign) -> Self:
         """What the entries of a job tell; facts are taken from its JobStore, and kept there."""
-        claims = [Entry.model_validate(e) for e in entries]
-        documents = Relaxations().get([e.key for e in claims], frames=False)
-        knowledge = cls(campaign, documents, claims, _stored_facts(campaign))
+        documents = Relaxations().get([e.key for e in entries], frames=False)
+        knowledge = cls(campaign, documents, entries, _stored_facts(campaign))
         knowledge.keep()
         return knowledge
 

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from jobflow import Maker, job
+from jobflow import Maker
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
@@ -33,9 +33,10 @@ from ccdcgan.models.sampling import POTENTIAL, Files, crystal_graphs, shipped_au
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import SMALLEST_DATABASE, Campaign
-from ccdcgan.workflows.documents import RelaxationDocument
-from ccdcgan.workflows.jobs import worker_class
+from ccdcgan.workflows.documents import Entry, RelaxationDocument
+from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.outputs import AutoencoderOutput, ConstraintOutput, GanOutput
 from ccdcgan.workflows.phases import Sample
 from ccdcgan.workflows.storage.stores import (
     Relaxations,
@@ -123,6 +124,14 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
     ]
 
 
+def learnable_frames(knowledge: Knowledge) -> tuple[list[Labelled], int]:
+    """Frames of what can be believed, and of how many relaxations they are not their own."""
+    keys = knowledge.documents.keys() - knowledge.untrusted.keys()
+    believed = Relaxations().get(keys)
+    foreign = sum(not d.has_own_frames for d in believed.values())
+    return frames_of(believed, knowledge.campaign), foreign
+
+
 def stage_progress(stage: str) -> Callable[[int, int], None]:
     """A stage's reporter of (done, total)."""
     return lambda done, total: progress.report(stage, done, total)
@@ -174,20 +183,19 @@ class AutoencoderMaker(Maker):
 
     name: str = "autoencoder"
 
-    @job(config=worker_class("gpu"))
-    def make(self, entries: list[dict[str, Any]], campaign: dict[str, Any]) -> dict[str, Any]:
-        """Return the ``key`` of the artifact and its figures."""
+    @document_job("gpu")
+    def make(self, entries: list[Entry], campaign: Campaign) -> AutoencoderOutput:
+        """Trained or shipped autoencoders, with their figures."""
         start = monotonic()
-        settings = Campaign.model_validate(campaign)
-        preset = preset_of(settings)
-        samples = samples_of(Knowledge.of_job(entries, settings))
-        shipped = settings.networks.autoencoder == "shipped"
+        preset = preset_of(campaign)
+        samples = samples_of(Knowledge.of_job(entries, campaign))
+        shipped = campaign.networks.autoencoder == "shipped"
         weights = shipped_autoencoder() if shipped else {}
         key = artifact_key(
             "autoencoder",
             {name: digest(content) for name, content in weights.items()},
             preset.digest(),
-            settings.seed,
+            campaign.seed,
             [s.key for s in samples],
         )
 
@@ -196,18 +204,13 @@ class AutoencoderMaker(Maker):
             structures = [s.structure for s in samples]
             log = stage_log(key)
             files, figures = autoencoder_of(
-                structures, settings.elements, preset, settings.seed, shipped, log
+                structures, campaign.elements, preset, campaign.seed, shipped, log
             )
             progress.report(self.name, 1, 1)
             return {"files": files, **figures}
 
-        artifact = cached_artifact(key, make_and_evaluate)
-        return {
-            "key": key,
-            "match_fraction": artifact["match_fraction"],
-            "held_out": artifact["held_out"],
-            "seconds": monotonic() - start,
-        }
+        figures = figures_of(cached_artifact(key, make_and_evaluate))
+        return AutoencoderOutput(key=key, seconds=monotonic() - start, **figures)
 
 
 @dataclass
@@ -216,69 +219,73 @@ class ConstraintMaker(Maker):
 
     name: str = "constraint"
 
-    @job(config=worker_class("gpu"))
+    @document_job("gpu")
     def make(
         self,
-        entries: list[dict[str, Any]],
-        autoencoder: dict[str, Any],
-        campaign: dict[str, Any],
+        entries: list[Entry],
+        autoencoder: AutoencoderOutput,
+        campaign: Campaign,
         number: int,
-    ) -> dict[str, Any]:
-        """Return the ``key`` of the artifact, its errors and its learning curve."""
+    ) -> ConstraintOutput:
+        """Trained constraint and potential of a round, with their errors and learning curve."""
         start = monotonic()
-        settings = Campaign.model_validate(campaign)
-        preset = preset_of(settings)
-        knowledge = Knowledge.of_job(entries, settings)
-        samples = with_properties(samples_of(knowledge), settings.properties)
-        crystals = crystals_of(samples, settings.properties)
-        frames, foreign = [], 0
-        if settings.prerelaxes:
-            believed = Relaxations().get(knowledge.documents.keys() - knowledge.untrusted.keys())
-            frames = frames_of(believed, settings)
-            foreign = sum(not d.has_own_frames for d in believed.values())
+        knowledge = Knowledge.of_job(entries, campaign)
+        samples = with_properties(samples_of(knowledge), campaign.properties)
+        crystals = crystals_of(samples, campaign.properties)
+        frames, foreign = learnable_frames(knowledge) if campaign.prerelaxes else ([], 0)
         key = artifact_key(
             "constraint",
-            autoencoder["key"],
-            preset.digest(),
-            settings.seed,
+            autoencoder.key,
+            preset_of(campaign).digest(),
+            campaign.seed,
             number,
             crystals.names,
             [[*s.starts, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
             [f.energy for f in frames],
         )
         stage = f"{self.name}, round {number}"
+        artifact = cached_artifact(
+            key,
+            lambda: self._trained(
+                crystals, frames, autoencoder, campaign, campaign.seed + number, stage, key
+            ),
+        )
+        return ConstraintOutput(
+            key=key, foreign_frames=foreign, seconds=monotonic() - start, **figures_of(artifact)
+        )
 
-        def train() -> dict[str, Any]:
-            progress.report(stage, 0, 1)
-            files, figures = train_constraints(
-                crystals,
-                settings.elements,
-                preset,
-                load_artifact(autoencoder["key"])["files"],
-                settings.seed + number,
-                guided=preset.gan.variant == "ccdcgan",
-                progress=stage_progress(stage),
-                log=stage_log(key),
-            )
-            if len({f.relaxation for f in frames}) >= SMALLEST_DATABASE:
-                learnt, errors = fit_potential(
-                    frames, len(settings.elements), settings.seed + number
-                )
-                figures["potential"] = asdict(errors)
-                if errors.used:
-                    files[POTENTIAL] = learnt.to_bytes()
-                else:
-                    logger.warning("%s: the learnt potential is not used: %s", stage, errors)
-            progress.report(stage, 1, 1)
-            return {"files": files, **figures}
-
-        artifact = cached_artifact(key, train)
-        return {
-            "key": key,
-            **{k: v for k, v in artifact.items() if k != "files"},
-            "foreign_frames": foreign,
-            "seconds": monotonic() - start,
-        }
+    @staticmethod
+    def _trained(
+        crystals: Crystals,
+        frames: Sequence[Labelled],
+        autoencoder: AutoencoderOutput,
+        campaign: Campaign,
+        seed: int,
+        stage: str,
+        key: str,
+    ) -> dict[str, Any]:
+        """Files and figures of the artifact."""
+        preset = preset_of(campaign)
+        progress.report(stage, 0, 1)
+        files, figures = train_constraints(
+            crystals,
+            campaign.elements,
+            preset,
+            load_artifact(autoencoder.key)["files"],
+            seed,
+            guided=preset.gan.variant == "ccdcgan",
+            progress=stage_progress(stage),
+            log=stage_log(key),
+        )
+        if len({f.relaxation for f in frames}) >= SMALLEST_DATABASE:
+            learnt, errors = fit_potential(frames, len(campaign.elements), seed)
+            figures["potential"] = asdict(errors)
+            if errors.used:
+                files[POTENTIAL] = learnt.to_bytes()
+            else:
+                logger.warning("%s: the learnt potential is not used: %s", stage, errors)
+        progress.report(stage, 1, 1)
+        return {"files": files, **figures}
 
 
 @dataclass
@@ -287,49 +294,49 @@ class GanMaker(Maker):
 
     name: str = "gan"
 
-    @job(config=worker_class("gpu"))
+    @document_job("gpu")
     def make(
         self,
-        autoencoder: dict[str, Any],
-        constraint: dict[str, Any],
-        campaign: dict[str, Any],
+        autoencoder: AutoencoderOutput,
+        constraint: ConstraintOutput,
+        campaign: Campaign,
         number: int,
-    ) -> dict[str, Any]:
-        """Return the ``key`` of the artifact and its learning curves."""
+    ) -> GanOutput:
+        """Trained generator of a round, with its learning curves."""
         start = monotonic()
-        settings = Campaign.model_validate(campaign)
-        preset = preset_of(settings)
-        key = artifact_key("gan", constraint["key"], preset.digest(), settings.networks.goals)
+        preset = preset_of(campaign)
+        key = artifact_key("gan", constraint.key, preset.digest(), campaign.networks.goals)
         folder = os.environ.get("CCDCGAN_CHECKPOINTS", "checkpoints")
         checkpoint = Path(folder) / f"{key}.npz"
 
         def train() -> dict[str, Any]:
             files, figures = train_generator(
-                settings.properties,
-                settings.networks.goals,
-                settings.elements,
+                campaign.properties,
+                campaign.networks.goals,
+                campaign.elements,
                 preset,
                 load_files(autoencoder, constraint),
-                settings.seed + number,
+                campaign.seed + number,
                 checkpoint=checkpoint,
                 progress=stage_progress(f"GAN, round {number}"),
                 log=stage_log(key),
             )
             return {"files": files, **figures}
 
-        artifact = cached_artifact(key, train)
+        figures = figures_of(cached_artifact(key, train))
         # Only now that the generator is in the store is its checkpoint of no more use.
         checkpoint.unlink(missing_ok=True)
-        return {
-            "key": key,
-            "history": artifact["history"],
-            "seconds": monotonic() - start,
-        }
+        return GanOutput(key=key, seconds=monotonic() - start, **figures)
 
 
-def load_files(*stages: dict[str, Any]) -> Files:
+def load_files(*stages: AutoencoderOutput | ConstraintOutput | GanOutput) -> Files:
     """The files of the stages whose jobs gave these outputs."""
     files: Files = {}
     for stage in stages:
-        files |= load_artifact(stage["key"])["files"]
+        files |= load_artifact(stage.key)["files"]
     return files
+
+
+def figures_of(artifact: Mapping[str, Any]) -> dict[str, Any]:
+    """What an artifact holds beside its files."""
+    return {name: value for name, value in artifact.items() if name != "files"}

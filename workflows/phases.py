@@ -15,6 +15,7 @@ from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     DatabaseCounts,
     Entry,
+    Funnel,
     Phase,
     RelaxationDocument,
     RoundCounts,
@@ -151,12 +152,12 @@ def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
     )
 
 
-def round_counts(phases: Sequence[Phase], number: int, funnel: Mapping[str, int]) -> RoundCounts:
+def round_counts(phases: Sequence[Phase], number: int, funnel: Funnel) -> RoundCounts:
     """The funnel of one round; `funnel` holds what was counted before the relaxations."""
     own = [p for p in phases if p.origin.kind == "generated" and p.origin.round == number]
     new = [p for p in own if p.distinct]
     return RoundCounts(
-        **funnel,
+        **funnel.model_dump(),
         relaxed=sum(p.energy_per_atom is not None for p in own),
         converged=sum(p.converged for p in own),
         distinct=len(new),

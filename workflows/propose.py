@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
-from jobflow import Maker, job
+from jobflow import Maker
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.key import content_key, elements_of
@@ -20,7 +19,8 @@ from ccdcgan.dft.structures.sources import Prototype, collect
 from ccdcgan.dft.structures.substitution import candidates, subsystem_members
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Origin
-from ccdcgan.workflows.jobs import worker_class
+from ccdcgan.workflows.jobs import document_job
+from ccdcgan.workflows.outputs import ProposedOutput, SkippedPrototype
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations, current_store
 
 
@@ -76,37 +76,36 @@ class ProposeMaker(Maker):
 
     name: str = "propose structures"
 
-    @job(data="candidates", config=worker_class("light"))
-    def make(self, campaign: dict[str, Any]) -> dict[str, Any]:
-        """Return ``candidates``, ``rejected`` prototypes by reason and what was ``skipped``."""
+    @document_job("light", data="candidates")
+    def make(self, campaign: Campaign) -> ProposedOutput:
+        """Candidates of a campaign, and what was left out of them."""
         start = monotonic()
-        # A worker without its settings has a JobStore that forgets everything.
+        # A worker without its campaign has a JobStore that forgets everything.
         store = Relaxations(current_store(RESULTS))
-        settings = Campaign.model_validate(campaign)
-        chosen = settings.database
-        magnetic = settings.relaxation.engine.is_magnetic
+        chosen = campaign.database
+        magnetic = campaign.relaxation.engine.is_magnetic
         prototypes, rejected, skipped = collect(
-            chosen.sources, chosen.filters, len(settings.elements), settings.seed, magnetic=magnetic
+            chosen.sources, chosen.filters, len(campaign.elements), campaign.seed, magnetic=magnetic
         )
-        kept = substituted(settings, prototypes, rejected)
-        elements = end_members(settings.elements, chosen.element_sites, chosen.own_element_sites)
+        kept = substituted(campaign, prototypes, rejected)
+        elements = end_members(campaign.elements, chosen.element_sites, chosen.own_element_sites)
         references, unread = load_references(
-            settings.references, settings.elements, magnetic=magnetic
+            campaign.references, campaign.elements, magnetic=magnetic
         )
-        fewer = subsystem_members(settings.elements, chosen.filters, chosen.max_candidates)
+        fewer = subsystem_members(campaign.elements, chosen.filters, chosen.max_candidates)
         # Known crystals first: what matches one of them later is not new.
         proposed = [
             *_candidates("reference", references),
             *_candidates("element", elements),
-            *adopted(store, settings),
+            *adopted(store, campaign),
             *_candidates("prototype", fewer + kept),
         ]
-        return {
-            "candidates": [c.model_dump(mode="json") for c in proposed],
-            "rejected": dict(rejected),
-            "skipped": [{"id": s.id, "reason": s.reason} for s in skipped + unread],
-            "seconds": monotonic() - start,
-        }
+        return ProposedOutput(
+            candidates=proposed,
+            rejected=dict(rejected),
+            skipped=[SkippedPrototype(id=s.id, reason=s.reason) for s in skipped + unread],
+            seconds=monotonic() - start,
+        )
 
 
 def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:

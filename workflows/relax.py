@@ -14,7 +14,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from jobflow import Flow, Job, Maker, Response, job
+from jobflow import Flow, Job, Maker, Response
+from pydantic import TypeAdapter
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.vasp.record import final_run, read_retry
@@ -30,7 +31,8 @@ from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, RelaxationDocument
-from ccdcgan.workflows.jobs import in_queue, worker_class
+from ccdcgan.workflows.jobs import document_job, in_queue, plain
+from ccdcgan.workflows.outputs import RelaxedOutput, VaspOutput
 from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import Relaxations
 
@@ -39,6 +41,8 @@ logger = logging.getLogger("ccdcgan")
 
 #: Most jobs of a stage: FireWorks rewrites a campaign's whole workflow with each change of a job.
 MOST_JOBS = 500
+
+CANDIDATES = TypeAdapter(list[Candidate])
 
 
 @dataclass
@@ -59,21 +63,17 @@ class RelaxMaker(Maker):
     batch_size: int = 500
     turns: int = 1
 
-    @job(data="tasks", config=worker_class("dft"))
+    @document_job("dft", data="tasks")
     def make(
         self,
-        proposed: list[dict[str, Any]] | str,
-        campaign: dict[str, Any],
+        proposed: list[Candidate] | str,
+        campaign: Campaign,
         stage: str = "relaxations",
         before: int = 0,
         total: int | None = None,
         spent: float = 0.0,
-    ) -> dict[str, Any] | Response[Any]:
-        """Return the ``entries`` of the candidates, in their order, each content key once.
-
-        A job of VASP also returns ``tasks``: atomate2's document of the run that gave the energy,
-        by content key. One whose queue time is nearly over is replaced by itself, to go on in a new
-        one.
+    ) -> RelaxedOutput | Response[Any]:
+        """Entries of the candidates; one whose queue time is nearly over goes on in a new job.
 
         Parameters
         ----------
@@ -88,34 +88,19 @@ class RelaxMaker(Maker):
             Seconds that jobs before it have spent, which this one goes on from.
         """
         start = monotonic()
-        settings = Campaign.model_validate(campaign)
-        engine = settings.relaxation.engine
+        whole = isinstance(proposed, list)
+        candidates = proposed if isinstance(proposed, list) else CANDIDATES.validate_json(proposed)
         wanted: dict[str, Candidate] = {}
-        found = json.loads(proposed) if isinstance(proposed, str) else proposed
-        for candidate in map(Candidate.model_validate, found):
-            wanted.setdefault(key_of(candidate, settings.relaxation), candidate)
-        several = settings.workers is not None and settings.workers > 1
-        at_a_time = self.turns * (settings.workers or 1) if several else 1
-        size = self.batch_size if engine.is_potential else at_a_time
-        size = max(size, ceil(len(wanted) / MOST_JOBS))
-        total = len(wanted) if total is None else total
+        for candidate in candidates:
+            wanted.setdefault(key_of(candidate, campaign.relaxation), candidate)
+        size = self._size(len(wanted), campaign)
         store = Relaxations()
         queues = queues_of(set(wanted) - store.done(wanted))
-        if (len(wanted) > size or queues) and not isinstance(proposed, str):
-            batches: list[Job] = []
-            first = 0
-            for keys in in_batches(list(wanted), size, queues):
-                # As text: FireWorks walks through every nested value of a new job many times.
-                text = json.dumps([wanted[key].model_dump(mode="json") for key in keys])
-                batch = self.make(text, campaign, stage, first, total)
-                batches.append(in_queue(batch, queues.get(keys[0])))
-                first += len(keys)
-            merge = merge_entries(
-                [{k: b.output[k] for k in ("entries", "seconds")} for b in batches]
-            )
-            return Response(replace=Flow([*batches, merge], output=merge.output))
+        total = len(wanted) if total is None else total
+        if whole and (len(wanted) > size or queues):
+            return Response(replace=self._in_batches(wanted, campaign, stage, size, total, queues))
         try:
-            relax_missing(store, wanted, settings, stage, before, total)
+            relax_missing(store, wanted, campaign, stage, before, total)
         except OutOfTimeError:
             store.settle()
             spent += monotonic() - start
@@ -123,19 +108,44 @@ class RelaxMaker(Maker):
             sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
             again = self.make(proposed, campaign, stage, before, total, spent)
             return Response(replace=in_queue(again, next(iter(queues.values()), None)))
-        self._add_properties(store, list(wanted), settings)
-        add_second_opinions(store, list(wanted), settings)
-        entries = [
-            Entry(key=key, origin=candidate.origin).model_dump(mode="json")
-            for key, candidate in wanted.items()
-        ]
-        output = {"entries": entries, "seconds": spent + monotonic() - start}
-        if isinstance(engine, VaspEngine):
-            # Also those of runs before this one: a job may have been broken off.
-            runs = {key: run for key in wanted if (run := final_run(key))}
-            tasks = {key: task_of(run) for key, run in runs.items()}
-            output["tasks"] = {key: task for key, task in tasks.items() if task is not None}
-        return output
+        self._add_properties(store, list(wanted), campaign)
+        add_second_opinions(store, list(wanted), campaign)
+        entries = [Entry(key=key, origin=candidate.origin) for key, candidate in wanted.items()]
+        seconds = spent + monotonic() - start
+        if not isinstance(campaign.relaxation.engine, VaspEngine):
+            return RelaxedOutput(entries=entries, seconds=seconds)
+        # Also those of runs before this one: a job may have been broken off.
+        runs = {key: run for key in wanted if (run := final_run(key))}
+        tasks = {key: task for key, run in runs.items() if (task := task_of(run)) is not None}
+        return VaspOutput(entries=entries, seconds=seconds, tasks=tasks)
+
+    def _size(self, number: int, campaign: Campaign) -> int:
+        """Structures in one job of a stage of so many."""
+        workers = campaign.workers or 1
+        at_a_time = self.turns * workers if workers > 1 else 1
+        size = self.batch_size if campaign.relaxation.engine.is_potential else at_a_time
+        return max(size, ceil(number / MOST_JOBS))
+
+    def _in_batches(
+        self,
+        wanted: Mapping[str, Candidate],
+        campaign: Campaign,
+        stage: str,
+        size: int,
+        total: int,
+        queues: Mapping[str, Mapping[str, str]],
+    ) -> Flow:
+        """Jobs of at most so many structures, and one that joins what they give."""
+        batches: list[Job] = []
+        first = 0
+        for keys in in_batches(list(wanted), size, queues):
+            # As text: FireWorks walks through every nested value of a new job many times.
+            text = json.dumps(plain([wanted[key] for key in keys]))
+            batch = self.make(text, campaign, stage, first, total)
+            batches.append(in_queue(batch, queues.get(keys[0])))
+            first += len(keys)
+        merge = merge_entries([{k: b.output[k] for k in ("entries", "seconds")} for b in batches])
+        return Flow([*batches, merge], output=merge.output)
 
     @staticmethod
     def _add_properties(store: Relaxations, keys: list[str], settings: Campaign) -> None:
@@ -258,11 +268,11 @@ def task_of(folder: Path) -> dict[str, Any] | None:
     return task
 
 
-@job(config=worker_class("light"))
-def merge_entries(batches: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join the outputs of the batches of one relaxation stage."""
-    return {
-        "entries": [entry for batch in batches for entry in batch["entries"]],
+@document_job("light")
+def merge_entries(batches: list[RelaxedOutput]) -> RelaxedOutput:
+    """Outputs of the batches of one relaxation stage, as one."""
+    return RelaxedOutput(
+        entries=[entry for batch in batches for entry in batch.entries],
         # Of all jobs together, which may have run side by side.
-        "seconds": sum(batch["seconds"] for batch in batches),
-    }
+        seconds=sum(batch.seconds for batch in batches),
+    )

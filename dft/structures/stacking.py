@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.frames import FloatArray
 from ccdcgan.dft.structures.validity import is_degenerate
+
+FloatArray = NDArray[np.float64]
 
 #: Largest principal strain (its logarithm) between two planes; that of bismuth and Bi₂Se₃ is 0.09.
 STRAIN = 0.15
