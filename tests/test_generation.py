@@ -19,7 +19,7 @@ from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.energy.power_spectrum import PAIR
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import Files, shipped_autoencoder
-from ccdcgan.workflows.campaign import Campaign, Screening, parse_campaign
+from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.generate import new_stackings
 from ccdcgan.workflows.judge import Judge, left_out
@@ -27,6 +27,7 @@ from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import crystals_of, preset_of
 from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.screening import Limits
+from ccdcgan.workflows.sections import Screening
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 CAMPAIGN = Campaign()

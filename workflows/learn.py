@@ -32,12 +32,13 @@ from ccdcgan.models.representation.default import anchored
 from ccdcgan.models.sampling import POTENTIAL, Files, crystal_graphs, shipped_autoencoder
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.campaign import SMALLEST_DATABASE, Campaign
+from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.outputs import AutoencoderOutput, ConstraintOutput, GanOutput
 from ccdcgan.workflows.phases import Sample
+from ccdcgan.workflows.sections import SMALLEST_DATABASE
 from ccdcgan.workflows.storage.stores import (
     Relaxations,
     artifact_key,

@@ -8,7 +8,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
 from ccdcgan.models.representation.voxels import FloatArray
-from ccdcgan.workflows.campaign import Screening
+from ccdcgan.workflows.sections import Screening
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from ccdcgan.dft.structures.sources import (
 )
 from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, taken_up
-from ccdcgan.workflows.campaign import SMALLEST_DATABASE, Campaign, load_campaign
+from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.propose import substituted
+from ccdcgan.workflows.sections import SMALLEST_DATABASE
 
 #: Seconds of one core for a relaxation, by each atom of the cell: measured with 7net-l3i5 and
 #: D3(BJ) on prototypes of Bi-Se.

@@ -24,8 +24,8 @@ from ccdcgan.launchers.networks.folder import (
 from ccdcgan.launchers.results.tables import csv_text
 from ccdcgan.models.sampling import SPACE, Predictor, draw_crystals, load_space
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.campaign import Screening
 from ccdcgan.workflows.screening import Limits
+from ccdcgan.workflows.sections import Screening
 
 
 def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndarray:

@@ -1,0 +1,162 @@
+"""Sections of a campaign file: database, networks, loop with its screening, confirmation."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pymatgen.core import Composition
+
+from ccdcgan.dft.mistakes import did_you_mean, shown
+from ccdcgan.dft.relaxation.properties import PROPERTIES
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.settings import Settings, VolumeRange
+from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
+from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
+
+#: A training needs at least this many crystals that hold every element.
+SMALLEST_DATABASE = 15
+
+
+#: Properties of crystals that goals may name.
+KNOWN_PROPERTIES = (FORMATION_ENERGY, "e_above_hull", "volume_per_atom", "density", *PROPERTIES)
+
+
+class DatabaseSettings(Settings):
+    """Stage 1: which prototypes are substituted and relaxed."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"without", "own_element_sites"})
+
+    sources: tuple[Source, ...] = Field((AflowSource(),), min_length=1)
+    filters: Filters = Filters()
+    max_candidates: int | None = Field(
+        None,
+        ge=20,
+        description="Small cells first, then cut here, and so for each system of fewer elements, "
+        "which the hull needs; null for all.",
+    )
+    element_sites: int = Field(
+        4, ge=3, description="Most atoms in the cell of a prototype of a pure element."
+    )
+    own_element_sites: int = Field(
+        32,
+        ge=1,
+        description="Most atoms in the cell of an element's own ground state, such as 32 of S8, "
+        "29 of alpha-Mn, 12 of alpha-B12.",
+    )
+    without: tuple[str, ...] = Field(
+        (), description="Compositions to leave out of the prototypes, as in [Bi2Se3, BiSe]."
+    )
+
+    @field_validator("without")
+    @classmethod
+    def _reduce(cls, formulas: tuple[str, ...]) -> tuple[str, ...]:
+        """Reduced formulas, sorted: what is asked for alike is the same campaign."""
+        reduced = set()
+        for formula in formulas:
+            try:
+                reduced.add(Composition(formula).reduced_formula)
+            except Exception:  # noqa: BLE001  pymatgen raises many kinds
+                raise ValueError(f"{formula!r} is no formula such as Bi2Se3") from None
+        return tuple(sorted(reduced))
+
+
+class NetworkSettings(Settings):
+    """Stage 2: representation and networks."""
+
+    preset: Literal["quickstart", "default", "paper"] = "quickstart"
+    autoencoder: Literal["shipped", "train"] = Field(
+        "shipped", description="train: on the campaign's own database."
+    )
+    variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
+    omega: float = Field(0.1, ge=0, description="Weight of the goals (paper, eq. 2).")
+    goals: tuple[Goal, ...] = Field(
+        (Goal(),), min_length=1, description="Properties to minimise, maximise or bring near."
+    )
+    loss: Literal["wgan-gp", "hinge", "bce"] | None = Field(
+        None, description="Replaces the preset's."
+    )
+    gan_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
+    guide_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
+    autoencoder_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
+
+    @field_validator("goals")
+    @classmethod
+    def _of_known_properties(cls, goals: tuple[Goal, ...]) -> tuple[Goal, ...]:
+        for goal in goals:
+            if goal.property not in KNOWN_PROPERTIES:
+                raise ValueError(
+                    f"no crystal has a property {shown(goal.property)}"
+                    f"{did_you_mean(goal.property, KNOWN_PROPERTIES)} (known are "
+                    f"{', '.join(KNOWN_PROPERTIES)})"
+                )
+        return goals
+
+    @model_validator(mode="after")
+    def _paper_trains(self) -> NetworkSettings:
+        if self.preset == "paper" and self.autoencoder == "shipped":
+            raise ValueError("the paper's autoencoders are not shipped: set autoencoder: train")
+        return self
+
+
+class Screening(Settings):
+    """What a decoded crystal must be before it is relaxed."""
+
+    min_distance: float | None = Field(
+        None,
+        gt=0,
+        description="Shortest distance, Å; null for 0.8 of the shortest in known crystals.",
+    )
+    volume_range: VolumeRange | None = Field(
+        None,
+        description="Å³ per atom; null: from 0.6 of the smallest in known crystals to 1.2 of the "
+        "largest.",
+    )
+    max_sites: int = Field(20, ge=2, description="Most atoms in the cell.")
+    max_formation_energy: float = Field(
+        0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
+    )
+    choose: Literal["gain", "any"] = Field(
+        "gain",
+        description="gain: by the expected gain in energy times the probability to be new; "
+        "any: as they were drawn.",
+    )
+    per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
+    prerelax: int = Field(
+        200,
+        ge=0,
+        description="Steps in a potential learnt from the campaign's relaxations, before the gain "
+        "decides; 0 for none.",
+    )
+
+
+class LoopSettings(Settings):
+    """Stage 3: rounds of generate, decode, screen, relax."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"stackings"})
+
+    rounds: int = Field(2, ge=1)
+    samples: int = Field(4000, ge=1, description="Crystal graphs drawn a round.")
+    stackings: int = Field(
+        0,
+        ge=0,
+        description="Other stackings of the best known crystals, and of two of them on each other, "
+        "that are judged beside the samples of a round.",
+    )
+    relaxations: int = Field(24, ge=1, description="Generated crystals relaxed a round.")
+    screening: Screening = Screening()
+
+
+class ConfirmationSettings(Settings):
+    """Last stage: the best crystals relaxed again, by DFT as a rule."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"workers"})
+
+    relaxation: RelaxationSettings
+    count: int = Field(10, ge=1, description="New crystals, nearest to the hull first.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Relaxations at a time; null: as in the campaign if both engines are "
+        "potentials or both are DFT codes, else one after the other.",
+    )
