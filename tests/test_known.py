@@ -14,7 +14,7 @@ from rich.console import Console
 from test_campaign import command
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.structures.matching import WIDER, is_same
+from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, is_same
 from ccdcgan.dft.structures.substitution import starting_volume
 from ccdcgan.launchers.local.homologous import REPORTED, known_crystals, stack
 from ccdcgan.launchers.local.rediscovery import Known, Match, Reference, known, table_of
@@ -72,8 +72,8 @@ def test_layers_right_above_each_other_are_similar():
         coords_are_cartesian=True,
     )
     assert not is_same(tetradymite, other)
-    assert is_same(other, tetradymite, WIDER)
-    assert not is_same(stack(1, 2), stack(1, 3), WIDER)
+    assert is_same(other, tetradymite, LOOSE_TOLERANCES)
+    assert not is_same(stack(1, 2), stack(1, 3), LOOSE_TOLERANCES)
 
 
 def test_multiples_are_the_same_stack():

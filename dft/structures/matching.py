@@ -18,7 +18,7 @@ TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
 
 #: Wider ones, for crystals that are about the same: those by which generative models are said to
 #: reconstruct crystals (Xie et al., CDVAE, ICLR 2022, arXiv:2110.06197).
-WIDER: dict[str, Any] = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
+LOOSE_TOLERANCES: dict[str, Any] = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
 
 
 class _Known:

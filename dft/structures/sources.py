@@ -47,7 +47,7 @@ class Prototype:
 
 #: Elements of structures that have none of their own: substitution replaces them and sets the
 #: volume.
-ANY = ("Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In")
+PLACEHOLDER_ELEMENTS = ("Bi", "Se", "Te", "Sb", "S", "Pb", "Sn", "In")
 
 #: Most atoms of a cell that is reduced to its primitive one: of more it takes ten seconds.
 MOST_REDUCED = 800
@@ -114,7 +114,9 @@ class RandomSource(_Source):
     count: int = Field(default=100, ge=1, description="Number of crystals.")
 
     def load(self, n_elements: int, max_sites: int, seed: int) -> Iterator[Prototype | Skipped]:
-        yield from random_crystals(list(ANY[:n_elements]), self.count, max_sites, seed)
+        yield from random_crystals(
+            list(PLACEHOLDER_ELEMENTS[:n_elements]), self.count, max_sites, seed
+        )
 
 
 class MaterialsProjectSource(_Source):
@@ -280,7 +282,7 @@ def decorations(
     for way in itertools.product(range(n_elements), repeat=count):
         # Elements in the order in which they first occur: one of each exchange.
         if list(dict.fromkeys(way)) == list(range(n_elements)):
-            species = [ANY[way[i]] for i in orbit]
+            species = [PLACEHOLDER_ELEMENTS[way[i]] for i in orbit]
             name = "".join(map(str, way))
             yield Prototype(
                 f"{prototype.id}~{name}",

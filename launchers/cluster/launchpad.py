@@ -61,7 +61,7 @@ WRITES = {
 }
 
 
-class Patient:
+class RetryingCollection:
     """A collection whose operations wait for a database that is away.
 
     pymongo repeats reads, and writes to a replica set, once; a run of hours must outlive a server
@@ -113,7 +113,7 @@ class Pad(LaunchPad):
         self.campaigns = self.db[CAMPAIGNS]
         if patience is not None:
             for name in (*FIREWORKS_COLLECTIONS, "campaigns"):
-                setattr(self, name, Patient(getattr(self, name), patience))
+                setattr(self, name, RetryingCollection(getattr(self, name), patience))
 
     @classmethod
     def from_folder(cls, folder: Path, patience: float) -> Pad:

@@ -29,7 +29,7 @@ from ccdcgan.launchers.cluster.launchpad import (
     PROGRESS,
     QUEUE_JOBS,
     Pad,
-    Patient,
+    RetryingCollection,
     now,
     this_hour,
 )
@@ -81,7 +81,7 @@ def work(folder: Path, idle: float) -> int:
         raise UserError(f"no JobStore in {folder.parent}: make it with ccdcgan cluster write")
     with address_in(f"uri in {folder.parent / JOBSTORE}"):
         store.connect()
-    store.docs_store._coll = Patient(store.docs_store._coll, patience())
+    store.docs_store._coll = RetryingCollection(store.docs_store._coll, patience())
     Spool().deliver(store.additional_stores)
     stopping = Event()
 
@@ -126,7 +126,7 @@ def _sign_in(pad: Pad, name: str) -> str | None:
     if job_id is not None:
         job_id = job_id.split(".")[0]
         values = {"state": "running", "host": socket.gethostname(), "started_at": now()}
-        Patient(pad.db[QUEUE_JOBS], patience()).update_one(
+        RetryingCollection(pad.db[QUEUE_JOBS], patience()).update_one(
             {"_id": job_id}, {"$set": {"class": name, **values}}, upsert=True
         )
     return job_id

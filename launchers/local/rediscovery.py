@@ -17,7 +17,7 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
-from ccdcgan.dft.structures.matching import TOLERANCES, WIDER, displacement, is_same
+from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, TOLERANCES, displacement, is_same
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
 from ccdcgan.dft.structures.validity import too_close
 from ccdcgan.launchers.local.finished import open_finished, read_suitable
@@ -142,8 +142,8 @@ def known(folder: Path, references: Path | None = None) -> Known:
             "same": f"within the matcher's tolerances: ltol {TOLERANCES['ltol']}, stol "
             f"{TOLERANCES['stol']}, angle {TOLERANCES['angle_tol']}°; both crystals relaxed",
             "similar": "marked with ≈: none is the same, but one, such as another stacking of the "
-            f"layers, is within ltol {WIDER['ltol']}, stol {WIDER['stol']}, angle "
-            f"{WIDER['angle_tol']}°",
+            f"layers, is within ltol {LOOSE_TOLERANCES['ltol']}, "
+            f"stol {LOOSE_TOLERANCES['stol']}, angle {LOOSE_TOLERANCES['angle_tol']}°",
             "database": "whether a crystal of the starting database is the same",
             "found": "round and sample of the first generated crystal that is the same, or of the "
             "lowest that is similar",
@@ -189,10 +189,11 @@ def _reference(
         similar = [
             c
             for c in generated
-            if is_same(structure, c[2], WIDER) or is_same(c[2], structure, WIDER)
+            if is_same(structure, c[2], LOOSE_TOLERANCES)
+            or is_same(c[2], structure, LOOSE_TOLERANCES)
         ]
         lowest = sorted(similar, key=lambda c: _difference(c[1], document))
-        reference.similar = _first(lowest, document, WIDER)
+        reference.similar = _first(lowest, document, LOOSE_TOLERANCES)
     if generated:
         reference.best_energy_difference = min(_difference(d, document) for _, d, _ in generated)
     return reference

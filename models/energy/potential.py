@@ -256,15 +256,15 @@ class _Kernels:
 
     Attributes
     ----------
-    likeness, steepness : arrays (atoms, k)
+    products, gradients : arrays (atoms, k)
         Scalar products of unit spectra, and slopes of the kernels with respect to those products,
         for spectra before they were normalised.
     spectra, references : arrays (elements, atoms or k, degrees · RADIAL · channels)
         Unit spectra by the element of their first channel.
     """
 
-    likeness: FloatArray
-    steepness: FloatArray
+    products: FloatArray
+    gradients: FloatArray
     spectra: FloatArray
     references: FloatArray
 
@@ -272,10 +272,10 @@ class _Kernels:
     def of(cls, near: Surroundings, some: NDArray[np.bool_], references: FloatArray) -> _Kernels:
         """Of some atoms of a geometry."""
         spectra, lengths = (values[some] for values in near.spectra())
-        likeness = spectra @ references.T
+        products = spectra @ references.T
         return cls(
-            likeness,
-            2.0 * likeness / lengths[:, None],
+            products,
+            2.0 * products / lengths[:, None],
             near.by_element(spectra),
             near.by_element(references),
         )
@@ -285,8 +285,8 @@ class _Kernels:
         # A spectrum that grows without turning leaves the kernel as it is.
         growing = np.einsum("ijaw,iw->ija", moved, self.spectra[element])
         out: FloatArray = np.tensordot(moved, self.references[element], (-1, -1))
-        out -= growing[..., None] * self.likeness[:, None, None]
-        out *= self.steepness[:, None, None]
+        out -= growing[..., None] * self.products[:, None, None]
+        out *= self.gradients[:, None, None]
         return out
 
 
@@ -341,7 +341,7 @@ class _Basis:
             own = here.kinds == kind
             kernels = _Kernels.of(near, own, self.references[kind])
             columns = slice(first := m + m * m * PAIR + kind * k, first + k)
-            out[0, columns] = (kernels.likeness**2).sum(0)
+            out[0, columns] = (kernels.products**2).sum(0)
             forces = np.zeros((n, 3, k))
             for other in there:
                 theirs = here.kinds == other
