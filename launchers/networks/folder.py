@@ -40,6 +40,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 
 
+#: Numbers of a trained stage by name, as they are in JSON: each kind of network has its own.
+Figures = dict[str, Any]
+
+
 class Stage(BaseModel):
     """A finished stage."""
 
@@ -48,7 +52,7 @@ class Stage(BaseModel):
     key: str = Field(description="Hash of all that the stage has seen.")
     data: str = Field(description="Hash of the crystals.")
     seed: int
-    figures: dict[str, Any] = Field(description="How well it does; energies in eV/atom.")
+    figures: Figures = Field(description="How well it does; energies in eV/atom.")
     files: dict[str, str] = Field(description="SHA-256 of each file.")
 
 
@@ -59,7 +63,7 @@ class Manifest(BaseModel):
 
     format: int = FORMAT
     ccdcgan: str = Field(description="Version of the package that wrote last.")
-    preset: dict[str, Any] = Field(description="All values of the preset.")
+    preset: dict[str, object] = Field(description="All values of the preset.")
     digest: str = Field(description="Hash of the preset.")
     system: list[str]
     properties: list[str] = Field([], description="What the constraint predicts.")

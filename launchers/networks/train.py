@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import keras
 from rich.table import Table
@@ -28,6 +27,7 @@ from ccdcgan.launchers.networks.data import (
 from ccdcgan.launchers.networks.folder import (
     MANIFEST,
     STAGES,
+    Figures,
     Manifest,
     ModelFolder,
     Stage,
@@ -139,45 +139,84 @@ def train(stage: str, path: Path, out: Path, options: Options, say: Say) -> Mani
     stages = list(STAGES) if stage == "all" else [stage]
     goals = [parse_goal(text) for text in options.goals]
     references = parse_references(options.references)
-    folder = ModelFolder.read(out) if (out / MANIFEST).exists() else None
-    preset = chosen_preset(options.preset or "quickstart")
+    folder = _begun(out, stages[0])
+    preset = _preset_of(folder, options.preset)
     elements = parse_system(options.system) if options.system else None
-    before = list(STAGES)[: list(STAGES).index(stages[0])]
-    if folder is None and before:
-        raise UserError(
-            f"{out} has no {before[0]} yet: run first: ccdcgan train {before[0]} DATA --out {out}"
-        )
-    if folder is not None:
-        if options.preset is None:
-            preset = folder.preset
-        elif preset.digest() != folder.preset.digest():
-            raise UserError(
-                f"{out} holds networks of the preset {_label(folder.preset)}, not "
-                f"{_label(preset)}: choose another --out"
-            )
-        if elements is not None:
-            elements = _same_system(folder, elements)
-        folder.files(before)
-    shipped = options.autoencoder or ("train" if stage == "autoencoder" else "shipped")
-    if shipped not in ("shipped", "train"):
-        raise UserError(f"unknown autoencoder {shipped!r}: shipped or train")
-    if preset.networks == "paper" and shipped == "shipped":
-        if options.autoencoder:
-            raise UserError("the paper's autoencoders are not shipped: give --autoencoder train")
-        shipped = "train"
-    names: list[str] | None = None
+    if folder is not None and elements is not None:
+        elements = _same_system(folder, elements)
+    shipped = _is_shipped(stage, preset, options.autoencoder)
+    names = None
     if stages != ["autoencoder"]:
-        wanted = [FORMATION_ENERGY, *options.properties, *(g.property for g in goals)]
-        names = list(dict.fromkeys(wanted))
-        if stage == "gan" and folder is not None:
-            known = folder.manifest.properties
-            with explained(out, {}):
-                check_goals(known, [Goal(name) for name in names])
-            names, goals = known, goals or folder.manifest.goals
+        names, goals = _learnt(stage, folder, options.properties, goals)
     data = prepared(path, elements, preset, names, references, say, options.energy)
     if folder is None:
         folder = ModelFolder.new(out, preset, data.elements)
     data.elements = _same_system(folder, data.elements)
+    _require_data(stage, stages, path, data, folder)
+    with folder.held():
+        run = _Run(folder, data, options.seed, shipped, say)
+        if names is not None:
+            folder.manifest.properties = names
+            folder.manifest.goals = goals or [Goal()]
+        for name in stages:
+            run(name)
+    return folder.manifest
+
+
+def _begun(out: Path, first: str) -> ModelFolder | None:
+    """The folder of networks, with all stages before the first one; None where it is new."""
+    before = list(STAGES)[: list(STAGES).index(first)]
+    if (out / MANIFEST).exists():
+        folder = ModelFolder.read(out)
+        folder.files(before)
+        return folder
+    if before:
+        raise UserError(
+            f"{out} has no {before[0]} yet: run first: ccdcgan train {before[0]} DATA --out {out}"
+        )
+    return None
+
+
+def _preset_of(folder: ModelFolder | None, name: str | None) -> Preset:
+    """The preset that is asked for, which is that of the folder."""
+    preset = chosen_preset(name or "quickstart")
+    if folder is None:
+        return preset
+    if name is not None and preset.digest() != folder.preset.digest():
+        raise UserError(
+            f"{folder.path} holds networks of the preset {_label(folder.preset)}, not "
+            f"{_label(preset)}: choose another --out"
+        )
+    return folder.preset
+
+
+def _is_shipped(stage: str, preset: Preset, wanted: str | None) -> bool:
+    """Whether the autoencoder is the shipped one."""
+    chosen = wanted or ("train" if stage == "autoencoder" else "shipped")
+    if chosen not in ("shipped", "train"):
+        raise UserError(f"unknown autoencoder {chosen!r}: shipped or train")
+    if preset.networks == "paper" and wanted == "shipped":
+        raise UserError("the paper's autoencoders are not shipped: give --autoencoder train")
+    return preset.networks != "paper" and chosen == "shipped"
+
+
+def _learnt(
+    stage: str, folder: ModelFolder | None, properties: Sequence[str], goals: list[Goal]
+) -> tuple[list[str], list[Goal]]:
+    """What the constraint learns, and what the generator is guided to."""
+    names = list(dict.fromkeys([FORMATION_ENERGY, *properties, *(g.property for g in goals)]))
+    if stage != "gan" or folder is None:
+        return names, goals
+    known = folder.manifest.properties
+    with explained(folder.path, {}):
+        check_goals(known, [Goal(name) for name in names])
+    return known, goals or folder.manifest.goals
+
+
+def _require_data(
+    stage: str, stages: Sequence[str], path: Path, data: Data, folder: ModelFolder
+) -> None:
+    """Refuse data that are too few, or not what the stage before has learnt from."""
     needed = max(SMALLEST[s] for s in stages)
     if len(data.rows) < needed:
         raise UserError(
@@ -186,17 +225,9 @@ def train(stage: str, path: Path, out: Path, options: Options, say: Say) -> Mani
         )
     if stage == "gan" and folder.manifest.stages["constraint"].data != data.digest():
         raise UserError(
-            f"{path} is not what the constraint in {out} has learnt from: give the same DATA and "
-            f"options, or run first: ccdcgan train constraint {path} --out {out}"
+            f"{path} is not what the constraint in {folder.path} has learnt from: give the same "
+            f"DATA and options, or run first: ccdcgan train constraint {path} --out {folder.path}"
         )
-    with folder.held():
-        run = _Run(folder, data, options.seed, shipped == "shipped", say)
-        if names is not None:
-            folder.manifest.properties = names
-            folder.manifest.goals = goals or [Goal()]
-        for name in stages:
-            run(name)
-    return folder.manifest
 
 
 def _label(preset: Preset) -> str:
@@ -229,11 +260,12 @@ class _Run:
         start, folder = monotonic(), self.folder
         before = list(STAGES)[: list(STAGES).index(stage)]
         files = folder.files(before)
-        seen: dict[str, Any] = {
+        data = self.data.digest()
+        seen: dict[str, object] = {
             "stage": stage,
             "preset": folder.manifest.digest,
             "seed": self.seed,
-            "data": self.data.digest(),
+            "data": data,
             "files": {name: digest(content) for name, content in files.items()},
         }
         if stage == "autoencoder":
@@ -254,14 +286,12 @@ class _Run:
         with explained(folder.path, files):
             made, figures = getattr(self, f"_{stage}")(files, log, checkpoint)
         figures["seconds"] = round(monotonic() - start, 1)
-        record = Stage(key=key, data=seen["data"], seed=self.seed, figures=figures, files={})
+        record = Stage(key=key, data=data, seed=self.seed, figures=figures, files={})
         folder.write(stage, made, record)
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
         progress.report(stage, 1, 1)
 
-    def _autoencoder(
-        self, files: Files, log: Path, checkpoint: Path
-    ) -> tuple[Files, dict[str, Any]]:
+    def _autoencoder(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, Figures]:
         made, figures = autoencoder_of(
             [r.structure for r in self.data.rows],
             self.data.elements,
@@ -272,9 +302,7 @@ class _Run:
         )
         return made, {"shipped": self.shipped, **figures}
 
-    def _constraint(
-        self, files: Files, log: Path, checkpoint: Path
-    ) -> tuple[Files, dict[str, Any]]:
+    def _constraint(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, Figures]:
         assert self.data.crystals is not None
         preset = self.folder.preset
         made, figures = train_constraints(
@@ -291,7 +319,7 @@ class _Run:
         del figures["history"]
         return made, {"crystals": len(self.data.rows), **figures}
 
-    def _gan(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, dict[str, Any]]:
+    def _gan(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, Figures]:
         made, figures = train_generator(
             self.folder.manifest.properties,
             self.folder.manifest.goals,
