@@ -17,7 +17,7 @@ from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.check import check
-from ccdcgan.launchers.check.cluster import inspect_worker
+from ccdcgan.launchers.check.workers import inspect_worker
 from ccdcgan.launchers.cluster.launchpad import connect, prepare
 from ccdcgan.launchers.cluster.settings import CLASSES, load_cluster
 from ccdcgan.workflows.campaign import Campaign
@@ -36,7 +36,7 @@ def place(database, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(VARIABLE, database.uri)
     # What cannot be reached is to be told at once.
     monkeypatch.setattr("ccdcgan.launchers.cluster.launchpad.SOON", 1000)
-    monkeypatch.setattr("ccdcgan.launchers.check.cluster.POLL", 0.5)
+    monkeypatch.setattr("ccdcgan.launchers.check.workers.POLL", 0.5)
     # Comparing candidates takes seconds, and is tested in test_outlook.py.
     monkeypatch.setattr("ccdcgan.launchers.check.outlook.COMPARED", 0)
     config = tmp_path / "cluster.yaml"

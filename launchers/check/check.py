@@ -122,7 +122,8 @@ def findings(
         return
     yield Finding("ok", f"{config}")
     yield tried(partial(_fireworks_settings, cluster))
-    from ccdcgan.launchers.check.cluster import cluster_findings, worker_findings
+    from ccdcgan.launchers.check.cluster import cluster_findings
+    from ccdcgan.launchers.check.workers import worker_findings
     from ccdcgan.launchers.cluster.queue import require_time
 
     parts = yield from cluster_findings(cluster)

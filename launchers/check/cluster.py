@@ -1,63 +1,36 @@
-"""What ``ccdcgan check`` tests of a cluster: databases, queues, and workers by jobs of theirs."""
+"""What ``ccdcgan check`` tests of a cluster from where it is: databases, folder and queues."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import platform
 import shutil
-import socket
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic, sleep, time
 from typing import Any
 from uuid import uuid4
 
-import jobflow
 import pymongo
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
-from jobflow import job
-from jobflow.managers.fireworks import flow_to_workflow
 from maggma.stores.gridfs import GridFSStore
 from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.check.check import engine_findings, folder_finding, versions
+from ccdcgan.launchers.check.check import folder_finding
 from ccdcgan.launchers.check.findings import Finding, tried
-from ccdcgan.launchers.cluster.files import adapter_settings, write_files
-from ccdcgan.launchers.cluster.launch import adapter_of, in_queue, last_words, submit_to_queue
+from ccdcgan.launchers.cluster.files import adapter_settings
+from ccdcgan.launchers.cluster.launch import in_queue
 from ccdcgan.launchers.cluster.launchpad import (
     MARK,
-    QUEUE_JOBS,
     SOON,
     Pad,
     connect,
     explain,
     indexes,
     ping,
-    prepare,
 )
-from ccdcgan.launchers.cluster.recovery import failures
 from ccdcgan.launchers.cluster.settings import Cluster, Database, Worker
-from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.storage.spool import DEADLINE
-from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
-
-#: Folders of a worker that every calculation writes to.
-FOLDERS = ("CCDCGAN_CALCULATIONS", "CCDCGAN_SPOOL")
-
-#: Seconds between two looks at the queue.
-POLL = 2.0
-
-#: Looks in a row at which a queue job is not in the queue, until it counts as gone.
-GONE = 2
-
-#: Seconds in which workers that have done their jobs leave the queue.
-LEAVING = 30.0
 
 #: A file of two pieces, as GridFS cuts them.
 BLOB = "check" * 60_000
@@ -119,7 +92,7 @@ def _database(database: Database, uses: Sequence[str]) -> Finding:
         raise UserError(f"the database does not give back what was written ({variable})")
     return Finding(
         "ok",
-        f"database {database.database!r} of {variable}, MongoDB {server['version']}, can be "
+        f"database {database.database!r} of {variable}, MongoDB {server}, can be "
         f"written: {', '.join(uses)}",
     )
 
@@ -127,8 +100,7 @@ def _database(database: Database, uses: Sequence[str]) -> Finding:
 def _gives_back(database: Database, blobs: bool) -> bool:
     """Write, read and delete a document, and a file, in a collection that is gone afterwards."""
     name = f"{MARK}_check_{uuid4().hex[:8]}"
-    options: dict[str, Any] = {"serverSelectionTimeoutMS": SOON}
-    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(database.uri, **options)
+    client = pymongo.MongoClient[Any](database.uri, serverSelectionTimeoutMS=SOON)
     with client, pymongo.timeout(DEADLINE):
         handle = client[database.database]
         try:
@@ -138,7 +110,10 @@ def _gives_back(database: Database, blobs: bool) -> bool:
             same &= handle[name].delete_one({"_id": name}).deleted_count == 1
             if blobs:
                 files = GridFSStore.from_uri(
-                    database.uri, name, database=database.database, mongoclient_kwargs=options
+                    database.uri,
+                    name,
+                    database=database.database,
+                    mongoclient_kwargs={"serverSelectionTimeoutMS": SOON},
                 )
                 files.connect()
                 files.update([{"key": name, "text": BLOB}], key="key")
@@ -192,7 +167,7 @@ def _indexes(pad: Pad, cluster: Cluster) -> Finding:
     return Finding("ok", f"indexes: all {len(wanted)}")
 
 
-def _fields(index: dict[str, Any]) -> tuple[str, ...]:
+def _fields(index: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple("-" * (direction == -1) + name for name, direction in index["key"])
 
 
@@ -210,271 +185,3 @@ def _queue(name: str, worker: Worker, root: Path) -> Finding:
     except UserError as error:
         raise UserError(f"{name} queue: {error}") from None
     return Finding("ok", f"{name} queue: {adapter.q_type} answers; {len(jobs)} jobs of yours there")
-
-
-@dataclass
-class _Sent:
-    """A job of ours on its way through a queue."""
-
-    name: str
-    uuid: str
-    fw_id: int
-    adapter: CommonAdapter
-    folder: Path
-    job_id: str
-    at: float = field(default_factory=time)
-    gone: int = 0
-    over: bool = False
-
-
-def worker_findings(
-    cluster: Cluster, campaign: Campaign, parts: Parts, timeout: float
-) -> Iterator[Finding]:
-    """Send a job through each worker class and tell what it finds where it runs.
-
-    Parameters
-    ----------
-    parts
-        What `cluster_findings` has found.
-    timeout
-        Seconds to wait for all of them.
-    """
-    pad = parts.pad
-    if pad is None or parts.obstacle:
-        yield Finding("note", f"workers: not tested: {parts.obstacle}")
-        return
-    run = f"check-{uuid4().hex[:8]}"
-    home = cluster.root / "launches" / run
-    sent: list[_Sent] = []
-    good = True
-    try:
-        prepare(pad, cluster)
-        # They end with their one job, and leave those of others alone.
-        workers = {n: w.model_copy(update={"idle": 0.0}) for n, w in cluster.workers.items()}
-        write_files(cluster.model_copy(update={"workers": workers}), home / "config", run)
-        for name in cluster.workers:
-            if name not in parts.queues:
-                yield Finding("note", f"{name} worker: not tested: its queue does not answer")
-                continue
-            try:
-                sent.append(_send(pad, campaign, name, run, home))
-            except UserError as error:
-                good = False
-                yield Finding("missing", f"{name} worker: {error}")
-        if sent:
-            numbers = ", ".join(f"{one.job_id} ({one.name})" for one in sent)
-            yield Finding(
-                "ok", f"queue jobs {numbers} are submitted; waiting up to {timeout:g} s for them"
-            )
-        for found in _answers(pad, cluster, sent, timeout):
-            good &= found.state != "missing"
-            yield found
-    except BaseException:
-        good = False
-        raise
-    finally:
-        _clean_up(pad, cluster, run, sent, home, good)
-
-
-def _send(pad: Pad, campaign: Campaign, name: str, run: str, home: Path) -> _Sent:
-    made = inspect_worker(name, campaign.model_dump(mode="json"))
-    made.config = worker_class(name)
-    made.update_metadata({"campaign": run, "stage": "check"})
-    workflow = flow_to_workflow(made, metadata={"campaign": run})
-    pad.add_wf(workflow)
-    folder = home / name
-    folder.mkdir()
-    adapter = adapter_of(home / "config" / name)
-    job_id = submit_to_queue(adapter, folder)
-    return _Sent(name, made.uuid, min(workflow.id_fw), adapter, folder, job_id)
-
-
-def _answers(
-    pad: Pad, cluster: Cluster, sent: Sequence[_Sent], timeout: float
-) -> Iterator[Finding]:
-    end = monotonic() + timeout
-    waiting = list(sent)
-    while waiting:
-        late = monotonic() >= end
-        # First the queue: what a worker did before it left is in the database then.
-        queues = _queue_lines(waiting)
-        query = {"fw_id": {"$in": [one.fw_id for one in waiting]}}
-        found = pad.fireworks.find(query, {"fw_id": 1, "state": 1})
-        states = {firework["fw_id"]: firework["state"] for firework in found}
-        for one in list(waiting):
-            findings = list(_answer(pad, cluster, one, states.get(one.fw_id), queues))
-            if late and not findings:
-                said = queues.get(one.job_id, "nothing of it")
-                findings.append(
-                    Finding(
-                        "missing",
-                        f"{one.name} worker: no answer within {timeout:g} s; of queue job "
-                        f"{one.job_id}, which was not cancelled, the queue says: {said}; "
-                        f"{last_words(one.folder)}",
-                    )
-                )
-            if findings:
-                yield from findings
-                waiting.remove(one)
-        if waiting:
-            sleep(POLL)
-
-
-def _queue_lines(sent: Sequence[_Sent]) -> dict[str, str]:
-    """What the queues say of jobs; of a queue that does not answer, just that."""
-    lines: dict[str, str] = {}
-    by_type = {one.adapter.q_type: one.adapter for one in sent}
-    for kind, adapter in by_type.items():
-        try:
-            lines |= in_queue(adapter)
-        except UserError as error:
-            lines |= {one.job_id: str(error) for one in sent if one.adapter.q_type == kind}
-    return lines
-
-
-def _answer(
-    pad: Pad, cluster: Cluster, one: _Sent, state: str | None, queues: dict[str, str]
-) -> Iterator[Finding]:
-    """What is known of a job that is over; nothing of one that is not."""
-    if state == "COMPLETED":
-        one.over = True
-        yield from _report(cluster, one)
-    elif state == "FIZZLED":
-        one.over = True
-        for failure in failures(pad, {"fw_id": one.fw_id}):
-            yield Finding(
-                "missing",
-                f"{one.name} worker on {failure.host}: its job failed: {failure.reason} "
-                f"({failure.folder})",
-            )
-    elif state == "READY":
-        # A queue may need a moment to list a job.
-        one.gone = 0 if one.job_id in queues else one.gone + 1
-        if one.gone >= GONE:
-            yield Finding(
-                "missing",
-                f"{one.name} worker: queue job {one.job_id} ended before it took its job: "
-                f"{last_words(one.folder)}",
-            )
-
-
-def _report(cluster: Cluster, one: _Sent) -> Iterator[Finding]:
-    with _documents(cluster) as documents:
-        found = documents.query_one({"uuid": one.uuid}, ["output"])
-    if found is None:
-        yield Finding("missing", f"{one.name} worker: its output is not among the documents")
-        return
-    seen = found["output"]
-    where = f"{one.name} worker on {seen['host']}"
-    findings = [Finding(**f) for f in seen["findings"]]
-    parts = [
-        f"began after {max(0.0, seen['began'] - one.at):.0f} s",
-        f"{seen['cpus']} CPUs",
-        f"{seen['free_gb']:.0f} GB free",
-        f"Python {seen['python']}",
-        *(f.text for f in findings if f.state == "ok"),
-    ]
-    yield Finding("ok", f"{where}: {', '.join(parts)}")
-    for finding in findings:
-        if finding.state != "ok":
-            yield Finding(finding.state, f"{where}: {finding.text}")
-    here = versions()
-    others = [
-        f"{name} {seen['versions'].get(name, 'none')} (here {here.get(name, 'none')})"
-        for name in sorted({*here, *seen["versions"]})
-        if here.get(name) != seen["versions"].get(name)
-    ]
-    if others:
-        yield Finding("note", f"{where}: other versions than here: {', '.join(others)}")
-
-
-@contextlib.contextmanager
-def _documents(cluster: Cluster) -> Iterator[Any]:
-    store = cluster.store_of("documents")
-    store.connect()
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _clean_up(
-    pad: Pad, cluster: Cluster, run: str, sent: Sequence[_Sent], home: Path, good: bool
-) -> None:
-    """Remove what the jobs have left, but for what tells why one has failed."""
-    with contextlib.suppress(PyMongoError), contextlib.redirect_stdout(io.StringIO()):
-        for workflow in pad.workflows.find({"metadata.campaign": run}, {"nodes": 1}):
-            pad.delete_wf(workflow["nodes"][0])
-        pad.db[QUEUE_JOBS].delete_many({"_id": {"$in": [one.job_id for one in sent]}})
-        with _documents(cluster) as documents:
-            documents.remove_docs({"uuid": {"$in": [one.uuid for one in sent]}})
-    end = monotonic() + LEAVING
-    while still := [one for one in sent if one.job_id in _queue_lines([one])]:
-        if monotonic() > end or not any(one.over for one in still):
-            break
-        sleep(POLL)
-    if good and not still:
-        shutil.rmtree(home, ignore_errors=True)
-    elif not still:
-        # The address of the database is in there.
-        shutil.rmtree(home / "config", ignore_errors=True)
-
-
-@job
-def inspect_worker(worker: str, campaign: dict[str, Any]) -> dict[str, Any]:
-    """Tell what a worker has where it runs.
-
-    Parameters
-    ----------
-    worker
-        Its class.
-    campaign
-        What it is to be fit for.
-    """
-    began = time()
-    folder = Path(os.environ[FOLDERS[0]]).parent
-    return {
-        "host": socket.gethostname(),
-        "began": began,
-        "python": platform.python_version(),
-        "versions": versions(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "free_gb": shutil.disk_usage(folder).free / 1e9,
-        "findings": [asdict(f) for f in _of_worker(worker, Campaign.model_validate(campaign))],
-    }
-
-
-def _of_worker(worker: str, campaign: Campaign) -> Iterator[Finding]:
-    for variable in FOLDERS:
-        found = tried(partial(folder_finding, Path(os.environ[variable])))
-        if found.state != "ok":
-            yield found
-    store: Any = jobflow.CURRENT_JOB.store
-    for name, key in ((RESULTS, "key"), (DATA, "key"), (PHASES, "uid")):
-        try:
-            store.additional_stores[name].query_one({key: "none"}, [key])
-        except PyMongoError as error:
-            yield Finding("missing", f"store {name}: {explain(error)}")
-    if worker == "gpu":
-        yield tried(_accelerators)
-    if worker == "dft":
-        yield from engine_findings(campaign)
-
-
-def _accelerators() -> Finding:
-    """What the networks would be trained on."""
-    if os.environ.get("KERAS_BACKEND") == "jax":
-        import jax
-
-        names = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
-    else:
-        try:
-            import tensorflow as tf
-        except ImportError:
-            raise UserError("no TensorFlow: pip install 'ccdcgan[gpu]'") from None
-        devices = [d for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
-        details = tf.config.experimental.get_device_details
-        names = [details(d).get("device_name", d.name) for d in devices]
-    if not names:
-        return Finding("note", "no accelerator: training will take long")
-    return Finding("ok", f"accelerators: {', '.join(names)}")
