@@ -40,6 +40,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, database_of, open_pad, prepare
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline, status_of
+from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.launchers.cluster.worker import ProgressWriter
 from ccdcgan.workflows import progress, relax
 from ccdcgan.workflows.campaign import Campaign
@@ -176,9 +177,9 @@ def measure(arguments: argparse.Namespace, cluster: Cluster, folder: Path) -> di
     with timed(figures, "splitting_s"):
         take("dft", 1)
     figures["waiting_jobs"] = pad.fireworks.count_documents({"spec.campaign": run})
-    document = pad.db[CAMPAIGNS].find_one({"_id": run})
+    submission = Submission.model_validate(pad.db[CAMPAIGNS].find_one({"_id": run}))
     with timed(figures, "status_s"):
-        status_of(pad, cluster, document)
+        status_of(pad, cluster, submission)
     plan = pad.db.command(
         "explain", {"aggregate": "fireworks", "pipeline": counts_pipeline(run), "cursor": {}}
     )
@@ -195,7 +196,7 @@ def measure(arguments: argparse.Namespace, cluster: Cluster, folder: Path) -> di
         figures["running_ms_per_structure"] + 1000 * preparing / arguments.structures, 2
     )
     with timed(figures, "status_afterwards_s"):
-        status_of(pad, cluster, document)
+        status_of(pad, cluster, submission)
     figures["yardstick_ms_per_document"] = yardstick(pad, min(done, 1000))
     figures["memory_gb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
     return figures

@@ -330,14 +330,11 @@ def test_unknown_errors_are_not_hidden():
 
 
 def test_recorded_phases_are_plain_json(tmp_path):
-    from ccdcgan.launchers.local.run import write_results
+    from outcomes import outcome_of
 
-    level = Campaign().relaxation.engine.level_of_theory().model_dump()
-    outcome = {
-        "summary": {"system": ["Bi", "Se"], "rounds": [], "level_of_theory": level},
-        "phases": [],
-        "curves": [],
-    }
+    from ccdcgan.launchers.results.outcome import write_results
+
+    outcome = outcome_of(Campaign().relaxation.engine.level_of_theory())
     write_results(outcome, tmp_path)
     with gzip.open(tmp_path / "phases.json.gz") as stream:
         assert json.load(stream) == []

@@ -11,11 +11,11 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.frames import Frame
-from ccdcgan.launchers.local.run import write_results
 from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.conclude import conclude
-from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Origin, Outcome, RelaxationDocument
 from ccdcgan.workflows.learn import frames_of
 from ccdcgan.workflows.storage.stores import RESULTS
 
@@ -77,7 +77,7 @@ def concluded(tmp_path):
             CAMPAIGN.model_dump(mode="json"),
         )
         run_locally(end, store=store, log=False, root_dir=tmp_path, raise_immediately=True)
-        write_results(store.get_output(end.uuid, load=True), tmp_path)
+        write_results(Outcome.model_validate(store.get_output(end.uuid, load=True)), tmp_path)
         return json.loads((tmp_path / "summary.json").read_text())
 
     return run

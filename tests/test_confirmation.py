@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from outcomes import outcome_of
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Lattice, Structure
 
@@ -23,7 +23,7 @@ from ccdcgan.workflows.confirm import (
     to_confirm,
     without_hull,
 )
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Confirmed, Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 
 OWN = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -152,10 +152,8 @@ def test_what_was_confirmed_is_told_without_a_hull(campaign: Campaign, tmp_path:
     assert found["new"].after.label == "no hull" and found["new"].displacement is not None
     assert found["new"].before.e_above_hull is not None
     assert found["se"].after.label == "not converged"
-    plain = [c.model_dump(mode="json") for c in crystals]
-    summary = {"system": ["Bi", "Se"], "rounds": [], "level_of_theory": OWN.model_dump()}
     path = tmp_path / "report.html"
-    write_report(path, summary, [], [], {"crystals": plain, "problem": "no Se"})
+    write_report(path, outcome_of(OWN, confirmed=Confirmed(crystals=crystals, problem="no Se")))
     text = path.read_text()
     assert "No hull at the other level: no Se" in text and "no hull</td>" in text
 
@@ -183,22 +181,16 @@ def test_the_report_shows_both_levels(campaign: Campaign, tmp_path: Path) -> Non
     own, other = documents(OWN), documents(OTHER)
     phases = Knowledge(campaign, own, entries(own)).phases
     crystals = confirmations(phases, entries(other), other, campaign)
-    summary: dict[str, Any] = {"system": ["Bi", "Se"], "level_of_theory": OWN.model_dump()}
-    plain = [p.model_dump(mode="json") for p in phases]
-    confirmed = {
-        "crystals": [c.model_dump(mode="json") for c in crystals],
-        "agreement": agreement(crystals).model_dump(mode="json"),
-        "problem": None,
-    }
+    confirmed = Confirmed(crystals=crystals, agreement=agreement(crystals))
     path = tmp_path / "report.html"
-    write_report(path, summary, plain, [], confirmed)
+    write_report(path, outcome_of(OWN, phases, confirmed=confirmed))
     page = path.read_text().split("<script", 1)[0]
     section = page.split('id="h-confirmed"')[1].split("</section>")[0]
     assert section.count("<tr>") == 1 + len(KNOWN)
     assert "hull</sub>, Own" in section and "hull</sub>, Other" in section
     assert "of 4 compounds the same label" in section
     assert "VASP said no &lt;b&gt;" in section
-    write_report(path, summary, plain, [], {"crystals": [], "problem": "no Se <i>"})
+    write_report(path, outcome_of(OWN, phases, confirmed=Confirmed(problem="no Se <i>")))
     assert "no Se &lt;i&gt;" in path.read_text()
-    write_report(path, summary, plain, [])
+    write_report(path, outcome_of(OWN, phases))
     assert "h-confirmed" not in path.read_text()

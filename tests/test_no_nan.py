@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from outcomes import outcome_of
 from test_results import EVERY
 from test_trust import SECOND, cell, palladium
 
@@ -21,12 +22,12 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.local.run import write_results
 from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.export import export
+from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.query import Results
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry, RelaxationDocument
+from ccdcgan.workflows.documents import Entry, Outcome, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS, Relaxations
 
@@ -179,15 +180,14 @@ def test_published_phases_without_a_sound_energy_are_not_shown(
 
 
 def test_the_files_of_a_campaign_are_strict_json(tmp_path: Path) -> None:
-    outcome = {
-        "summary": {"system": ["Bi", "Se"], "figure": math.nan, "level_of_theory": {}},
-        "phases": [{**p, "extra": math.inf} for p in EVERY[:4]],
-        "curves": [
-            {"title": "t", "x_label": "x", "y_label": "y", "x": [1.0], "series": {"a": [math.nan]}}
-        ],
-        "confirmed": {"crystals": [], "problem": None},
-    }
-    write_results(outcome, tmp_path)
-    assert strict((tmp_path / "summary.json").read_bytes())["figure"] is None
+    bad = {"e_above_hull": math.nan, "formation_energy_per_atom": math.inf}
+    curve = {"title": "t", "x_label": "x", "y_label": "y", "x": [1.0], "series": {"a": [math.nan]}}
+    stored = outcome_of(EVERY[0]["level_of_theory"]).model_dump(mode="json")
+    stored |= {"phases": [{**p, **bad} for p in EVERY[:4]], "curves": [curve]}
+    stored["summary"]["constraint"]["r2"] = math.nan
+    write_results(Outcome.model_validate(stored), tmp_path)
+    assert strict((tmp_path / "summary.json").read_bytes())["constraint"]["r2"] is None
     phases = strict(gzip.decompress((tmp_path / "phases.json.gz").read_bytes()))
-    assert [p["extra"] for p in phases] == [None] * 4
+    assert [(p["e_above_hull"], p["formation_energy_per_atom"]) for p in phases] == [
+        (None, None)
+    ] * 4

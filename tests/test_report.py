@@ -13,9 +13,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.launchers.report.write import write_report
+from ccdcgan.workflows.documents import Outcome
 from ccdcgan.workflows.failures import FailedStructure
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!--"
+LEVEL = {"engine": "SevenNet-0", "package": "sevenn", "checkpoint": "7net-0", "scale": "PBE"}
 LABELS = ((0.1, "stable"), (0.15, "metastable"), (float("inf"), "unstable"))
 
 
@@ -60,7 +62,7 @@ def phase(
         "converged": above is not None,
         "distinct": kind == "generated",
         "origin": {"kind": kind, "id": f"{kind}-id", "round": 1 if kind == "generated" else None},
-        "level_of_theory": {"engine": "SevenNet-0"},
+        "level_of_theory": LEVEL,
     }
     return {**record, **changes}
 
@@ -95,8 +97,9 @@ def a_summary(system: tuple[str, ...] = ("Bi", "Se")) -> dict[str, Any]:
     counts = {**numbers, "distinct_metastable": 9, "distinct_stable": 0}
     return {
         "system": list(system),
-        "level_of_theory": {"engine": "SevenNet-0", "model": "7net-0", "force_tolerance": 0.02},
+        "level_of_theory": LEVEL,
         "seed": 0,
+        "thresholds": {"stable": 0.1, "metastable": 0.15},
         "database": {
             "candidates": 1480,
             "relaxed": 1480,
@@ -146,6 +149,12 @@ def failures(number: int = 3) -> list[FailedStructure]:
     ]
 
 
+def outcome(
+    summary: dict[str, Any], phases: list[dict[str, Any]], curves: Any = (), failed: Any = ()
+) -> Outcome:
+    return Outcome(summary=summary, phases=phases, curves=list(curves), failed=list(failed))
+
+
 def page_of(
     folder: Path,
     summary: dict[str, Any],
@@ -154,7 +163,7 @@ def page_of(
     failed: Any = (),
 ) -> tuple[str, dict[str, Any]]:
     path = folder / "report.html"
-    write_report(path, summary, phases, list(curves), None, failed)
+    write_report(path, outcome(summary, phases, curves, failed))
     source = path.read_text()
     found = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', source, re.DOTALL)
     assert found
@@ -227,11 +236,23 @@ def test_a_learnt_potential_has_its_errors_in_the_headline(tmp_path: Path) -> No
 
 
 def test_what_was_not_computed_is_a_dash(tmp_path: Path) -> None:
-    nothing = {"system": ["Bi", "Se"], "constraint": {"mae_ev_per_atom": None, "r2": float("nan")}}
-    page, _ = page_of(tmp_path, {**nothing, "autoencoder": None, "rounds": [{"sampled": None}]}, [])
+    nothing = {"constraint": {"mae_ev_per_atom": None, "r2": float("nan")}, "autoencoder": {}}
+    bad = phase(rocksalt("Bi", "Se"), float("nan"), None, "generated")
+    page, _ = page_of(tmp_path, {**a_summary(), **nothing}, [bad])
     assert "R² –" in page
+    assert "1 structure has no formation energy" in page
     assert "None" not in page
     assert "nan" not in page
+
+
+def test_what_the_first_version_has_stored_is_shown(tmp_path: Path) -> None:
+    """Its documents lack all that has come since; the Summary had no failures and no warnings."""
+    old = {"summary": a_summary(), "phases": bismuth_selenide(), "curves": some_curves()}
+    assert not {"failures", "warnings", "potential", "schema_version"} & set(old["summary"])
+    write_report(tmp_path / "report.html", Outcome.model_validate(old))
+    page = (tmp_path / "report.html").read_text().split("<script", 1)[0]
+    assert "2 new low-energy Bi–Se crystals" in page
+    assert "h-failed" not in page and "h-confirmed" not in page
 
 
 def test_stackings_are_counted_where_there_are_any(tmp_path: Path) -> None:
@@ -277,10 +298,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("report")
     write_report(
         folder / "report.html",
-        a_summary(),
-        bismuth_selenide(),
-        some_curves(),
-        failures=failures(),
+        outcome(a_summary(), bismuth_selenide(), some_curves(), failures()),
     )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium

@@ -20,6 +20,7 @@ import toy_jobs
 from fireworks import Firework, ScriptTask, Workflow
 from jobflow.managers.fireworks import flow_to_workflow
 from monty.json import MontyDecoder
+from outcomes import outcome_of
 from pydantic import ValidationError
 from rich.table import Table
 from rich.text import Text
@@ -32,11 +33,11 @@ from ccdcgan.launchers.cli.app import explain
 from ccdcgan.launchers.cli.terminal import Console
 from ccdcgan.launchers.cluster.launch import launch
 from ccdcgan.launchers.cluster.trusted import UntrustedError, objection, restrict
-from ccdcgan.launchers.local.run import write_results
 from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.export import export
+from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.tables import csv_text
-from ccdcgan.workflows.documents import RelaxationDocument
+from ccdcgan.workflows.documents import Outcome, RelaxationDocument
 from ccdcgan.workflows.storage.stores import PHASES
 
 #: A module that says when it is imported.
@@ -301,7 +302,6 @@ ODD = [
     "..",
     "a\x00b",
     "structures/001_Bi2Se3.cif",
-    7,
 ]
 
 
@@ -310,20 +310,15 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in found if p.is_file()}
 
 
-def outcome_of(phases: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {
-        "summary": {"system": ["Bi", "Se"], "level_of_theory": phases[0]["level_of_theory"]},
-        "phases": phases,
-        "curves": [],
-        "confirmed": {"crystals": [], "problem": None},
-        **more,
-    }
+def stored_outcome(phases: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Results of a campaign as they are in a database."""
+    plain = outcome_of(EVERY[3]["level_of_theory"]).model_dump(mode="json")
+    return {**plain, "phases": phases, **more}
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_names_of_files_are_made_from_rank_and_formula(tmp_path: Path, name: Any) -> None:
-    if isinstance(name, str):
-        name = name.replace("{folder}", str(tmp_path).strip("/"))
+def test_names_of_files_are_made_from_rank_and_formula(tmp_path: Path, name: str) -> None:
+    name = name.replace("{folder}", str(tmp_path).strip("/"))
     phases = copy.deepcopy([EVERY[4], EVERY[3], EVERY[0], EVERY[5]])
     phases[2]["file"] = None
     for phase, formula in zip(phases, ("Bi2Se3", "../x\x1b/y", "Bi", "Li3Fe2(PO4)3"), strict=True):
@@ -332,7 +327,7 @@ def test_names_of_files_are_made_from_rank_and_formula(tmp_path: Path, name: Any
         phase["file"] = name
     folder = tmp_path / "results"
     folder.mkdir()
-    write_results(outcome_of(phases), folder)
+    write_results(Outcome.model_validate(stored_outcome(phases)), folder)
     assert {p.name for p in tmp_path.iterdir()} == {"results"}
     named = {
         "structures/001____x__y.cif",
@@ -340,7 +335,8 @@ def test_names_of_files_are_made_from_rank_and_formula(tmp_path: Path, name: Any
         "structures/003_Li3Fe2(PO4)3.cif",
     }
     assert {n for n in tree(folder) if n.endswith(".cif")} == named
-    assert {p["file"] for p in phases} == {*named, None}
+    written = json.loads(gzip.decompress((folder / "phases.json.gz").read_bytes()))
+    assert {p["file"] for p in written} == {*named, None}
 
 
 def test_a_folder_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
@@ -352,7 +348,7 @@ def test_a_folder_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     (other / "kept").write_text("x")
     (folder / "structures").symlink_to(other)
     with pytest.raises(OSError, match="structures"):
-        write_results(outcome_of(phases), folder)
+        write_results(Outcome.model_validate(stored_outcome(phases)), folder)
     assert tree(other) == {"kept": b"x"}
 
 
@@ -376,7 +372,7 @@ def test_fetch_runs_nothing_and_writes_nowhere_else(here: Here, fetched: Any, ma
     phase = copy.deepcopy({k: v for k, v in EVERY[3].items() if k != "campaign"})
     phase |= {"file": "../outside.cif", "formula": "../../outside"}
     reference = {"@module": "jobflow.core.reference", "@class": "OutputReference", "uuid": "x"}
-    code, said = fetched(outcome_of([phase], curves=[], more=[evil, {**reference, "x": evil}]))
+    code, said = fetched(stored_outcome([phase], more=[evil, {**reference, "x": evil}]))
     assert code == 0, said
     new = set(tree(here.folder)) - before
     assert all(name.startswith("results/") for name in new)
@@ -386,7 +382,7 @@ def test_fetch_runs_nothing_and_writes_nowhere_else(here: Here, fetched: Any, ma
         bad = copy.deepcopy(phase)
         target = bad["structure"]["sites"][0] if place == "sites" else bad["structure"]
         target["properties"] = {"magmom": evil}
-        code, said = fetched(outcome_of([bad]))
+        code, said = fetched(stored_outcome([bad]))
         assert code == 2
         assert len(said.strip().splitlines()) == 1
     assert not marker.exists()
@@ -394,7 +390,10 @@ def test_fetch_runs_nothing_and_writes_nowhere_else(here: Here, fetched: Any, ma
 
 @pytest.mark.parametrize(
     "outcome",
-    [None, 7, [], {}, {"phases": None}, {"phases": [3]}, {"phases": [{"file": "x"}]}],
+    [
+        *(None, 7, [], {}, {"phases": None}, {"phases": [3]}, {"phases": [{"file": "x"}]}),
+        *(stored_outcome([EVERY[3] | bad]) for bad in ({"file": 7}, {"converged": "x"})),
+    ],
 )
 def test_results_that_are_damaged_get_one_line(here: Here, fetched: Any, outcome: Any) -> None:
     code, said = fetched(outcome)

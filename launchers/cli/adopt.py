@@ -13,13 +13,11 @@ import typer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
-from ccdcgan.launchers.cli.terminal import Console, progress_bars
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars
 
 if TYPE_CHECKING:
     from ccdcgan.workflows.campaign import Campaign
     from ccdcgan.workflows.storage.stores import Relaxations
-
-console = Console(stderr=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -98,7 +96,7 @@ def adopt(
 
 def _campaign(workdir: Path, config: Path | None, text: str | None) -> Campaign:
     from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE
-    from ccdcgan.workflows.campaign import load_campaign, parse_campaign
+    from ccdcgan.workflows.campaign import load_campaign
 
     if text is not None and (Path(text).suffix in {".yaml", ".yml"} or Path(text).is_file()):
         return load_campaign(Path(text))
@@ -113,7 +111,7 @@ def _campaign(workdir: Path, config: Path | None, text: str | None) -> Campaign:
     from ccdcgan.launchers.cluster.submit import find_campaign
 
     _, pad = open_pad(config)
-    return parse_campaign(find_campaign(pad, text)["settings"], text)
+    return find_campaign(pad, text).campaign()
 
 
 @contextlib.contextmanager

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import sqlite3
 import sys
 import warnings
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli import adopt, cluster, failures, migrate, results
+from ccdcgan.launchers.cli import adopt, cluster, failures, migrate, networks, results
 from ccdcgan.launchers.cli.cluster import Reuse
-from ccdcgan.launchers.cli.terminal import Console, progress_bars
+from ccdcgan.launchers.cli.errors import explain
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, tell
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.local.evaluate import Evaluation
+    from ccdcgan.launchers.local.rediscovery import Known
+    from ccdcgan.workflows.campaign import Campaign
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Inverse design of crystals with constrained generative adversarial networks.",
 )
-console = Console(stderr=True)
 
 PRESETS = ("quickstart", "workstation", "paper")
 
@@ -60,7 +63,7 @@ def run(
     reuse: Reuse = None,
 ) -> None:
     """Run a campaign on this machine; the same command goes on after an interruption."""
-    from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+    from ccdcgan.workflows.campaign import load_campaign, parse_campaign
 
     settings = load_campaign(campaign) if campaign else default_campaign()
     if seed is not None:
@@ -72,7 +75,6 @@ def run(
             part for part in without.split(",") if part.strip()
         ]
         settings = parse_campaign(data, "--without")
-    assert isinstance(settings, Campaign)
     system = "–".join(settings.elements)
     title = Text.assemble((system, "bold"), f", seed {settings.seed}, in {workdir}")
     console.print(title, soft_wrap=True)
@@ -81,7 +83,9 @@ def run(
 
     with progress_bars(console):
         outcome = run_campaign(settings, workdir, reuse or (), _say)
-    _print_outcome(outcome, workdir)
+    from ccdcgan.launchers.cli.outcome import print_outcome
+
+    print_outcome(outcome, workdir)
 
 
 @app.command()
@@ -117,7 +121,7 @@ def check(
     problems = 0
     for finding in findings(settings, workdir, config, timeout if submit else None):
         problems += finding.state == "missing"
-        _tell_of(finding.state, colours[finding.state], f" {finding.text}")
+        tell(finding.state, colours[finding.state], f" {finding.text}")
     if problems:
         sys.exit(2)
 
@@ -144,86 +148,7 @@ def init(
     console.print(text, soft_wrap=True)
 
 
-@app.command()
-def train(
-    stage: Annotated[str, typer.Argument(help="autoencoder, constraint, gan or all.")],
-    data: Annotated[
-        Path,
-        typer.Argument(
-            help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the networks.")],
-    preset: Annotated[
-        str | None, typer.Option(help="quickstart, default, paper or a YAML file. [quickstart]")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="As in Bi-Se; default: the data's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**24 - 1)] = 0,
-    property_: Annotated[
-        list[str] | None,
-        typer.Option("--property", help="Learn this number of the data too; may be repeated."),
-    ] = None,
-    goal: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME:minimise, :maximise or :near=VALUE, then :WEIGHT; may be repeated. "
-            "[formation_energy_per_atom:minimise:1]"
-        ),
-    ] = None,
-    references: Annotated[
-        str | None, typer.Option(help="Energies of the elements (eV/atom), as Bi=-3.86,Se=-3.474.")
-    ] = None,
-    autoencoder: Annotated[
-        str | None,
-        typer.Option(help="shipped or train. [shipped in 'all', train in 'autoencoder']"),
-    ] = None,
-    energy: Annotated[
-        str | None,
-        typer.Option(
-            help="Number of the data that is the energy, eV of all atoms. [a known name, as energy]"
-        ),
-    ] = None,
-    energy_per_atom: Annotated[
-        bool, typer.Option("--energy-per-atom", help="The number of --energy is in eV/atom.")
-    ] = False,
-) -> None:
-    """Train networks on a file of crystals; a killed training goes on where it was."""
-    from ccdcgan.launchers.networks.data import EnergyKey
-    from ccdcgan.launchers.networks.train import Options, figures_table, train
-
-    if energy_per_atom and energy is None:
-        raise UserError("--energy-per-atom says what the number of --energy is: name that, too")
-    key = EnergyKey(energy, energy_per_atom) if energy is not None else None
-    options = Options(
-        preset, system, seed, property_ or (), goal or (), references, autoencoder, key
-    )
-    with progress_bars(console):
-        manifest = train(stage, data, out, options, _say)
-    Console().print(figures_table(manifest))
-
-
-@app.command()
-def sample(
-    models: Annotated[Path, typer.Argument(help="Folder of ccdcgan train.")],
-    out: Annotated[Path, typer.Option(help="File .extxyz, .zip (CIF and CSV) or .json.")],
-    count: Annotated[int, typer.Option(min=1, help="Crystals to draw.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    composition: Annotated[
-        str | None, typer.Option(help="Formulas to draw in all cell sizes, as Bi2Se3,BiSe.")
-    ] = None,
-    atoms: Annotated[
-        int | None, typer.Option(min=1, help="Most atoms in a cell of --composition.")
-    ] = None,
-    valid: Annotated[
-        bool, typer.Option("--valid/--all", help="Only sensible distances and volumes, or all.")
-    ] = True,
-) -> None:
-    """Draw crystals from trained networks, with their predicted properties."""
-    from ccdcgan.launchers.networks.sample import sample
-
-    with progress_bars(console):
-        funnel = sample(models, count, seed, out, composition, atoms, valid)
-    typer.echo(", ".join(f"{number} {what}" for what, number in funnel.items()))
+networks.register(app)
 
 
 @app.command()
@@ -259,11 +184,11 @@ def evaluate(
             limit=limit,
             against="all" if against == "all" else "database",
         )
-    _tell(found.model_dump(mode="json"), table_of(found), out, reasons_of(found))
+    _tell(found, table_of(found), out, reasons_of(found))
     for line in names_of(found) if verbose else []:
         Console().print(line, soft_wrap=True)
     for line in notes_of(found):
-        _tell_of("note", "yellow", line)
+        tell("note", "yellow", line)
 
 
 @app.command()
@@ -284,7 +209,7 @@ def known(
     _prepare(out)
     with progress_bars(console):
         found = known(campaign, references)
-    _tell(found.model_dump(mode="json"), table_of(found), out)
+    _tell(found, table_of(found), out)
 
 
 # After the commands above, so that help begins with them.
@@ -304,27 +229,24 @@ def _prepare(out: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _tell(found: dict[str, Any], table: Table, out: Path | None, more: Table | None = None) -> None:
+def _tell(
+    found: Evaluation | Known, table: Table, out: Path | None, more: Table | None = None
+) -> None:
     """Print what a command has found, with what its words mean, and write it into a file."""
     from ccdcgan.dft.files import to_json, write_atomically
 
     if out is not None:
-        write_atomically(out, to_json(found, indent=2) + "\n")
+        write_atomically(out, to_json(found.model_dump(mode="json"), indent=2) + "\n")
     output = Console()
     output.print(table)
     if more is not None:
         output.print(more)
-    for name, text in found["definitions"].items():
+    for name, text in found.definitions.items():
         output.print(f"{name}: {text}", style="dim", soft_wrap=True)
 
 
 def _say(line: str) -> None:
     console.print(line, soft_wrap=True)
-
-
-def _tell_of(mark: str, colour: str, text: str, on: Console = console) -> None:
-    """One line after a mark in colour."""
-    on.print(Text(mark, colour), text, soft_wrap=True)
 
 
 def preset_text(name: str) -> str:
@@ -336,96 +258,13 @@ def preset_text(name: str) -> str:
     )
 
 
-def default_campaign() -> Any:
+def default_campaign() -> Campaign:
     """The campaign of ``ccdcgan run`` without a file."""
     from ruamel.yaml import YAML
 
     from ccdcgan.workflows.campaign import parse_campaign
 
     return parse_campaign(YAML(typ="safe").load(preset_text("quickstart")), "quickstart")
-
-
-def _print_outcome(outcome: dict[str, Any], workdir: Path) -> None:
-    summary = outcome["summary"]
-    out = Console()
-    table = Table(title=f"{'–'.join(summary['system'])}: generated crystals")
-    table.add_column("round")
-    for number in range(1, len(summary["rounds"]) + 1):
-        table.add_column(str(number), justify="right")
-    for stage in summary["rounds"][0]:
-        counts = [r[stage] for r in summary["rounds"]]
-        if None not in counts:
-            table.add_row(stage.replace("_", ", "), *map(str, counts))
-    out.print(table)
-    for line in summary["warnings"]:
-        _tell_of("note", "yellow", line, out)
-    best = [p for p in outcome["phases"] if p["file"]]
-    best.sort(key=lambda p: p["e_above_hull"])
-    for phase in best[:10]:
-        out.print(
-            f"{phase['formula']:>10}  {phase['spacegroup']:<18} "
-            f"E_f {phase['formation_energy_per_atom']:+.3f}  "
-            f"E_hull {phase['e_above_hull']:.3f} eV/atom  {phase['label']}"
-        )
-    confirmed = outcome["confirmed"]
-    for crystal in confirmed["crystals"][:10]:
-        before, after = crystal["before"], crystal["after"]
-        levels = [summary["level_of_theory"]["engine"], crystal["level_of_theory"]["engine"]]
-        distances = (
-            f"{level} {'–' if e is None else f'{e:.3f}'}"
-            for level, e in zip(
-                levels, (before["e_above_hull"], after["e_above_hull"]), strict=True
-            )
-        )
-        out.print(f"{crystal['formula']:>10}  E_hull {', '.join(distances)} eV/atom")
-    if agreement := confirmed.get("agreement"):
-        out.print(
-            f"both levels agree on the label of {agreement['same_label']} of "
-            f"{agreement['crystals']} compounds; mean difference of E_f "
-            f"{agreement['formation_energy'] or 0.0:.3f} eV/atom"
-        )
-    if confirmed["problem"]:
-        _tell_of("not confirmed:", "red", confirmed["problem"])
-    out.print(f"report: {workdir / 'report.html'}")
-
-
-def explain(error: BaseException) -> str | None:
-    """One line for an error that the user can mend, or None for a bug of ours."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError):
-        name = f"{error.filename}: " if error.filename else ""
-        if error.errno == errno.ENOSPC:
-            return f"{name}the disk is full: free space and run the same command again"
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            return f"{name}no permission to write: choose another folder"
-        if error.filename and error.strerror:
-            return f"{name}{error.strerror}: choose another path"
-    if type(error).__module__.startswith("pydantic") and type(error).__name__ == "ValidationError":
-        # Files of users are read with care: this one comes out of a store.
-        first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
-        place = ".".join(map(str, first["loc"]))
-        return f"a stored document is damaged: {error.title}: {place}: {first['msg']}"  # type: ignore[attr-defined]
-    if type(error).__module__.startswith("pymongo"):
-        from ccdcgan.launchers.cluster.launchpad import explain as explain_database
-
-        return explain_database(error)  # type: ignore[arg-type]
-    if (
-        type(error).__module__.startswith("ruamel")
-        or type(error).__name__ == "FWConfigurationError"
-    ):
-        # Our own files are read with care; FireWorks reads its settings when it is imported.
-        said = " ".join(str(error).split())[:200]
-        return (
-            f"FireWorks cannot read its settings, FW_config.yaml in this folder or in ~/.fireworks "
-            f"({said}): mend them, or move them away"
-        )
-    if isinstance(error, sqlite3.OperationalError):
-        return (
-            f"the embedded database cannot be written ({error}): is the disk full or read-only? "
-            "Mend that and run the same command again"
-        )
-    return None
 
 
 def main() -> None:
@@ -458,5 +297,5 @@ def main() -> None:
             message = getattr(error, "format_message", error.__str__)()
         if message is None:
             raise
-        _tell_of("error:", "red", message)
+        tell("error:", "red", message)
         sys.exit(2)

@@ -16,14 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli.terminal import Console, Formatter
+from ccdcgan.launchers.cli.terminal import Console, Formatter, console
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.launchpad import Pad
     from ccdcgan.launchers.cluster.settings import Cluster
     from ccdcgan.launchers.cluster.status import Status
 
-console = Console(stderr=True)
 out = Console()
 
 CONFIG = Path("my_fireworks.yaml")
@@ -180,7 +179,7 @@ def fetch(
     from ccdcgan.launchers.cluster.settings import load_cluster
 
     cluster = load_cluster(config)
-    from ccdcgan.launchers.cluster.submit import fetch
+    from ccdcgan.launchers.results.outcome import fetch
 
     fetch(campaign, cluster, workdir)
     _say(f"report: {workdir / 'report.html'}")
@@ -234,7 +233,7 @@ def query_of(pad: Pad, campaign: str | None) -> dict[str, str]:
     """Which jobs: those of a campaign, or all."""
     from ccdcgan.launchers.cluster.submit import find_campaign
 
-    return {} if campaign is None else {"spec.campaign": str(find_campaign(pad, campaign)["_id"])}
+    return {} if campaign is None else {"spec.campaign": find_campaign(pad, campaign).id}
 
 
 def _change(campaign: str, config: Path, before: tuple[str, ...], after: str, what: str) -> None:
@@ -242,7 +241,7 @@ def _change(campaign: str, config: Path, before: tuple[str, ...], after: str, wh
     from ccdcgan.launchers.cluster.recovery import change_states
     from ccdcgan.launchers.cluster.submit import find_campaign
 
-    name = str(find_campaign(pad, campaign)["_id"])
+    name = find_campaign(pad, campaign).id
     _say(f"{change_states(pad, name, before, after)} jobs {what}")
 
 
@@ -253,7 +252,7 @@ def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[Renderabl
     if campaign is not None:
         return _campaign_picture(status_of(pad, cluster, find_campaign(pad, campaign)))
     rows = overview(pad)
-    columns = [c for c in COLUMNS if any(row["states"].get(c) for row in rows)]
+    columns = [c for c in COLUMNS if any(row.states.get(c) for row in rows)]
     # Narrow, for a terminal of 80 columns.
     table = Table(box=None, padding=(0, 1, 0, 0))
     # What people copy stays in one line, and nothing is cut short.
@@ -264,9 +263,9 @@ def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[Renderabl
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         # The day will do: the newest comes first.
-        cells = [row["_id"], row["name"], row["system"], row["submitted_at"][:10]]
-        counts = [str(row["states"].get(c) or "") for c in columns]
-        table.add_row(*(Text(str(cell)) for cell in cells), *counts)
+        run = row.submission
+        cells = [run.id, run.name, run.system, run.submitted_at[:10]]
+        table.add_row(*map(Text, cells), *(str(row.states.get(c) or "") for c in columns))
     return [table]
 
 
@@ -275,8 +274,8 @@ def _campaign_picture(found: Status) -> list[RenderableType]:
 
     campaign = found.campaign
     columns = [c for c in COLUMNS if found.totals[c] or c in {"waiting", "running", "done"}]
-    title = f"{campaign['name']} ({campaign['_id']}), {campaign['system']}"
-    table = Table(title=Text(f"{title}, {campaign['rounds']} rounds"))
+    title = f"{campaign.name} ({campaign.id}), {campaign.system}, {campaign.rounds} rounds"
+    table = Table(title=Text(title))
     table.add_column("stage")
     for column in columns:
         table.add_column(column, justify="right")

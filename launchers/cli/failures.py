@@ -12,13 +12,12 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json
 from ccdcgan.launchers.cli.cluster import CONFIG, open_pad
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
-from ccdcgan.launchers.cli.terminal import Console
+from ccdcgan.launchers.cli.terminal import Console, console
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.results.failures import Wanted
     from ccdcgan.workflows.failures import FailedStructure
 
-console = Console(stderr=True)
 
 Folder = Annotated[
     Path | None, typer.Argument(help="Folder of a campaign; without one, ccdcgan-run.")

@@ -10,13 +10,11 @@ import typer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.cluster import CONFIG, Config
-from ccdcgan.launchers.cli.terminal import Console
+from ccdcgan.launchers.cli.terminal import console
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.settings import Cluster
     from ccdcgan.workflows.campaign import Campaign
-
-console = Console(stderr=True)
 
 
 class Target(StrEnum):
@@ -67,7 +65,7 @@ def migrate(
 def _campaign(folder: Path, text: str | None, cluster: Cluster) -> Campaign:
     """The campaign that is wanted in the folder."""
     from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE
-    from ccdcgan.workflows.campaign import load_campaign, parse_campaign
+    from ccdcgan.workflows.campaign import load_campaign
 
     if text is None:
         stored = folder / CAMPAIGN_FILE
@@ -82,7 +80,7 @@ def _campaign(folder: Path, text: str | None, cluster: Cluster) -> Campaign:
     from ccdcgan.launchers.cluster.launchpad import connect
     from ccdcgan.launchers.cluster.submit import find_campaign
 
-    return parse_campaign(find_campaign(connect(cluster), text)["settings"], text)
+    return find_campaign(connect(cluster), text).campaign()
 
 
 def _say(line: str) -> None:

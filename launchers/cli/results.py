@@ -20,7 +20,7 @@ from ccdcgan.launchers.cli.terminal import Console, readable, readable_lines
 from ccdcgan.launchers.results.tables import csv_text
 
 if TYPE_CHECKING:
-    from ccdcgan.launchers.results.query import Results
+    from ccdcgan.launchers.results.query import Filters, Results
 
 #: Folder of a campaign that was given no other.
 DEFAULT_FOLDER = Path("ccdcgan-run")
@@ -65,10 +65,14 @@ class Question:
     """What the options that both commands have ask for, and where."""
 
     results: Results
-    asked: dict[str, Any]
+    filters: Filters
+    sort: str
+    limit: int | None
 
-    def phases(self, *, structures: bool) -> list[dict[str, Any]]:
-        return self.results.find(**self.asked, structures=structures)
+    def phases(self, *, structures: bool) -> list[Mapping[str, Any]]:
+        return self.results.find(
+            sort=self.sort, limit=self.limit, structures=structures, **self.filters
+        )
 
 
 def question(
@@ -113,7 +117,7 @@ def question(
     """The question of a command line."""
     from ccdcgan.launchers.results.query import parse_where
 
-    asked = {
+    filters: Filters = {
         "formula": formula,
         "elements": elements,
         "containing": containing,
@@ -124,10 +128,8 @@ def question(
         "engine": engine,
         "distinct": distinct or None,
         "where": None if where is None else parse_where(where),
-        "sort": sort,
-        "limit": limit,
     }
-    return Question(_results(workdir, config), asked)
+    return Question(_results(workdir, config), filters, sort, limit)
 
 
 def _results(workdir: Path | None, config: Path | None) -> Results:
@@ -168,7 +170,7 @@ def query(
     elif phases:
         from ccdcgan.launchers.results.query import FAILED
 
-        _print(_table(phases, SHOWN_FAILED if asked.asked["label"] == FAILED else SHOWN))
+        _print(_table(phases, SHOWN_FAILED if asked.filters["label"] == FAILED else SHOWN))
         _note_levels(phases)
     else:
         typer.echo("no phase matches", err=True)

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.text import Text
 
 from ccdcgan.workflows import progress
 
@@ -54,6 +55,15 @@ class Console(rich.console.Console):
         """See rich; everything that is shown comes through here."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else readable_lines(text), style, control)
+
+
+#: What is no result: progress, notes and errors.
+console = Console(stderr=True)
+
+
+def tell(mark: str, colour: str, text: str, on: Console = console) -> None:
+    """One line after a mark in colour."""
+    on.print(Text(mark, colour), text, soft_wrap=True)
 
 
 class Formatter(logging.Formatter):

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def write_class(
     _write(own / "my_qadapter.yaml", adapter_settings(worker, name, folder))
 
 
-def _launchpad_settings(cluster: Cluster) -> dict[str, Any]:
+def _launchpad_settings(cluster: Cluster) -> dict[str, object]:
     return {
         "host": cluster.launchpad.uri,
         "name": cluster.launchpad.database,
@@ -80,7 +81,7 @@ def _launchpad_settings(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, Any]:
+def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, object]:
     """What is in my_qadapter.yaml of a class, for a worker with the files of a folder."""
     before = [f"source {shlex.quote(str(folder / ENVIRONMENT))}"]
     before += [f"module load {shlex.quote(module)}" for module in worker.modules]
@@ -130,8 +131,8 @@ def _environment(cluster: Cluster, folder: Path) -> str:
     )
 
 
-def _job_store_spec(cluster: Cluster) -> dict[str, Any]:
-    def spec(store: Any, kind: str) -> dict[str, Any]:
+def _job_store_spec(cluster: Cluster) -> dict[str, object]:
+    def spec(store: Any, kind: str) -> dict[str, object]:
         return {
             "type": kind,
             "uri": store.uri,
@@ -150,11 +151,11 @@ def _job_store_spec(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, data: dict[str, Any], secret: bool = False) -> None:
+def _write(path: Path, data: Mapping[str, object], secret: bool = False) -> None:
     stream = StringIO()
     yaml = YAML()
     yaml.width = 10000
-    yaml.dump(data, stream)
+    yaml.dump(dict(data), stream)
     _write_text(path, stream.getvalue(), secret)
 
 

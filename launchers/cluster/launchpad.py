@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,9 @@ from ccdcgan.launchers.cluster.trusted import objection, restrict
 from ccdcgan.workflows.storage.spool import patiently
 
 logger = logging.getLogger("ccdcgan")
+
+#: A filter in MongoDB's language.
+Query = Mapping[str, Any]
 
 #: Collection with what we know of the database itself, in one document.
 MARK = "ccdcgan"
@@ -137,7 +140,7 @@ class Pad(LaunchPad):
         return Firework.from_dict(renamed(stored))
 
     def _get_a_fw_to_run(
-        self, query: dict[str, Any] | None = None, fw_id: int | None = None, checkout: bool = True
+        self, query: Query | None = None, fw_id: int | None = None, checkout: bool = True
     ) -> Firework | None:
         """FireWorks'; a job that is not trusted stays where it is."""
         self._choosing = True
@@ -153,7 +156,7 @@ class Pad(LaunchPad):
         finally:
             self._choosing = False
 
-    def _not_refused(self) -> dict[str, Any]:
+    def _not_refused(self) -> Query:
         return {"fw_id": {"$nin": self._refused}} if self._refused else {}
 
     def _refuse(self, fw_id: int, reason: str) -> None:
@@ -196,7 +199,7 @@ class Pad(LaunchPad):
         super()._update_wf(wf, updated_ids)
 
 
-def can_run(pad: Pad) -> dict[str, Any]:
+def can_run(pad: Pad) -> Query:
     """Jobs that run or will: not those that workers have refused, unless more is trusted now."""
     return {"state": {"$in": LIVE}, "refused.trusted": {"$ne": trusted_text(pad.trusted)}}
 
@@ -246,16 +249,15 @@ def open_pad(cluster: Cluster) -> Pad:
     )
 
 
-def ping(database: Database) -> dict[str, Any]:
-    """What the server says of itself, or a clear error."""
+def ping(database: Database) -> str:
+    """The version of the server, or a clear error."""
     variable = database.uri_from_environment
     try:
         with address_in(variable):
             handle = database_of(database)
             # Something that needs the right to read.
             handle[MARK].find_one({"_id": MARK})
-            info: dict[str, Any] = handle.client.server_info()
-            return info
+            return str(handle.client.server_info()["version"])
     except PyMongoError as error:
         raise UserError(f"{explain(error)} ({variable})") from None
 
@@ -302,8 +304,7 @@ def prepare(pad: Pad, cluster: Cluster) -> None:
 
 def database_of(chosen: Database) -> Any:
     """The handle of a database."""
-    client: MongoClient[dict[str, Any]] = MongoClient(chosen.uri, serverSelectionTimeoutMS=SOON)
-    return client[chosen.database]
+    return MongoClient[Any](chosen.uri, serverSelectionTimeoutMS=SOON)[chosen.database]
 
 
 def directed(fields: Sequence[str]) -> list[tuple[str, int]]:

@@ -1,25 +1,20 @@
-"""Jobs on the LaunchPad that have failed or were lost: found, named and run again."""
+"""Jobs on the LaunchPad that have failed or were lost, run again; and their states in bulk."""
 
 from __future__ import annotations
 
-import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any
 
 from fireworks.core.launchpad import WFLock
 from pymongo import UpdateMany
 from pymongo.errors import PyMongoError
 
-from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, now
+from ccdcgan.launchers.cluster.failed_jobs import LOST, age, failures, lost_jobs, message_of
+from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, Query, now
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.workflows.storage.spool import Spool
-
-#: Reason of a job whose worker gave no sign of life.
-LOST = "lost: its worker gave no sign of life"
 
 #: Runs of a job that end without its fault (lost, or stopped by the queue) before nobody but a
 #: person runs it again: it may be what kills its workers.
@@ -27,19 +22,6 @@ TRIES = 5
 
 #: Seconds that a job may be without its workflow, which is written after it.
 YOUNG = 600.0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed, and where to look."""
-
-    fw_id: int
-    campaign: str | None
-    stage: str
-    reason: str
-    folder: str | None
-    host: str | None
-    at: str
 
 
 @dataclass
@@ -70,125 +52,10 @@ class Mended:
             yield f"job {fw_id} cannot run again: {reason}"
 
 
-def last_launches(pad: Pad, fireworks: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The last launch of each job, by the job's number."""
-    last = {fw["launches"][-1]: fw["fw_id"] for fw in fireworks if fw.get("launches")}
-    fields = {
-        "launch_id": 1,
-        "state": 1,
-        "launch_dir": 1,
-        "host": 1,
-        "state_history": 1,
-        "time_end": 1,
-        "action.stored_data._exception": 1,
-    }
-    found = pad.launches.find({"launch_id": {"$in": list(last)}}, fields)
-    return {last[launch["launch_id"]]: launch for launch in found}
-
-
-def seconds_since(launch: dict[str, Any]) -> float:
-    """Seconds since the last sign of life of a running launch."""
-    times = [
-        h.get("updated_on") or h["created_on"]
-        for h in launch["state_history"]
-        if h["state"] in {"RUNNING", "RESERVED"}
-    ]
-    return _age(times[-1]) if times else 0.0
-
-
-def _age(moment: str | datetime) -> float:
-    """Seconds since a time as FireWorks writes it, in one way or the other."""
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (datetime.now(UTC) - moment).total_seconds()
-
-
-def reason_of(firework: dict[str, Any], launch: dict[str, Any] | None) -> str:
-    """Why a job failed, in one line."""
-    said = (firework.get("spec") or {}).get("_exception_details") or {}
-    trace = said.get("_stacktrace")
-    if launch is not None:
-        action = launch.get("action") or {}
-        exception = (action.get("stored_data") or {}).get("_exception") or {}
-        trace = exception.get("_stacktrace") or trace
-        if trace is None:
-            return LOST
-    return _message(str(trace or "")) or "no reason was recorded"
-
-
-def _message(trace: str) -> str:
-    """What a traceback ends with, in one line."""
-    lines = trace.splitlines()
-    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
-    message = lines[frames[-1] + 1 :] if frames else lines
-    # Code is indented; of what follows, the message may have several lines.
-    while message and message[0][:1] in {"", " "}:
-        message = message[1:]
-    text = " ".join(" ".join(message).split())
-    # The class of our own errors tells a user nothing.
-    return re.sub(r"^ccdcgan\.[\w.]*(UserError|StoppedError): ", "", text)[:300]
-
-
-def running(pad: Pad, query: dict[str, Any]) -> list[dict[str, Any]]:
-    """Jobs that are marked as running."""
-    fields = {"fw_id": 1, "launches": 1, "spec.campaign": 1, "spec.stage": 1, "spec._fworker": 1}
-    return list(pad.fireworks.find({**query, "state": "RUNNING"}, fields))
-
-
-def lost_jobs(pad: Pad, query: dict[str, Any], lost_after: float) -> tuple[list[int], list[int]]:
-    """Running jobs without a sign of life, and those whose run is over without their knowing."""
-    jobs = running(pad, query)
-    launches = last_launches(pad, jobs)
-    lost, stale = [], []
-    for fw_id, launch in launches.items():
-        if launch["state"] != "RUNNING":
-            stale.append(fw_id)
-        elif seconds_since(launch) > lost_after:
-            lost.append(fw_id)
-    return lost, stale
-
-
-def failures(pad: Pad, query: dict[str, Any], limit: int = 0) -> list[Failure]:
-    """Failed jobs, newest first."""
-    fields = {
-        "fw_id": 1,
-        "launches": 1,
-        "updated_on": 1,
-        "name": 1,
-        "spec.campaign": 1,
-        "spec.stage": 1,
-        "spec._exception_details": 1,
-    }
-    found = list(
-        pad.fireworks.find({**query, "state": "FIZZLED"}, fields)
-        .sort("updated_on", -1)
-        .limit(limit)
-    )
-    launches = last_launches(pad, found)
-    result = []
-    for fw in found:
-        launch = launches.get(fw["fw_id"])
-        spec = fw.get("spec") or {}
-        result.append(
-            Failure(
-                fw_id=fw["fw_id"],
-                campaign=spec.get("campaign"),
-                stage=spec.get("stage") or fw.get("name") or "",
-                reason=reason_of(fw, launch),
-                folder=launch["launch_dir"] if launch else None,
-                host=launch["host"] if launch else None,
-                at=str(fw.get("updated_on")),
-            )
-        )
-    return result
-
-
 def mend(
     pad: Pad,
     cluster: Cluster,
-    query: dict[str, Any],
+    query: Query,
     *,
     lost: bool = True,
     failed: bool = False,
@@ -208,51 +75,79 @@ def mend(
     by_hand
         A person asks: also what was lost many times.
     """
-    done = Mended()
+    mender = _Mender(pad, query, by_hand)
+    done = mender.done
+    done.delivered = _deliver(cluster)
+    done.orphans = _remove_orphans(pad, query)
+    if lost:
+        mender.mend_lost(cluster.lost_after)
+    if failed:
+        mender.mend_failed((only or "").lower())
+    return done
 
-    def attempt(action: Callable[[int], object], fw_id: int) -> bool:
+
+def _deliver(cluster: Cluster) -> int:
+    """Bring what waits on disk into the database; how many results."""
+    spool = Spool(cluster.root / "spool")
+    waiting = len(spool.waiting())
+    if not waiting:
+        return 0
+    stores = cluster.job_store().additional_stores
+    for store in stores.values():
+        store.connect()
+    spool.deliver(stores)
+    return waiting - len(spool.waiting())
+
+
+@dataclass
+class _Mender:
+    """Runs jobs again, and notes what was done."""
+
+    pad: Pad
+    query: Query
+    by_hand: bool
+    done: Mended = field(default_factory=Mended)
+
+    def attempt(self, action: Callable[[Pad, int], object], fw_id: int) -> bool:
         """Whether something could be done with a job; one that is broken stops no other."""
         try:
-            return action(fw_id) is not False
+            return action(self.pad, fw_id) is not False
         except PyMongoError:
             raise
         except Exception:  # noqa: BLE001  many kinds on a job that cannot be read
-            done.unreadable[fw_id] = _message(traceback.format_exc())
+            self.done.unreadable[fw_id] = message_of(traceback.format_exc())
             return False
 
-    spool = Spool(cluster.root / "spool")
-    waiting = len(spool.waiting())
-    if waiting:
-        stores = cluster.job_store().additional_stores
-        for store in stores.values():
-            store.connect()
-        spool.deliver(stores)
-        done.delivered = waiting - len(spool.waiting())
-    done.orphans = _remove_orphans(pad, query)
-    if lost:
-        gone, stale = lost_jobs(pad, query, cluster.lost_after)
+    def mend_lost(self, lost_after: float) -> None:
+        """Jobs whose worker is gone."""
+        pad, done = self.pad, self.done
+        gone, stale = lost_jobs(pad, self.query, lost_after)
         # Their workers died between noting the end of a run and telling the workflow.
-        done.refreshed = [fw_id for fw_id in stale if attempt(pad._refresh_wf, fw_id)]
+        done.refreshed = [fw_id for fw_id in stale if self.attempt(Pad._refresh_wf, fw_id)]
         # And those between taking a job and noting its run.
-        taken = _taken(pad, query, cluster.lost_after)
-        done.lost = [fw_id for fw_id in taken if attempt(pad._refresh_wf, fw_id)]
+        taken = _taken(pad, self.query, lost_after)
+        done.lost = [fw_id for fw_id in taken if self.attempt(Pad._refresh_wf, fw_id)]
         for fw_id in gone:
-            attempt(partial(_note_lost, pad), fw_id)
+            self.attempt(_note_lost, fw_id)
         # A first failure may have been noted and not told to the workflow.
-        again = gone + [
-            f.fw_id for f in failures(pad, query) if f.reason == LOST or "(SIGTERM)" in f.reason
+        noted = [
+            f.fw_id
+            for f in failures(pad, self.query)
+            if f.reason == LOST or "(SIGTERM)" in f.reason
         ]
-        for fw_id in dict.fromkeys(again):
-            if not by_hand and _times_lost(pad, fw_id) >= TRIES:
+        for fw_id in dict.fromkeys([*gone, *noted]):
+            if not self.by_hand and _times_lost(pad, fw_id) >= TRIES:
                 done.given_up.append(fw_id)
-            elif attempt(partial(_run_again, pad), fw_id):
+            elif self.attempt(_run_again, fw_id):
                 done.lost.append(fw_id)
-    if failed:
-        for failure in failures(pad, query):
-            matches = only is None or only.lower() in failure.reason.lower()
-            if matches and attempt(partial(_run_again, pad), failure.fw_id):
-                done.failed.append(failure.fw_id)
-    return done
+
+    def mend_failed(self, text: str) -> None:
+        """Jobs that failed, of those whose reason contains a text in lower case."""
+        self.done.failed = [
+            f.fw_id
+            for f in failures(self.pad, self.query)
+            if text in f.reason.lower() and self.attempt(_run_again, f.fw_id)
+        ]
 
 
 def _note_lost(pad: Pad, fw_id: int) -> None:
@@ -261,10 +156,10 @@ def _note_lost(pad: Pad, fw_id: int) -> None:
         pad.mark_fizzled(firework["launches"][-1])
 
 
-def _taken(pad: Pad, query: dict[str, Any], lost_after: float) -> list[int]:
+def _taken(pad: Pad, query: Query, lost_after: float) -> list[int]:
     """Jobs that somebody has taken long ago without noting a run."""
     found = pad.fireworks.find({**query, "state": "RESERVED", "launches": []})
-    return [f["fw_id"] for f in found if _age(f["updated_on"]) > lost_after]
+    return [f["fw_id"] for f in found if age(f["updated_on"]) > lost_after]
 
 
 def _times_lost(pad: Pad, fw_id: int) -> int:
@@ -285,7 +180,7 @@ def _run_again(pad: Pad, fw_id: int) -> bool:
     return True
 
 
-def _remove_orphans(pad: Pad, query: dict[str, Any]) -> list[int]:
+def _remove_orphans(pad: Pad, query: Query) -> list[int]:
     """Jobs that somebody wrote just before being killed, and that no workflow knows."""
     # Jobs are written before their workflow, which is locked meanwhile if it is there already.
     busy = pad.workflows.distinct("metadata.campaign", {"locked": True})

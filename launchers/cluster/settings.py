@@ -145,7 +145,7 @@ class Queue(BaseModel):
         return self
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> dict[str, object]:
         """What goes into the template."""
         return dict(self.model_extra or {})
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
+from ccdcgan.launchers.cluster.failed_jobs import Failure, failures, lost_jobs
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, this_hour
-from ccdcgan.launchers.cluster.recovery import Failure, failures, lost_jobs
 from ccdcgan.launchers.cluster.settings import Cluster
+from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 from ccdcgan.workflows.storage.stores import RESULTS
 
@@ -47,7 +48,7 @@ class Doing:
 class Status:
     """Where a campaign stands."""
 
-    campaign: dict[str, Any]
+    campaign: Submission
     stages: dict[str, dict[str, int]] = field(default_factory=dict)
     doing: list[Doing] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Status:
         return max((d.seconds_left for d in self.doing if d.seconds_left is not None), default=None)
 
 
-def counts_pipeline(campaign: str) -> list[dict[str, Any]]:
+def counts_pipeline(campaign: str) -> list[Mapping[str, Any]]:
     """Jobs of a campaign by stage and state, out of the index alone."""
     return [
         {"$match": {"spec.campaign": campaign}},
@@ -75,20 +76,17 @@ def counts_pipeline(campaign: str) -> list[dict[str, Any]]:
     ]
 
 
-def status_of(pad: Pad, cluster: Cluster, campaign: dict[str, Any], newest: int = 5) -> Status:
+def status_of(pad: Pad, cluster: Cluster, campaign: Submission, newest: int = 5) -> Status:
     """Where a campaign stands.
 
     Parameters
     ----------
-    campaign
-        Its document.
     newest
         Failures to tell of.
     """
-    name = str(campaign["_id"])
-    query = {"spec.campaign": name}
+    query = {"spec.campaign": campaign.id}
     found = Status(campaign)
-    for group in pad.fireworks.aggregate(counts_pipeline(name)):
+    for group in pad.fireworks.aggregate(counts_pipeline(campaign.id)):
         state = STATES.get(group["_id"]["state"])
         if state is not None:
             stage = found.stages.setdefault(group["_id"].get("stage") or "other", {})
@@ -100,13 +98,12 @@ def status_of(pad: Pad, cluster: Cluster, campaign: dict[str, Any], newest: int 
             stage = found.stages[firework["spec"].get("stage") or "other"]
             stage["running"] -= 1
             stage["lost"] = stage.get("lost", 0) + 1
-        found.doing = _doing(pad, name, set(lost))
+        found.doing = _doing(pad, campaign.id, set(lost))
     jobs = failures(pad, query) if found.totals["failed"] else []
     found.failures = jobs[:newest]
-    found.failed = _failed(cluster, str(campaign["digest"]), jobs)
-    relaxed = campaign.get("relaxed") or {}
-    found.relaxed = relaxed.get("total", 0)
-    found.relaxed_an_hour = _an_hour(relaxed)
+    found.failed = _failed(cluster, campaign.digest, jobs)
+    found.relaxed = campaign.relaxed.get("total", 0)
+    found.relaxed_an_hour = _an_hour(campaign.relaxed)
     return found
 
 
@@ -157,19 +154,24 @@ def _doing(pad: Pad, campaign: str, lost: set[int]) -> list[Doing]:
     return result
 
 
-def overview(pad: Pad) -> list[dict[str, Any]]:
-    """All submitted campaigns, newest first, with their jobs by state.
+class Row(NamedTuple):
+    """A submitted campaign, and its number of jobs by state."""
+
+    submission: Submission
+    states: dict[str, int]
+
+
+def overview(pad: Pad) -> list[Row]:
+    """All submitted campaigns, newest first.
 
     The states are read from the one document that each workflow has.
     """
-    fields = {"name": 1, "system": 1, "submitted_at": 1, "submitted_by": 1}
-    rows = list(pad.db[CAMPAIGNS].find({}, fields).sort("submitted_at", -1))
-    names = [row["_id"] for row in rows]
-    states: dict[str, dict[str, int]] = {}
+    stored = pad.db[CAMPAIGNS].find({}).sort("submitted_at", -1)
+    rows = {found["_id"]: Row(Submission.model_validate(found), {}) for found in stored}
     fields = {"metadata.campaign": 1, "fw_states": 1}
-    for workflow in pad.workflows.find({"metadata.campaign": {"$in": names}}, fields):
-        counts = states.setdefault(workflow["metadata"]["campaign"], {})
+    for workflow in pad.workflows.find({"metadata.campaign": {"$in": list(rows)}}, fields):
+        counts = rows[workflow["metadata"]["campaign"]].states
         for state in workflow["fw_states"].values():
             if state in STATES:
                 counts[STATES[state]] = counts.get(STATES[state], 0) + 1
-    return [{**row, "states": states.get(row["_id"], {})} for row in rows]
+    return list(rows.values())

@@ -1,4 +1,4 @@
-"""Campaigns on the LaunchPad: submitted once, found by name, their results fetched."""
+"""Campaigns on the LaunchPad: submitted once, and found by name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import contextlib
 import getpass
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from jobflow.managers.fireworks import flow_to_workflow
-from maggma.core import Sort
-from pydantic import ValidationError
 from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
@@ -21,9 +19,8 @@ from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
 from ccdcgan.launchers.cluster.queue import require_time
 from ccdcgan.launchers.cluster.settings import Cluster
-from ccdcgan.launchers.local.workdir import open_workdir
-from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
-from ccdcgan.workflows.documents import Phase
+from ccdcgan.launchers.cluster.submission import Submission
+from ccdcgan.workflows.campaign import Campaign, load_campaign
 
 #: Seconds after which a submission that was begun and not finished is taken over.
 UNFINISHED = 60.0
@@ -95,22 +92,20 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
 def _before(pad: Pad, campaign: Campaign) -> str | None:
     """Name of the latest campaign that differs from this one in what is done more or less alone."""
     digest = campaign.digest()
-    return next((str(d["_id"]) for d in alike(pad, campaign) if d["digest"] != digest), None)
+    return next((found.id for found in alike(pad, campaign) if found.digest != digest), None)
 
 
-def alike(pad: Pad, campaign: Campaign) -> list[dict[str, Any]]:
-    """Documents of submitted campaigns that are this one but for what is done more or less.
-
-    The latest first.
-    """
+def alike(pad: Pad, campaign: Campaign) -> list[Submission]:
+    """Submitted campaigns that are this one but for what is done more or less, the latest first."""
     found = []
     system = {"system": "-".join(campaign.elements)}
     for document in pad.db[CAMPAIGNS].find(system).sort("claimed", -1):
+        submission = Submission.model_validate(document)
         # One of another version need not be readable.
         with contextlib.suppress(UserError):
-            begun = parse_campaign(document["settings"], "")
-            if document["digest"] == campaign.digest() or not begun.differences(campaign):
-                found.append(dict(document))
+            begun = submission.campaign()
+            if submission.digest == campaign.digest() or not begun.differences(campaign):
+                found.append(submission)
     return found
 
 
@@ -127,50 +122,53 @@ def as_begun(pad: Pad, campaign: Campaign) -> Campaign:
 def _claim(pad: Pad, campaign: Campaign, name: str, again: bool) -> str:
     """The name of this run of the campaign, now ours alone."""
     campaigns = pad.db[CAMPAIGNS]
-    digest = campaign.digest()
     number = 1
     while True:
-        run = digest if number == 1 else f"{digest}-{number}"
-        claim: dict[str, Any] = {
-            "_id": run,
-            "digest": digest,
-            "name": name,
-            "system": "-".join(campaign.elements),
-            "rounds": campaign.loop.rounds,
-            "settings": campaign.model_dump(mode="json"),
-            "version": metadata.version("ccdcgan"),
-            "submitted_by": f"{getpass.getuser()}@{socket.gethostname()}",
-            "submitted_at": now(),
-            "claimed": time.time(),
-            "submitted": False,
-        }
+        claim = _submission(campaign, name, number)
         try:
-            campaigns.insert_one(claim)
+            campaigns.insert_one(claim.stored())
         except DuplicateKeyError:
-            found = campaigns.find_one({"_id": run}) or claim
+            stored = campaigns.find_one({"_id": claim.id})
+            found = Submission.model_validate(stored) if stored else claim
         else:
-            return run
-        unfinished = not found["submitted"] and not pad.workflows.find_one(
-            {"metadata.campaign": run}, {"_id": 1}
+            return claim.id
+        unfinished = not found.submitted and not pad.workflows.find_one(
+            {"metadata.campaign": found.id}, {"_id": 1}
         )
         # One that was broken off before its jobs were there: whoever changes its time has it.
-        if unfinished and found["claimed"] < time.time() - UNFINISHED:
+        if unfinished and found.claimed < time.time() - UNFINISHED:
             taken = campaigns.update_one(
-                {"_id": run, "claimed": found["claimed"]}, {"$set": {"claimed": time.time()}}
+                {"_id": found.id, "claimed": found.claimed}, {"$set": {"claimed": time.time()}}
             )
             if taken.modified_count:
-                return run
+                return found.id
         if not again:
             raise UserError(
-                f"this campaign was submitted on {found['submitted_at']} by "
-                f"{found['submitted_by']} as {run}: see ccdcgan status {run}, "
-                "or submit it once more with --again"
+                f"this campaign was submitted on {found.submitted_at} by {found.submitted_by} as "
+                f"{found.id}: see ccdcgan status {found.id}, or submit it once more with --again"
             )
         number += 1
 
 
-def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
-    """The document of a submitted campaign.
+def _submission(campaign: Campaign, name: str, number: int) -> Submission:
+    digest = campaign.digest()
+    return Submission(
+        id=digest if number == 1 else f"{digest}-{number}",
+        digest=digest,
+        name=name,
+        system="-".join(campaign.elements),
+        rounds=campaign.loop.rounds,
+        settings=campaign.model_dump(mode="json"),
+        version=metadata.version("ccdcgan"),
+        submitted_by=f"{getpass.getuser()}@{socket.gethostname()}",
+        submitted_at=now(),
+        claimed=time.time(),
+        submitted=False,
+    )
+
+
+def find_campaign(pad: Pad, text: str) -> Submission:
+    """A submitted campaign.
 
     Parameters
     ----------
@@ -195,60 +193,16 @@ def find_campaign(pad: Pad, text: str) -> dict[str, Any]:
             found = [d for d in campaigns.find({}) if str(d["_id"]).startswith(text)]
     if not found:
         raise UserError(f"no campaign {text!r} was submitted: ccdcgan status lists them")
-    if len(found) > 1:
-        # Submitted once more after an earlier run: that one is meant no more.
-        found.sort(key=lambda d: float(d["claimed"]), reverse=True)
-        latest, *others = found
-        same = {
-            d["_id"] for d in alike(pad, parse_campaign(latest["settings"], str(latest["_id"])))
-        }
-        over = {"spec.campaign": {"$in": [d["_id"] for d in others]}, "state": {"$nin": OVER}}
-        if all(d["_id"] in same for d in others) and not pad.fireworks.find_one(over, {"_id": 1}):
-            return dict(latest)
-        names = ", ".join(sorted(str(d["_id"]) for d in found))
-        raise UserError(f"{text!r} is the name of several campaigns: choose one of {names}")
-    return dict(found[0])
+    meant = [Submission.model_validate(document) for document in found]
+    return meant[0] if len(meant) == 1 else _latest(pad, text, meant)
 
 
-def fetch(name: str, cluster: Cluster, folder: Path) -> dict[str, Any]:
-    """Write the result files of a campaign that is done, as ``ccdcgan run`` does.
-
-    Returns
-    -------
-    The campaign's outcome.
-
-    Raises
-    ------
-    UserError
-        The campaign is unknown or not done, or the folder holds something else.
-    """
-    # It takes Keras along.
-    from ccdcgan.launchers.local.run import write_results
-
-    found = find_campaign(connect(cluster), name)
-    for database in (cluster.stores.documents, cluster.stores.blobs):
-        ping(database)
-    store = cluster.job_store()
-    store.connect()
-    # Not jobflow's get_output, which imports what the data name.
-    output = store.query_one(
-        {"uuid": found.get("outcome")}, ["output"], sort={"index": Sort.Descending}, load=True
-    )
-    if output is None:
-        raise UserError(f"campaign {found['_id']} is not done: see ccdcgan status {found['_id']}")
-    outcome: dict[str, Any] = output["output"]
-    try:
-        for phase in outcome["phases"]:
-            Phase.model_validate(phase)
-    except (KeyError, TypeError, ValidationError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else repr(error)
-        raise UserError(
-            f"the results of campaign {found['_id']} in the database are damaged ({what}): "
-            "submit it once more with --again"
-        ) from None
-    campaign = parse_campaign(found["settings"], str(found["_id"]))
-    # A database says nothing of whom to trust.
-    with open_workdir(folder, campaign.model_copy(update={"trusted": ()})):
-        write_results(outcome, folder)
-    return outcome
+def _latest(pad: Pad, text: str, found: Sequence[Submission]) -> Submission:
+    """The latest of several runs of one campaign, submitted once more: no other is meant then."""
+    latest, *others = sorted(found, key=lambda run: run.claimed, reverse=True)
+    same = {run.id for run in alike(pad, latest.campaign())}
+    over = {"spec.campaign": {"$in": [run.id for run in others]}, "state": {"$nin": OVER}}
+    if all(run.id in same for run in others) and not pad.fireworks.find_one(over, {"_id": 1}):
+        return latest
+    names = ", ".join(sorted(run.id for run in found))
+    raise UserError(f"{text!r} is the name of several campaigns: choose one of {names}")

@@ -102,7 +102,7 @@ def _process_decoded(decoder: MontyDecoder, value: Any) -> Any:
     return _of_monty(decoder, value)
 
 
-def _load_object(value: dict[str, Any]) -> Any:
+def _load_object(value: Mapping[str, Any]) -> Any:
     name = str(value["_fw_name"]).strip("{} ")
     # Without a dot it is one of FireWorks' own.
     if "." in name and package_of(name) not in _decodable:

@@ -154,7 +154,7 @@ class ProgressWriter:
         self._told = 0
         self._next = 0.0
         self._job: Any = None
-        self._since: dict[str, Any] = {}
+        self._since: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         job = jobflow.CURRENT_JOB.job

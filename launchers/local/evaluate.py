@@ -40,7 +40,7 @@ MOST_REASONS = 20
 Against = Literal["database", "all"]
 
 
-class Outcome(BaseModel):
+class Judged(BaseModel):
     """What became of one structure of the set."""
 
     id: str = Field(description="File, and number or key in it.")
@@ -70,7 +70,7 @@ class Evaluation(BaseModel):
     valid: Share
     invalid: dict[str, int] = Field(description="Why structures were left out, and how many.")
     found: Yield
-    outcomes: list[Outcome] = Field(description="Of each structure, in the order of the files.")
+    outcomes: list[Judged] = Field(description="Of each structure, in the order of the files.")
     no_structures: dict[str, str] = Field(
         description="Files that hold no structure and do not count, and why."
     )
@@ -163,20 +163,20 @@ def _outcomes(
     known: Sequence[Structure],
     hull: Hull,
     untrusted: Mapping[str, str],
-) -> list[Outcome]:
+) -> list[Judged]:
     """What became of each structure, in the order of the files."""
     found = {
-        number: Outcome(id=s.id, outcome="unreadable", reason=s.reason)
+        number: Judged(id=s.id, outcome="unreadable", reason=s.reason)
         for number, s in suited.unreadable.items()
     }
     found |= {
-        number: Outcome(id=s.id, outcome="not valid", reason=s.reason)
+        number: Judged(id=s.id, outcome="not valid", reason=s.reason)
         for number, s in suited.unsuitable.items()
     }
     judged = fates(documents, SeenStructures(known))
     relaxed = dict(zip(suited.read, zip(documents, judged, strict=True), strict=False))
     for number, crystal in zip(suited.read, suited.crystals, strict=True):
-        outcome = Outcome(
+        outcome = Judged(
             id=crystal.id,
             outcome="not relaxed",
             reason="beyond --limit",

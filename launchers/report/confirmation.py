@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from ccdcgan.launchers.report.figures import energy, formula_html, number
+from ccdcgan.launchers.report.figures import energy, formula_html
 from ccdcgan.launchers.report.sections import spacegroup_html, table, text
+from ccdcgan.workflows.documents import Agreement, Confirmation, Confirmed
 
 
-def confirmation(summary: Mapping[str, Any], confirmed: Mapping[str, Any]) -> str:
-    """The section with both levels side by side; nothing where nothing was confirmed."""
-    crystals, problem = confirmed.get("crystals") or [], confirmed.get("problem")
+def confirmation(engine: str, confirmed: Confirmed) -> str:
+    """The section with both levels side by side; nothing where nothing was confirmed.
+
+    `engine` is that of the campaign's own level.
+    """
+    crystals, problem = confirmed.crystals, confirmed.problem
     if not crystals and not problem:
         return ""
     note = f'<p class="note">No hull at the other level: {text(problem)}</p>' if problem else ""
     if crystals:
-        own = (summary.get("level_of_theory") or {}).get("engine")
-        note += _table(crystals, text(own), text(crystals[0]["level_of_theory"]["engine"]))
-        note += _agreement(confirmed.get("agreement") or {})
+        note += _table(crystals, text(engine), text(crystals[0].level_of_theory.engine))
+        note += _agreement(confirmed.agreement)
     return (
         '<section aria-labelledby="h-confirmed"><h2 id="h-confirmed">Confirmed at another level '
         f"of theory</h2>{note}</section>"
     )
 
 
-def _table(crystals: list[dict[str, Any]], own: str, other: str) -> str:
+def _table(crystals: Sequence[Confirmation], own: str, other: str) -> str:
     unit = "<br><small>eV/atom</small></th>"
     places = "".join(
         f'<th class="num">E<sub>{name}</sub>, {level}{unit}'
@@ -45,31 +47,30 @@ def _table(crystals: list[dict[str, Any]], own: str, other: str) -> str:
     return table(heads, map(_row, crystals), "tall") + f'<p class="caption">{caption}</p>'
 
 
-def _agreement(found: Mapping[str, Any]) -> str:
+def _agreement(found: Agreement | None) -> str:
     """How far both levels agree, in a sentence."""
-    if not found.get("crystals"):
+    if found is None or not found.crystals:
         return ""
-    kendall = number(found.get("kendall"))
-    order = "" if kendall is None else f", Kendall's τ of the distances is {kendall:.2f}"
+    tau = found.kendall
+    order = "" if tau is None else f", Kendall's τ of the distances is {tau:.2f}"
     return (
-        f'<p class="note">Both levels give {int(found["same_label"])} of {int(found["crystals"])} '
-        f"compounds the same label{order}; mean difference {energy(found['formation_energy'])} "
-        f"(E<sub>f</sub>) and {energy(found['e_above_hull'])} (E<sub>hull</sub>) eV/atom.</p>"
+        f'<p class="note">Both levels give {found.same_label} of {found.crystals} compounds the '
+        f"same label{order}; mean difference {energy(found.formation_energy)} (E<sub>f</sub>) and "
+        f"{energy(found.e_above_hull)} (E<sub>hull</sub>) eV/atom.</p>"
     )
 
 
-def _row(crystal: dict[str, Any]) -> str:
-    before, after = crystal["before"], crystal["after"]
-    moved = number(crystal.get("displacement"))
+def _row(crystal: Confirmation) -> str:
+    before, after, moved = crystal.before, crystal.after, crystal.displacement
     numbers = [
-        *(energy(p["formation_energy_per_atom"]) for p in (before, after)),
-        *(energy(p["e_above_hull"]) for p in (before, after)),
+        *(energy(place.formation_energy_per_atom) for place in (before, after)),
+        *(energy(place.e_above_hull) for place in (before, after)),
         "–" if moved is None else f"{moved:.3f}",
     ]
-    label = after["label"] if crystal["converged"] else crystal.get("reason") or "not converged"
+    label = after.label if crystal.converged else crystal.reason or "not converged"
     cells = [
-        f'<td class="nowrap">{formula_html(crystal["formula"])}</td>',
-        f'<td class="nowrap">{spacegroup_html(crystal["spacegroup"])}</td>',
+        f'<td class="nowrap">{formula_html(crystal.formula)}</td>',
+        f'<td class="nowrap">{spacegroup_html(crystal.spacegroup)}</td>',
         *(f'<td class="num">{value}</td>' for value in numbers),
         f"<td>{text(label)}</td>",
     ]

@@ -3,11 +3,16 @@
 import html
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-Figure = dict[str, Any]
-Phase = dict[str, Any]
+from ccdcgan.workflows.documents import Curve, Phase, RoundCounts
+
+#: A figure of plotly.js, or a part of one, as the JSON that it reads: it has no types in Python.
+Plotly = dict[str, Any]
+
+#: A phase with its number among all phases, by which the page knows it.
+NumberedPhase = tuple[int, Phase]
 
 ROUND_COLOURS = ("#c2410c", "#0f766e", "#7c3aed", "#be185d", "#1d4ed8", "#a16207")
 FONT = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -15,6 +20,7 @@ INK = "#1e293b"
 GRID = "#e8ecf1"
 # Beyond this many rounds grouped bars are too thin to read, and the table has the numbers.
 MAX_ROUNDS_AS_BARS = 4
+#: Counts of a round that the funnel shows, and their names.
 STAGES = {
     "sampled": "sampled",
     "decoded": "decoded",
@@ -28,53 +34,37 @@ STAGES = {
 }
 
 
-def number(value: Any) -> float | None:
-    """Return a finite float, or None for anything that is not one.
-
-    Parameters
-    ----------
-    value
-        A Python or NumPy number, None, or a NaN left by a failed calculation.
-    """
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        return None
-    return result if math.isfinite(result) else None
-
-
-def energy(value: Any, digits: int = 3) -> str:
+def energy(value: float | None, digits: int = 3) -> str:
     """Format an energy with a typographic minus, or a dash where there is none."""
-    result = number(value)
     # Adding zero turns the -0.0 that rounding can leave into 0.0.
-    return "–" if result is None else f"{round(result, digits) + 0.0:.{digits}f}".replace("-", "−")
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def is_generated(phase: Phase) -> bool:
     """Tell whether the network made this phase, rather than the prototype database."""
-    return bool((phase.get("origin") or {}).get("kind") == "generated")
+    return phase.origin.kind == "generated"
 
 
 def origin_text(phase: Phase) -> str:
     """Describe in one line where a phase came from (not escaped)."""
-    origin = phase.get("origin") or {}
-    parts = [str(origin.get("kind", "unknown")), str(origin.get("id", "–"))]
-    if origin.get("round") is not None:
-        parts.append(f"round {origin['round']}")
+    origin = phase.origin
+    parts = [origin.kind, origin.id]
+    if origin.round is not None:
+        parts.append(f"round {origin.round}")
     return " · ".join(parts)
 
 
-def formula_html(formula: Any) -> str:
+def formula_html(formula: str) -> str:
     """Escape a formula and set its numbers as subscripts (plotly.js knows the same tag)."""
     return re.sub(r"(?<=[A-Za-z)\]])(\d+(?:\.\d+)?)", r"<sub>\1</sub>", plotly_text(formula))
 
 
-def funnel_figure(rounds: list[dict[str, Any]]) -> Figure:
+def funnel_figure(rounds: Sequence[RoundCounts]) -> Plotly:
     """Draw how many structures survive each stage, per round and in total."""
     traces = []
     if len(rounds) <= MAX_ROUNDS_AS_BARS:
         for i, counts in enumerate(rounds):
-            traces.append(_bars(f"round {i + 1}", ROUND_COLOURS[i], counts))
+            traces.append(_bars(f"round {i + 1}", ROUND_COLOURS[i], stages(counts)))
     if len(rounds) != 1:
         traces.append(_bars("total", INK, stage_totals(rounds)))
     counted = [x for trace in traces for x in trace["x"] if x]
@@ -90,53 +80,51 @@ def funnel_figure(rounds: list[dict[str, Any]]) -> Figure:
     return {"data": traces, "layout": frame}
 
 
-def stage_totals(rounds: list[dict[str, Any]]) -> dict[str, int | None]:
-    """Sum each stage over the rounds; None where no round counted it."""
-    totals: dict[str, int | None] = {}
-    for stage in STAGES:
-        counts = [int(r[stage]) for r in rounds if number(r.get(stage)) is not None]
-        totals[stage] = sum(counts) if counts else None
-    return totals
+def stages(counts: RoundCounts) -> dict[str, int]:
+    """The counts of `STAGES` in a round."""
+    return {stage: getattr(counts, stage) for stage in STAGES}
 
 
-def curve_figure(curve: dict[str, Any]) -> Figure:
+def stage_totals(rounds: Sequence[RoundCounts]) -> dict[str, int]:
+    """Each of `STAGES` over all rounds."""
+    return {stage: sum(stages(counts)[stage] for counts in rounds) for stage in STAGES}
+
+
+def curve_figure(curve: Curve) -> Plotly:
     """Draw one learning curve with a line for each of its series."""
     colours = ("#1d4ed8", "#c2410c", "#0f766e", "#7c3aed")
-    traces: list[dict[str, Any]] = []
-    for i, (name, values) in enumerate((curve.get("series") or {}).items()):
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines" if len(values) > 1 else "markers",
-                "name": plotly_text(name),
-                "x": [number(x) for x in curve.get("x") or []],
-                "y": [number(y) for y in values],
-                "line": {"color": colours[i % len(colours)], "width": 1.8},
-                # Validation is often evaluated at some steps only; its line should not vanish.
-                "connectgaps": True,
-            }
-        )
-    finite = [y for trace in traces for y in trace["y"] if y is not None]
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines" if len(values) > 1 else "markers",
+            "name": plotly_text(name),
+            "x": curve.x,
+            "y": values,
+            "line": {"color": colours[i % len(colours)], "width": 1.8},
+            # Validation is often evaluated at some steps only; its line should not vanish.
+            "connectgaps": True,
+        }
+        for i, (name, values) in enumerate(curve.series.items())
+    ]
+    finite = [y for values in curve.series.values() for y in values if y is not None]
     # Losses fall over decades; a linear axis would show only the first few steps.
     wide = bool(finite) and min(finite) > 0 and max(finite) > 100 * min(finite)
     frame = layout(
         dragmode=False,
         height=300,
-        xaxis=axis(plotly_text(curve.get("x_label", ""))),
-        yaxis=axis(
-            plotly_text(curve.get("y_label", "")), **({"type": "log", "dtick": 1} if wide else {})
-        ),
+        xaxis=axis(plotly_text(curve.x_label)),
+        yaxis=axis(plotly_text(curve.y_label), **({"type": "log", "dtick": 1} if wide else {})),
     )
     return {"data": traces, "layout": frame}
 
 
-def plotly_text(value: Any) -> str:
+def plotly_text(value: str) -> str:
     """Escape a text for plotly.js, which reads a subset of HTML in every label."""
     # It decodes &lt; &gt; &amp; back to characters, but not &quot;.
-    return html.escape(str(value), quote=False)
+    return html.escape(value, quote=False)
 
 
-def axis(title: str, **extra: Any) -> dict[str, Any]:
+def axis(title: str, **extra: Any) -> Plotly:
     """Return an axis in the style of the report; ``title`` is plotly markup."""
     return {
         "title": {"text": title, "standoff": 12, "font": {"size": 14}},
@@ -151,7 +139,7 @@ def axis(title: str, **extra: Any) -> dict[str, Any]:
     }
 
 
-def layout(**extra: Any) -> dict[str, Any]:
+def layout(**extra: Any) -> Plotly:
     """Return a plotly layout in the style of the report."""
     return {
         "font": {"family": FONT, "size": 13, "color": INK},
@@ -171,16 +159,16 @@ def layout(**extra: Any) -> dict[str, Any]:
     }
 
 
-def _bars(name: str, colour: str, counts: Mapping[str, Any]) -> dict[str, Any]:
-    values = [number(counts.get(stage)) for stage in STAGES]
+def _bars(name: str, colour: str, counts: dict[str, int]) -> Plotly:
+    values = counts.values()
     return {
         "type": "bar",
         "orientation": "h",
         "name": name,
         "y": list(STAGES.values()),
         # A logarithmic axis has no zero: no bar, and the table below the figure says 0.
-        "x": [value if value else None for value in values],
-        "text": [f"{value:.0f}" if value else "" for value in values],
+        "x": [value or None for value in values],
+        "text": [str(value or "") for value in values],
         "textposition": "outside",
         "textfont": {"size": 11},
         "cliponaxis": False,

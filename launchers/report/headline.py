@@ -1,14 +1,21 @@
 """The result of a run in one sentence and in a row of key numbers."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from ccdcgan.launchers.report.figures import Phase, energy, is_generated, number, stage_totals
+from ccdcgan.launchers.report.figures import energy, is_generated, stage_totals
 from ccdcgan.launchers.report.sections import count, duration, text
+from ccdcgan.models.energy.potential import PotentialErrors
+from ccdcgan.workflows.documents import Phase, Summary
+
+#: A key number: value, unit, what it is.
+Card = tuple[str, str, str]
 
 
 def headline(
-    system: Iterable[str], phases: list[Phase], best: list[Phase], limits: Mapping[str, float]
+    system: Iterable[str],
+    phases: Sequence[Phase],
+    best: Sequence[Phase],
+    limits: Mapping[str, float],
 ) -> str:
     """State the result in one sentence, also where there is none.
 
@@ -17,14 +24,14 @@ def headline(
     system
         The elements.
     phases
-        All phase records.
+        All phases.
     best
         The distinct generated phases by distance above the hull.
     limits
         The thresholds in eV/atom by label.
     """
     name = text("–".join(system))
-    low = [p for p in best if p.get("label") in ("stable", "metastable")]
+    low = [p for p in best if p.label in ("stable", "metastable")]
     if low:
         noun = "crystal" if len(low) == 1 else "crystals"
         return f"{len(low)} new low-energy {name} {noun}, best {_place(low[0])}."
@@ -44,54 +51,47 @@ def headline(
 
 
 def _place(phase: Phase) -> str:
-    distance = number(phase.get("e_above_hull")) or 0.0
+    distance = phase.e_above_hull or 0.0
     if distance < 5e-4:
         return "on the convex hull"
     return f"{distance:.3f} eV/atom above the hull"
 
 
-def cards(summary: Mapping[str, Any], best: list[Phase]) -> str:
+def cards(summary: Summary, best: Sequence[Phase]) -> str:
     """Return the row of key numbers."""
-    database = summary.get("database") or {}
-    autoencoder = summary.get("autoencoder") or {}
-    constraint = summary.get("constraint") or {}
-    tested = count(constraint.get("held_out"))
-    labels = [p.get("label") for p in best]
-    match = number(autoencoder.get("match_fraction"))
-    times = [number(t) for t in (summary.get("wall_seconds") or {}).values()]
-    known = [t for t in times if t is not None]
-    sampled = stage_totals(summary.get("rounds") or [])["sampled"]
+    labels = [p.label for p in best]
+    match, constraint = summary.autoencoder.match_fraction, summary.constraint
     items = [
-        (count(sampled), "", "crystals sampled by the generator"),
+        (count(stage_totals(summary.rounds)["sampled"]), "", "crystals sampled by the generator"),
         (count(labels.count("stable")), "", "new stable structures"),
         (count(labels.count("metastable")), "", "new metastable structures"),
-        (energy(best[0].get("e_above_hull")) if best else "–", "eV/atom", "best above the hull"),
-        (count(database.get("converged")), "", "relaxed structures in the database"),
+        (energy(best[0].e_above_hull if best else None), "eV/atom", "best above the hull"),
+        (count(summary.database.converged), "", "relaxed structures in the database"),
         (
             "–" if match is None else f"{100 * match:.0f}",
             "%",
-            f"reconstructed by the autoencoder, {count(autoencoder.get('held_out'))} held out",
+            f"reconstructed by the autoencoder, {count(summary.autoencoder.held_out)} held out",
         ),
         (
-            energy(constraint.get("mae_ev_per_atom")),
+            energy(constraint.mae_ev_per_atom),
             "eV/atom",
-            f"MAE of the constraint, R² {energy(constraint.get('r2'), 2)}, {tested} held out",
+            f"MAE of the constraint, R² {energy(constraint.r2, 2)}, "
+            f"{count(constraint.held_out)} held out",
         ),
-        (duration(sum(known)) if known else "–", "", "wall time"),
+        *([_potential(summary.potential)] if summary.potential else []),
+        (duration(sum(summary.wall_seconds.values())), "", "wall time"),
     ]
-    if potential := summary.get("potential"):
-        items.insert(
-            -1,
-            (
-                energy(potential.get("force_mae"), 2),
-                "eV/Å",
-                "MAE of forces of the potential learnt on the way"
-                f"{'' if potential.get('used', True) else ' (not used)'}, mean force "
-                f"{energy(potential.get('mean_force'), 2)}, {count(potential.get('held_out'))} "
-                "geometries held out",
-            ),
-        )
     return '<div class="cards">' + "".join(_card(*item) for item in items) + "</div>"
+
+
+def _potential(errors: PotentialErrors) -> Card:
+    return (
+        energy(errors.force_mae, 2),
+        "eV/Å",
+        "MAE of forces of the potential learnt on the way"
+        f"{'' if errors.used else ' (not used)'}, mean force {energy(errors.mean_force, 2)}, "
+        f"{count(errors.held_out)} geometries held out",
+    )
 
 
 def _card(value: str, unit: str, what: str) -> str:

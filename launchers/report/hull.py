@@ -1,16 +1,14 @@
 """The convex hull figure of the report: binary, ternary or any number of elements."""
 
+from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
-from typing import Any
 
 from ccdcgan.launchers.report.figures import (
     INK,
-    Figure,
-    Phase,
+    Plotly,
     axis,
     formula_html,
     layout,
-    number,
     plotly_text,
 )
 from ccdcgan.launchers.report.points import (
@@ -21,6 +19,7 @@ from ccdcgan.launchers.report.points import (
     selection,
     trace,
 )
+from ccdcgan.workflows.documents import Phase
 
 # A member of the hull has a distance of zero; relaxation arithmetic leaves rounding noise.
 ON_HULL = 1e-8
@@ -33,8 +32,8 @@ Point = tuple[float, float]
 
 
 def hull_figure(
-    system: list[str], phases: list[Phase], thresholds: dict[str, float]
-) -> tuple[Figure, str]:
+    system: Sequence[str], phases: Sequence[Phase], thresholds: Mapping[str, float]
+) -> tuple[Plotly, str]:
     """Draw every phase that has a formation energy against the convex hull.
 
     Parameters
@@ -42,7 +41,7 @@ def hull_figure(
     system
         The elements, two or more; their number chooses the kind of figure.
     phases
-        All phase records; a point carries the index of its record as ``customdata``.
+        All phases; a point carries the index of its own as ``customdata``.
     thresholds
         The distances above the hull, in eV/atom, that count as stable and metastable.
 
@@ -51,14 +50,15 @@ def hull_figure(
     tuple of dict and str
         The figure and its caption (plain text).
     """
-    groups = groups_of([(i, p) for i, p in enumerate(phases) if formation(p) is not None])
+    drawn = [(i, p) for i, p in enumerate(phases) if formation(p) is not None]
+    groups = groups_of(drawn)
     if len(system) == 2:
         figure, caption = _binary(system, groups, thresholds)
     elif len(system) == 3:
         figure, caption = _ternary(system, groups)
     else:
         figure, caption = _many(groups)
-    missing = sum(formation(p) is None for p in phases)
+    missing = len(phases) - len(drawn)
     if missing:
         noun = "structure has" if missing == 1 else "structures have"
         caption += f" {missing} {noun} no formation energy (not converged) and no point here."
@@ -66,28 +66,42 @@ def hull_figure(
 
 
 def _binary(
-    system: list[str], groups: list[Group], thresholds: dict[str, float]
-) -> tuple[Figure, str]:
+    system: Sequence[str], groups: Sequence[Group], thresholds: Mapping[str, float]
+) -> tuple[Plotly, str]:
     traces = []
-    points: list[Point] = []
-    vertices: dict[float, tuple[float, Phase]] = {}
+    energies: list[float] = []
+    vertices: dict[float, tuple[float, str]] = {}
     for group in groups:
-        members = [p for _, p in group[2]]
+        members = [p for _, p in group.members]
         xs = [fractions(p, system)[1] for p in members]
         ys = [formation(p) or 0.0 for p in members]
-        points += zip(xs, ys, strict=True)
+        energies += ys
         for x, y, phase in zip(xs, ys, members, strict=True):
-            distance = number(phase.get("e_above_hull"))
-            if distance is not None and distance <= ON_HULL and 0 < x < 1:
-                vertices[x] = (y, phase)
+            if (distance := phase.e_above_hull) is not None and distance <= ON_HULL and 0 < x < 1:
+                vertices[x] = (y, phase.formula)
         traces.append(trace("scatter", group, x=xs, y=ys))
-    line = [(0.0, 0.0), *((x, vertices[x][0]) for x in sorted(vertices)), (1.0, 0.0)]
-    low = min([y for _, y in points], default=0.0)
-    top = min(max([y for _, y in points] + [0.05]), max(VIEW_TOP, -low))
-    above = sum(y > top for _, y in points)
+    vertices = dict(sorted(vertices.items()))
+    line = [(0.0, 0.0), *((x, y) for x, (y, _) in vertices.items()), (1.0, 0.0)]
+    low = min(energies, default=0.0)
+    top = min(max([*energies, 0.05]), max(VIEW_TOP, -low))
+    caption = (
+        "Every phase with its formation energy; the line is the lower convex hull. The bands are "
+        "the distances above it that count as stable and metastable."
+    )
+    if above := sum(y > top for y in energies):
+        noun = "point lies" if above == 1 else "points lie"
+        caption += f" {above} {noun} above the view: double-click to see all."
+    data = [*_bands(line, thresholds), _hull_line(line), *traces, selection("scatter")]
+    return {"data": data, "layout": _binary_frame(system, vertices, low, top)}, caption
+
+
+def _binary_frame(
+    system: Sequence[str], vertices: Mapping[float, tuple[float, str]], low: float, top: float
+) -> Plotly:
+    """Axes from the lowest formation energy to the top of the view, and the hull's formulas."""
     pad = 0.06 * (top - low)
     first, second = (plotly_text(element) for element in system)
-    frame = layout(
+    return layout(
         height=560,
         hovermode="closest",
         xaxis=axis(f"x in {first}<sub>1−x</sub>{second}<sub>x</sub>", range=[-0.03, 1.03]),
@@ -96,36 +110,24 @@ def _binary(
             {
                 "x": x,
                 "y": y,
-                "text": formula_html(phase.get("formula", "")),
+                "text": formula_html(formula),
                 "showarrow": False,
                 "yshift": -18,
                 "font": {"size": 12, "color": INK},
             }
-            for x, (y, phase) in sorted(vertices.items())
+            for x, (y, formula) in vertices.items()
         ],
     )
-    caption = (
-        "Every phase with its formation energy; the line is the lower convex hull. The bands are "
-        "the distances above it that count as stable and metastable."
-    )
-    if above:
-        noun = "point lies" if above == 1 else "points lie"
-        caption += f" {above} {noun} above the view: double-click to see all."
-    bands = _bands(line, thresholds)
-    return {
-        "data": [*bands, _hull_line(line), *traces, selection("scatter")],
-        "layout": frame,
-    }, caption
 
 
-def _height(line: list[Point], x: float) -> float:
+def _height(line: Sequence[Point], x: float) -> float:
     for (x0, y0), (x1, y1) in pairwise(line):
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return line[-1][1]
 
 
-def _bands(line: list[Point], thresholds: dict[str, float]) -> list[dict[str, Any]]:
+def _bands(line: Sequence[Point], thresholds: Mapping[str, float]) -> list[Plotly]:
     # Sampled, because the definitions also ask for E_f < 0, which cuts the shifted hull off.
     grid = sorted({*(i / 400 for i in range(401)), *(x for x, _ in line)})
     colours = {"metastable": "rgba(217,119,6,0.11)", "stable": "rgba(22,163,74,0.13)"}
@@ -146,7 +148,7 @@ def _bands(line: list[Point], thresholds: dict[str, float]) -> list[dict[str, An
     ]
 
 
-def _hull_line(line: list[Point]) -> dict[str, Any]:
+def _hull_line(line: Sequence[Point]) -> Plotly:
     return {
         "type": "scatter",
         "mode": "lines",
@@ -158,18 +160,18 @@ def _hull_line(line: list[Point]) -> dict[str, Any]:
     }
 
 
-def _ternary(system: list[str], groups: list[Group]) -> tuple[Figure, str]:
+def _ternary(system: Sequence[str], groups: Sequence[Group]) -> tuple[Plotly, str]:
     traces = []
     rounds = iter(cycle(("diamond", "square", "triangle-up", "pentagon", "star", "hexagon")))
     for name, marker, unsorted in groups:
         # Many phases share a composition; the lowest of them has to lie on top.
-        members = sorted(unsorted, key=lambda m: -(number(m[1].get("e_above_hull")) or 0.0))
+        members = sorted(unsorted, key=lambda m: -(m[1].e_above_hull or 0.0))
         shares = [fractions(p, system) for _, p in members]
         coloured = {
             **marker,
             # The colour is taken by the distance, so the shape has to tell the rounds apart.
             "symbol": next(rounds) if "distinct" in name else SOLID[marker["symbol"]],
-            "color": [number(p.get("e_above_hull")) for _, p in members],
+            "color": [p.e_above_hull for _, p in members],
             "coloraxis": "coloraxis",
             "line": {"width": 1.2, "color": INK if "distinct" in name else "#cbd5e1"},
         }
@@ -177,8 +179,17 @@ def _ternary(system: list[str], groups: list[Group]) -> tuple[Figure, str]:
         if "x-thin" in marker["symbol"]:
             coloured["line"] = {"width": 1.6}
         columns = {axis_name: [share[i] for share in shares] for i, axis_name in enumerate("abc")}
-        points = trace("scatterternary", (name, coloured, members), **columns)
+        points = trace("scatterternary", Group(name, coloured, members), **columns)
         traces.append({**points, "cliponaxis": False})
+    caption = (
+        "Every phase at its composition; the colour is the distance above the convex hull "
+        f"({COLOUR_TOP} eV/atom and more share one colour)."
+    )
+    ring = {**selection("scatterternary"), "cliponaxis": False}
+    return {"data": [*traces, ring], "layout": _ternary_frame(system)}, caption
+
+
+def _ternary_frame(system: Sequence[str]) -> Plotly:
     corners = {
         f"{name}axis": {
             "title": {"text": plotly_text(element)},
@@ -189,7 +200,7 @@ def _ternary(system: list[str], groups: list[Group]) -> tuple[Figure, str]:
         }
         for name, element in zip("abc", system, strict=True)
     }
-    frame = layout(
+    return layout(
         height=640,
         hovermode="closest",
         margin={"l": 40, "r": 40, "t": 20, "b": 20},
@@ -209,28 +220,21 @@ def _ternary(system: list[str], groups: list[Group]) -> tuple[Figure, str]:
             },
         },
     )
-    caption = (
-        "Every phase at its composition; the colour is the distance above the convex hull "
-        f"({COLOUR_TOP} eV/atom and more share one colour)."
-    )
-    ring = {**selection("scatterternary"), "cliponaxis": False}
-    return {"data": [*traces, ring], "layout": frame}, caption
 
 
-def _many(groups: list[Group]) -> tuple[Figure, str]:
-    members = [p for group in groups for _, p in group[2]]
-    formulas = sorted({str(p.get("formula", "")) for p in members})
+def _many(groups: Sequence[Group]) -> tuple[Plotly, str]:
+    formulas = sorted({p.formula for group in groups for _, p in group.members})
     places = {formula: i for i, formula in enumerate(formulas)}
     traces = [
         trace(
             "scatter",
             group,
-            x=[places[str(p.get("formula", ""))] for _, p in group[2]],
-            y=[number(p.get("e_above_hull")) for _, p in group[2]],
+            x=[places[p.formula] for _, p in group.members],
+            y=[p.e_above_hull for _, p in group.members],
         )
         for group in groups
     ]
-    ticks: dict[str, Any] = {}
+    ticks = {}
     # More names than this would overlap; the hover has them.
     if len(formulas) <= 40:
         ticks = {

@@ -1,61 +1,77 @@
 """Points of the hull figure: who belongs to which group, and what hovering shows."""
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from ccdcgan.launchers.report.figures import (
     ROUND_COLOURS,
-    Phase,
+    NumberedPhase,
+    Plotly,
     energy,
     formula_html,
     is_generated,
-    number,
     origin_text,
     plotly_text,
 )
+from ccdcgan.workflows.documents import Phase
 
 DATABASE_COLOUR = "#64748b"
 
-Group = tuple[str, dict[str, Any], list[tuple[int, Phase]]]
+
+class Group(NamedTuple):
+    """Phases that share a name in the legend and a marker."""
+
+    name: str
+    marker: Plotly
+    members: list[NumberedPhase]
 
 
 def formation(phase: Phase) -> float | None:
     """Return the formation energy in eV/atom, or None where there is none to be believed."""
-    if phase.get("label") == "untrusted":
-        return None
-    return number(phase.get("formation_energy_per_atom"))
+    return None if phase.label == "untrusted" else phase.formation_energy_per_atom
 
 
-def fractions(phase: Phase, system: list[str]) -> list[float]:
-    """Return the atomic fraction of each element of the system."""
+def amounts(phase: Phase) -> Counter[str]:
+    """Return the number of atoms of each element in the cell."""
     counts: Counter[str] = Counter()
-    for site in phase["structure"]["sites"]:
+    for site in phase.structure["sites"]:
         for species in site["species"]:
             counts[species["element"]] += species.get("occu", 1)
+    return counts
+
+
+def fractions(phase: Phase, system: Sequence[str]) -> list[float]:
+    """Return the atomic fraction of each element of the system."""
+    counts = amounts(phase)
     total = sum(counts[element] for element in system)
     return [round(counts[element] / total, 6) if total else 0.0 for element in system]
 
 
-def groups_of(drawn: list[tuple[int, Phase]]) -> list[Group]:
+def groups_of(drawn: Iterable[NumberedPhase]) -> list[Group]:
     """Sort the drawn phases, each with its index, by where they come from."""
-    generated = [(i, p) for i, p in drawn if is_generated(p)]
-    rounds: dict[int, list[tuple[int, Phase]]] = {}
+    database: list[NumberedPhase] = []
+    duplicates: list[NumberedPhase] = []
+    rounds: dict[int, list[NumberedPhase]] = {}
     unnumbered = -1
-    for i, phase in generated:
-        if phase.get("distinct"):
-            index = phase["origin"].get("round")
-            key = unnumbered if index is None else int(index)
-            rounds.setdefault(key, []).append((i, phase))
-    groups: list[Group] = [
-        (
+    for i, phase in drawn:
+        if not is_generated(phase):
+            database.append((i, phase))
+        elif not phase.distinct:
+            duplicates.append((i, phase))
+        else:
+            number = phase.origin.round
+            rounds.setdefault(unnumbered if number is None else number, []).append((i, phase))
+    groups = [
+        Group(
             "database",
             {"symbol": "circle-open", "size": 8, "color": DATABASE_COLOUR, "line": {"width": 1.6}},
-            [(i, p) for i, p in drawn if not is_generated(p)],
+            database,
         ),
-        (
+        Group(
             "generated, duplicate",
             {"symbol": "x-thin-open", "size": 6, "color": "#94a3b8", "line": {"width": 1.2}},
-            [(i, p) for i, p in generated if not p.get("distinct")],
+            duplicates,
         ),
     ]
     for key, members in sorted(rounds.items()):
@@ -66,31 +82,30 @@ def groups_of(drawn: list[tuple[int, Phase]]) -> list[Group]:
             "line": {"width": 1, "color": "#ffffff"},
         }
         name = "generated, distinct" + ("" if key == unnumbered else f", round {key}")
-        groups.append((name, marker, members))
-    return [group for group in groups if group[2]]
+        groups.append(Group(name, marker, members))
+    return [group for group in groups if group.members]
 
 
 def _hover(phase: Phase) -> str:
     lines = [
-        f"<b>{formula_html(phase.get('formula', ''))}</b>",
-        plotly_text(phase.get("spacegroup", "")),
-        f"E<sub>f</sub> = {energy(phase.get('formation_energy_per_atom'))} eV/atom",
-        f"E<sub>hull</sub> = {energy(phase.get('e_above_hull'))} eV/atom",
-        plotly_text(f"{phase.get('label', '')} · {origin_text(phase)}"),
+        f"<b>{formula_html(phase.formula)}</b>",
+        plotly_text(phase.spacegroup),
+        f"E<sub>f</sub> = {energy(phase.formation_energy_per_atom)} eV/atom",
+        f"E<sub>hull</sub> = {energy(phase.e_above_hull)} eV/atom",
+        plotly_text(f"{phase.label} · {origin_text(phase)}"),
     ]
     return "<br>".join(lines)
 
 
-def trace(kind: str, group: Group, **coordinates: list[Any]) -> dict[str, Any]:
+def trace(kind: str, group: Group, **coordinates: list[Any]) -> Plotly:
     """Return the points of one group, marked so that the page can count them."""
-    name, marker, members = group
     return {
         "type": kind,
         "mode": "markers",
-        "name": name,
-        "marker": marker,
-        "text": [_hover(p) for _, p in members],
-        "customdata": [i for i, _ in members],
+        "name": group.name,
+        "marker": group.marker,
+        "text": [_hover(p) for _, p in group.members],
+        "customdata": [i for i, _ in group.members],
         "hovertemplate": "%{text}<extra></extra>",
         # The page counts the points of the traces that carry this mark, and only of those.
         "meta": {"phases": True},
@@ -98,7 +113,7 @@ def trace(kind: str, group: Group, **coordinates: list[Any]) -> dict[str, Any]:
     }
 
 
-def selection(kind: str) -> dict[str, Any]:
+def selection(kind: str) -> Plotly:
     """Return the ring that the page puts around the structure shown in the viewer."""
     names = ("a", "b", "c") if kind == "scatterternary" else ("x", "y")
     return {

@@ -3,46 +3,41 @@
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.launchers.report.figures import (
     STAGES,
-    Phase,
+    NumberedPhase,
     energy,
     formula_html,
-    number,
     origin_text,
     stage_totals,
+    stages,
 )
+from ccdcgan.workflows.documents import Curve, DatabaseCounts, Phase, RoundCounts, Summary
 
-LABELS = ("stable", "metastable", "unstable", "not converged", "untrusted")
 
-
-def text(value: Any) -> str:
-    """Escape any value for HTML; a dash stands for None."""
+def text(value: str | int | None) -> str:
+    """Escape a value for HTML; a dash stands for None."""
     return "–" if value is None else html.escape(str(value))
 
 
-def count(value: Any) -> str:
+def count(value: float | None) -> str:
     """Format a whole number with thin spaces between thousands."""
-    result = number(value)
-    return "–" if result is None else f"{result:,.0f}".replace(",", "\u202f")
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: float) -> str:
     """Format a time with the two units that matter."""
-    value = number(seconds)
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def spacegroup_html(symbol: Any) -> str:
+def spacegroup_html(symbol: str) -> str:
     """Escape a space group, with bars over the digits of rotoinversions and screw subscripts."""
     escaped = text(symbol)
     barred = re.sub(r"-(\d)", r'<span class="over">\1</span>', escaped)
@@ -62,7 +57,7 @@ def _cell(value: str, css: str = "") -> str:
     return f'<td class="{css}">{value}</td>'
 
 
-def best_table(best: list[tuple[int, Phase]], total: int) -> str:
+def best_table(best: Sequence[NumberedPhase], total: int) -> str:
     """Return the ranked generated structures; a row carries the index of its phase record."""
     if not best:
         return (
@@ -83,20 +78,17 @@ def best_table(best: list[tuple[int, Phase]], total: int) -> str:
 
 
 def _best_row(rank: int, index: int, phase: Phase) -> str:
-    origin = phase.get("origin") or {}
-    label = phase.get("label")
-    css = str(label) if label in LABELS else ""
     cells = [
         _cell(str(rank), "num"),
-        _cell(formula_html(phase.get("formula", "–")), "nowrap"),
-        _cell(spacegroup_html(phase.get("spacegroup")), "nowrap"),
-        _cell(str(len(phase["structure"]["sites"])), "num"),
-        _cell(energy(phase.get("formation_energy_per_atom")), "num"),
-        _cell(energy(phase.get("e_above_hull")), "num"),
-        _cell(f'<span class="pill {css}">{text(label)}</span>'),
-        _cell(text(origin.get("round")), "num"),
-        _cell(text(origin.get("id")), "code wrap"),
-        _cell(text(phase.get("file")), "code nowrap"),
+        _cell(formula_html(phase.formula), "nowrap"),
+        _cell(spacegroup_html(phase.spacegroup), "nowrap"),
+        _cell(str(len(phase.structure["sites"])), "num"),
+        _cell(energy(phase.formation_energy_per_atom), "num"),
+        _cell(energy(phase.e_above_hull), "num"),
+        _cell(f'<span class="pill {phase.label}">{phase.label}</span>'),
+        _cell(text(phase.origin.round), "num"),
+        _cell(text(phase.origin.id), "code wrap"),
+        _cell(text(phase.file), "code nowrap"),
     ]
     return f'<tr data-phase="{index}" tabindex="0">{"".join(cells)}</tr>'
 
@@ -111,14 +103,14 @@ def untrusted(phases: Iterable[Phase]) -> str:
     """Return the crystals that are set aside, with the energies of both engines, or nothing."""
     rows = []
     for phase in phases:
-        second = phase.get("second_opinion") or {}
+        second = phase.second_opinion
         cells = [
-            _cell(formula_html(phase.get("formula", "–")), "nowrap"),
-            _cell(spacegroup_html(phase.get("spacegroup")), "nowrap"),
-            _cell(energy(phase.get("energy_per_atom")), "num"),
-            _cell(energy(second.get("energy_per_atom")), "num"),
+            _cell(formula_html(phase.formula), "nowrap"),
+            _cell(spacegroup_html(phase.spacegroup), "nowrap"),
+            _cell(energy(phase.energy_per_atom), "num"),
+            _cell(energy(second.energy_per_atom if second else None), "num"),
             _cell(text(origin_text(phase)), "wrap"),
-            _cell(text(phase.get("reason")), "wrap"),
+            _cell(text(phase.reason), "wrap"),
         ]
         rows.append(f"<tr>{''.join(cells)}</tr>")
     if not rows:
@@ -137,23 +129,21 @@ def untrusted(phases: Iterable[Phase]) -> str:
     )
 
 
-def funnel(rounds: list[dict[str, Any]]) -> str:
+def funnel(rounds: Sequence[RoundCounts]) -> str:
     """Return the place of the funnel figure and the table with its numbers."""
     if not rounds:
         return '<p class="note">No round of generation was run.</p>'
     heads = ["<th>round</th>", *(f'<th class="num">{name}</th>' for name in STAGES.values())]
-    named: list[tuple[str, Mapping[str, Any]]] = [
-        (str(i), counts) for i, counts in enumerate(rounds, start=1)
-    ]
+    named = [(str(i), stages(counts)) for i, counts in enumerate(rounds, start=1)]
     if len(rounds) > 1:
         named.append(("total", stage_totals(rounds)))
     rows = (
         f'<tr><th scope="row">{name}</th>'
-        + "".join(_cell(count(counts.get(stage)), "num") for stage in STAGES)
+        + "".join(_cell(count(counts[stage]), "num") for stage in STAGES)
         + "</tr>"
         for name, counts in named
     )
-    stackings = sum(int(number(counts.get("stackings")) or 0) for counts in rounds)
+    stackings = sum(counts.stackings or 0 for counts in rounds)
     beside = f" Beside the samples {stackings} stackings of known crystals were judged."
     return (
         '<div id="funnel" class="plot"></div><div class="gap"></div>'
@@ -163,13 +153,11 @@ def funnel(rounds: list[dict[str, Any]]) -> str:
     )
 
 
-def database(record: Mapping[str, Any]) -> str:
+def database(counts: DatabaseCounts) -> str:
     """Return the sizes of the database and why candidates were rejected."""
     names = ("candidates", "relaxed", "converged", "metastable", "stable")
-    sizes = {name: record.get(name) for name in names}
-    rejected = dict(
-        sorted((record.get("rejected") or {}).items(), key=lambda item: -(number(item[1]) or 0))
-    )
+    sizes: dict[str, int] = {name: getattr(counts, name) for name in names}
+    rejected = dict(sorted(counts.rejected.items(), key=lambda item: -item[1]))
     right = (
         _bar_table("rejected because", rejected, count)
         if rejected
@@ -179,45 +167,42 @@ def database(record: Mapping[str, Any]) -> str:
     return f'<div class="two"><div>{left}</div><div>{right}</div></div>'
 
 
-def _bar_table(title: str, values: Mapping[str, Any], show: Any) -> str:
-    top = max((number(v) or 0.0 for v in values.values()), default=0.0)
+def _bar_table(title: str, values: Mapping[str, float], show: Callable[[float], str]) -> str:
+    top = max(values.values(), default=0.0)
     rows = (
         f"<tr><th scope='row'>{text(name)}</th>{_cell(show(value), 'num')}"
-        f'<td class="bar"><i style="width:{100 * (number(value) or 0.0) / (top or 1):.1f}%"></i>'
+        f'<td class="bar"><i style="width:{100 * value / (top or 1):.1f}%"></i>'
         "</td></tr>"
         for name, value in values.items()
     )
     return table([f'<th>{text(title)}</th><th class="num"></th><th></th>'], rows)
 
 
-def curves(records: list[dict[str, Any]]) -> str:
+def curves(records: Sequence[Curve]) -> str:
     """Return the places of the learning curves, with their titles."""
     if not records:
         return '<p class="note">No learning curve was recorded.</p>'
     return (
         '<div class="two">'
         + "".join(
-            f"<div><h3>{text(record.get('title'))}</h3>"
-            f'<div id="curve-{i}" class="plot"></div></div>'
+            f'<div><h3>{text(record.title)}</h3><div id="curve-{i}" class="plot"></div></div>'
             for i, record in enumerate(records)
         )
         + "</div>"
     )
 
 
-def method(summary: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+def method(summary: Summary) -> str:
     """Return the level of theory, the definitions, the seed and the time of each stage."""
-    facts = {
-        **{str(k).replace("_", " "): v for k, v in (summary.get("level_of_theory") or {}).items()},
-        "seed": summary.get("seed"),
-    }
-    listed = "".join(f"<dt>{text(k)}</dt><dd>{_value(v)}</dd>" for k, v in facts.items())
+    limits = summary.thresholds
+    facts = {**_facts(summary.level_of_theory), "seed": str(summary.seed)}
+    listed = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     rules = "".join(
         f"<dt>{name}</dt><dd>E<sub>f</sub> &lt; 0 and E<sub>hull</sub> &lt; "
         f"{limits[name]:.3f} eV/atom{also}</dd>"
         for name, also in (("stable", ""), ("metastable", ", and not stable"))
     )
-    times = summary.get("wall_seconds") or {}
+    times = summary.wall_seconds
     spent = _bar_table("stage", times, duration) if times else '<p class="note">Not measured.</p>'
     return (
         f'<div class="two"><div><h3>Level of theory</h3><dl>{listed}</dl>'
@@ -229,28 +214,11 @@ def method(summary: Mapping[str, Any], limits: Mapping[str, float]) -> str:
     )
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, (dict, list, tuple)):
-        return text(json.dumps(value, default=str, ensure_ascii=False))
-    return text(value)
-
-
-def _second(phase: Phase) -> str:
-    second = phase.get("second_opinion")
-    if not second:
-        return "–"
-    return f"{energy(second.get('e_above_hull'))} eV/atom by {second.get('engine')}"
-
-
-def phase_facts(phase: Phase) -> dict[str, str]:
-    """Return the texts of the viewer (not escaped: the page sets them as text nodes)."""
+def _facts(level: LevelOfTheory) -> dict[str, str | None]:
+    """A level of theory, field by field."""
     return {
-        "formula": str(phase.get("formula") or "–"),
-        "spacegroup": str(phase.get("spacegroup") or "–"),
-        "label": str(phase.get("label") or "–"),
-        "formation": f"{energy(phase.get('formation_energy_per_atom'))} eV/atom",
-        "hull": f"{energy(phase.get('e_above_hull'))} eV/atom",
-        "second": _second(phase),
-        "origin": origin_text(phase),
-        "file": str(phase.get("file") or "–"),
+        name.replace("_", " "): json.dumps(value, ensure_ascii=False)
+        if isinstance(value, dict)
+        else value
+        for name, value in level.model_dump().items()
     }

@@ -4,13 +4,11 @@ import base64
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
-from ase.data import atomic_numbers, covalent_radii
-from ase.data.colors import jmol_colors
 from plotly.offline import get_plotlyjs
 
 from ccdcgan.dft.files import to_json, write_atomically
@@ -18,32 +16,24 @@ from ccdcgan.launchers.report import sections
 from ccdcgan.launchers.report.confirmation import confirmation
 from ccdcgan.launchers.report.failures import failed
 from ccdcgan.launchers.report.figures import (
-    Phase,
+    NumberedPhase,
     curve_figure,
     funnel_figure,
     is_generated,
-    number,
 )
 from ccdcgan.launchers.report.headline import cards, headline
 from ccdcgan.launchers.report.hull import ON_HULL, hull_figure
-from ccdcgan.workflows.failures import FailedStructure
+from ccdcgan.launchers.report.points import amounts
+from ccdcgan.launchers.report.viewer import Shown, balls
+from ccdcgan.workflows.documents import Outcome, Phase
 
-# The definitions of the paper, in eV/atom above the hull.
-THRESHOLDS = {"stable": 0.100, "metastable": 0.150}
 # A page with more rows or crystals than this opens slowly and helps nobody.
 MAX_ROWS = 100
 MAX_STRUCTURES = 600
 BEST_STRUCTURES = 400
 
 
-def write_report(
-    path: Path,
-    summary: dict[str, Any],
-    phases: list[dict[str, Any]],
-    curves: list[dict[str, Any]],
-    confirmed: dict[str, Any] | None = None,
-    failures: Sequence[FailedStructure] = (),
-) -> None:
+def write_report(path: Path, outcome: Outcome) -> None:
     """Write the report as one self-contained HTML file.
 
     The file appears whole or not at all: a reader never sees half of it.
@@ -52,139 +42,93 @@ def write_report(
     ----------
     path
         Where to write; the folder is made if it is missing.
-    summary
-        The numbers of the run: system, level of theory, seed, database, models, rounds, times.
-        A figure that was not computed is None or absent, and shown as a dash.
-    phases
-        One record for each relaxed structure, of the database and of the generator.
-    curves
-        Learning curves: title, axis labels, ``x`` and a ``series`` of ``y`` values by name.
-    confirmed
-        ``crystals`` relaxed again at another level of theory, and the ``problem`` that kept them
-        from a hull, if there was one.
-    failures
-        Structures without a result.
+    outcome
+        The results of the campaign.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _page(summary, phases, curves, confirmed or {}, failures))
+    write_atomically(path, _page(outcome))
 
 
-def _page(
-    summary: dict[str, Any],
-    phases: list[dict[str, Any]],
-    curves: list[dict[str, Any]],
-    confirmed: dict[str, Any],
-    failures: Sequence[FailedStructure],
-) -> str:
-    system = [str(element) for element in summary["system"]]
-    limits = {**THRESHOLDS, **(summary.get("thresholds") or {})}
-    rounds = summary.get("rounds") or []
+def _page(outcome: Outcome) -> str:
+    summary, phases = outcome.summary, outcome.phases
     ranked = _ranked(phases)
     best = [phase for _, phase in ranked]
-    hull, caption = hull_figure(system, phases, limits)
+    hull, caption = hull_figure(summary.system, phases, summary.thresholds)
     figures = {"hull": hull}
-    if rounds:
-        figures["funnel"] = funnel_figure(rounds)
-    figures |= {f"curve-{i}": curve_figure(curve) for i, curve in enumerate(curves)}
+    if summary.rounds:
+        figures["funnel"] = funnel_figure(summary.rounds)
+    figures |= {f"curve-{i}": curve_figure(curve) for i, curve in enumerate(outcome.curves)}
     structures = _structures(phases, ranked[:MAX_ROWS])
     data = {
         "figures": figures,
-        "structures": structures,
-        "elements": _elements(structures),
+        "structures": {i: asdict(crystal) for i, crystal in structures.items()},
+        "elements": {symbol: b._asdict() for symbol, b in balls(structures.values()).items()},
         "start": _start(phases, ranked),
     }
     plotly, script = _newlines(get_plotlyjs()), _asset("viewer.js") + _asset("report.js")
-    heading = sections.text(f"{'–'.join(system)} crystals")
+    heading = sections.text(f"{'–'.join(summary.system)} crystals")
     return Template(_asset("template.html")).substitute(
         policy=_policy(plotly, script),
         title=heading,
         style=_asset("style.css"),
         heading=heading,
-        lead=headline(system, phases, best, limits),
-        notes=sections.notes(summary.get("warnings") or []),
-        untrusted=sections.untrusted(p for p in phases if p.get("label") == "untrusted"),
+        lead=headline(summary.system, phases, best, summary.thresholds),
+        notes=sections.notes(summary.warnings),
+        untrusted=sections.untrusted(p for p in phases if p.label == "untrusted"),
         cards=cards(summary, best),
         phases=len(phases),
         hull_caption=sections.text(caption),
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
-        confirmed=confirmation(summary, confirmed),
-        failed=failed(failures),
-        funnel=sections.funnel(rounds),
-        database=sections.database(summary.get("database") or {}),
-        curves=sections.curves(curves),
-        method=sections.method(summary, limits),
+        confirmed=confirmation(summary.level_of_theory.engine, outcome.confirmed),
+        failed=failed(outcome.failed),
+        funnel=sections.funnel(summary.rounds),
+        database=sections.database(summary.database),
+        curves=sections.curves(outcome.curves),
+        method=sections.method(summary),
         data=_json(data),
         plotly=plotly,
         script=script,
     )
 
 
-def _ranked(phases: list[Phase]) -> list[tuple[int, Phase]]:
+def _ranked(phases: Sequence[Phase]) -> list[NumberedPhase]:
+    """Distinct generated phases, nearest to the hull first."""
     chosen = [
-        (distance, i, phase)
+        (phase.e_above_hull, i, phase)
         for i, phase in enumerate(phases)
         if is_generated(phase)
-        and phase.get("distinct")
-        and phase.get("label") != "untrusted"
-        and (distance := number(phase.get("e_above_hull"))) is not None
+        and phase.distinct
+        and phase.label != "untrusted"
+        and phase.e_above_hull is not None
     ]
     return [(i, phase) for _, i, phase in sorted(chosen, key=lambda item: item[:2])]
 
 
-def _start(phases: list[Phase], ranked: list[tuple[int, Phase]]) -> int | None:
+def _start(phases: Sequence[Phase], ranked: Sequence[NumberedPhase]) -> int | None:
+    """Which phase the viewer shows first."""
     if ranked:
         return ranked[0][0]
 
     def order(i: int) -> tuple[bool, float, float]:
-        distance = number(phases[i].get("e_above_hull"))
-        formation = number(phases[i].get("formation_energy_per_atom"))
+        distance = phases[i].e_above_hull
         above = math.inf if distance is None else max(distance, 0.0)
         # Elements are on the hull too, but a compound is what the reader came for.
-        return len(_symbols(phases[i])) < 2, above, 0.0 if formation is None else formation
+        return len(amounts(phases[i])) < 2, above, phases[i].formation_energy_per_atom or 0.0
 
     return min(range(len(phases)), key=order, default=None)
 
 
-def _symbols(phase: Phase) -> set[str]:
-    return {s["element"] for site in phase["structure"]["sites"] for s in site["species"]}
-
-
-def _structures(phases: list[Phase], listed: list[tuple[int, Phase]]) -> dict[str, Any]:
+def _structures(phases: Sequence[Phase], listed: Sequence[NumberedPhase]) -> dict[str, Shown]:
     # All structures of a usual run are embedded. Of a run with more than 600 the page holds those
     # of the table, the members of the hull and the 400 lowest: enough to look at, and the file
     # stays small; for the others the viewer says that they are not here.
     chosen = set(range(len(phases)))
     if len(phases) > MAX_STRUCTURES:
-        above = {i: number(phase.get("e_above_hull")) for i, phase in enumerate(phases)}
-        placed = {i: distance for i, distance in above.items() if distance is not None}
+        placed = {i: p.e_above_hull for i, p in enumerate(phases) if p.e_above_hull is not None}
         lowest = sorted(placed, key=lambda i: placed[i])[:BEST_STRUCTURES]
         members = {i for i, distance in placed.items() if distance <= ON_HULL}
         chosen = {i for i, _ in listed} | members | set(lowest)
-    return {str(i): _structure(phases[i]) for i in sorted(chosen)}
-
-
-def _structure(phase: Phase) -> dict[str, Any]:
-    record = phase["structure"]
-    sites = record["sites"]
-    return {
-        **sections.phase_facts(phase),
-        "matrix": [[round(float(x), 5) for x in row] for row in record["lattice"]["matrix"]],
-        "species": [site["species"][0]["element"] for site in sites],
-        "frac": [round(float(x), 5) for site in sites for x in site["abc"]],
-    }
-
-
-def _elements(structures: dict[str, Any]) -> dict[str, Any]:
-    symbols = sorted({name for record in structures.values() for name in record["species"]})
-    table = {}
-    for name in symbols:
-        z = atomic_numbers[name]
-        table[name] = {
-            "rgb": [round(255 * float(part)) for part in jmol_colors[z]],
-            "radius": round(float(covalent_radii[z]), 2),
-        }
-    return table
+    return {str(i): Shown.of(phases[i]) for i in sorted(chosen)}
 
 
 def _asset(name: str) -> str:
@@ -207,7 +151,7 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _json(value: Any) -> str:
-    encoded = to_json(value, ensure_ascii=False, separators=(",", ":"), default=float)
+def _json(value: object) -> str:
+    encoded = to_json(value, ensure_ascii=False, separators=(",", ":"))
     # Inside <script> only these could end the element or open a comment.
     return encoded.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

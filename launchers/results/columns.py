@@ -98,7 +98,7 @@ def as_frame(phases: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return table.astype({name: DTYPES[column.type] for name, column in COLUMNS.items()})
 
 
-def flat(phase: Mapping[str, Any]) -> dict[str, Any]:
+def flat(phase: Mapping[str, Any]) -> dict[str, object]:
     """The row of a phase in the flat table; the level of theory as JSON."""
     row = {name: value_of(phase, column) for name, column in COLUMNS.items()}
     return {

@@ -170,7 +170,7 @@ def _optimade(phases: Phases) -> bytes:
         "description": "Phases of ccdcgan campaigns",
         "prefix": PREFIX.strip("_"),
     }
-    lines: list[dict[str, Any]] = [
+    lines = [
         # The specification has the version here, the reader of optimade-maker in "meta".
         {"x-optimade": {"api_version": OPTIMADE, "meta": {"api_version": OPTIMADE}}},
         {"meta": {"api_version": OPTIMADE, "data_returned": len(phases), "provider": provider}},
@@ -187,7 +187,7 @@ def _optimade(phases: Phases) -> bytes:
     return b"".join(to_json(line).encode() + b"\n" for line in lines)
 
 
-def _resource(phase: Mapping[str, Any]) -> dict[str, Any]:
+def _resource(phase: Mapping[str, Any]) -> Mapping[str, Any]:
     """The OPTIMADE structure of a phase."""
     structure = _structure(phase)
     composition = structure.composition

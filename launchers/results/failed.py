@@ -36,7 +36,7 @@ def failed_phases(relaxations: Store, phases: Store, query: Mapping[str, Any]) -
 
     # The embedded store cannot leave out parts of a document.
     hidden = None if isinstance(relaxations, MontyStore) else {"frames": 0, "_id": 0}
-    documents: dict[str, dict[str, Any]] = {}
+    documents: dict[str, Mapping[str, Any]] = {}
     for stored in relaxations.query({"converged": False, **query}, hidden):
         # One that is damaged hides no others.
         try:

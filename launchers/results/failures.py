@@ -20,8 +20,8 @@ from ccdcgan.workflows.failures import FailedStructure
 from ccdcgan.workflows.storage.stores import RESULTS
 
 if TYPE_CHECKING:
+    from ccdcgan.launchers.cluster.failed_jobs import Failure
     from ccdcgan.launchers.cluster.launchpad import Pad
-    from ccdcgan.launchers.cluster.recovery import Failure
     from ccdcgan.launchers.cluster.settings import Cluster
 
 #: What of a relaxation document tells of its failure: all but its frames.
@@ -73,7 +73,7 @@ def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
 
 def failures_of_cluster(cluster: Cluster, pad: Pad, wanted: Wanted) -> list[FailedStructure]:
     """Failures of the campaigns of a cluster: of structures, and of jobs."""
-    from ccdcgan.launchers.cluster.recovery import failures
+    from ccdcgan.launchers.cluster.failed_jobs import failures
 
     query = {}
     if wanted.campaigns is not None:
@@ -127,7 +127,7 @@ def campaign_of(folder: Path) -> Campaign:
 
 
 def _stored(store: Store, wanted: Wanted) -> Iterator[FailedStructure]:
-    query: dict[str, Any] = {"converged": False}
+    query: dict[str, object] = {"converged": False}
     if wanted.campaigns is not None:
         query["campaign"] = {"$in": sorted(wanted.campaigns)}
     # The embedded store cannot leave out parts of a document.

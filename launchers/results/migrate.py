@@ -24,6 +24,7 @@ from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.knowledge import knowledge_key
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS, artifact_key, insert
 
+#: A stored document of any kind and version, which is handed on as it is.
 Document = dict[str, Any]
 Name = tuple[Any, ...]
 
@@ -105,7 +106,7 @@ class Shelf:
         """Those of the names that are there, each once."""
         left = set(names)
         firsts = sorted({name[0] for name in left})
-        questions: list[dict[str, Any]] = [
+        questions: list[Mapping[str, Any]] = [
             {self._fields[0]: {"$in": firsts[i : i + NAMES]}} for i in range(0, len(firsts), NAMES)
         ]
         if isinstance(self._store, MontyStore):

@@ -69,7 +69,7 @@ def phase_filter(
     engine: str | None = None,
     distinct: bool | None = None,
     where: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The MongoDB filter of a question; what is None is not asked.
 
     Parameters
@@ -100,15 +100,11 @@ def phase_filter(
     UserError
         A value cannot be asked for; the message says what can.
     """
-    query: dict[str, Any] = {}
+    query: dict[str, object] = {}
     if formula is not None:
         query["formula"] = reduced_formula(formula)
-    wanted: dict[str, Any] = {}
-    if elements is not None:
-        wanted["$eq"] = _symbols(elements)
-    if containing is not None:
-        wanted["$all"] = _symbols(containing)
-    if wanted:
+    symbols = {"$eq": elements, "$all": containing}
+    if wanted := {how: _symbols(these) for how, these in symbols.items() if these is not None}:
         query["elements"] = wanted
     if max_e_above_hull is not None:
         if not math.isfinite(max_e_above_hull):
@@ -124,8 +120,11 @@ def phase_filter(
         query["level_of_theory.engine"] = {"$regex": f"^{re.escape(engine)}$", "$options": "i"}
     if distinct is not None:
         query["distinct"] = distinct
-    if where is None:
-        return query
+    return query if where is None else _both(query, where)
+
+
+def _both(query: dict[str, object], where: Mapping[str, Any]) -> dict[str, object]:
+    """A filter, and a free one beside it."""
     if not isinstance(where, Mapping):
         raise UserError('a free filter is a JSON object, such as {"nsites": {"$lte": 8}}')
     _check_operators(where)
@@ -194,8 +193,8 @@ class Results:
         limit: int | None = None,
         structures: bool = True,
         **filters: Unpack[Filters],
-    ) -> list[dict[str, Any]]:
-        """Documents of the phases that pass all filters of `phase_filter`.
+    ) -> list[Mapping[str, Any]]:
+        """Stored documents of the phases that pass all filters of `phase_filter`.
 
         Parameters
         ----------
@@ -272,7 +271,7 @@ def _is_phase(phase: Any) -> bool:
     return isinstance(phase.get("formula"), str) and isinstance(phase.get("id"), str)
 
 
-def parse_where(text: str) -> dict[str, Any]:
+def parse_where(text: str) -> Mapping[str, Any]:
     """A free filter from JSON.
 
     Raises

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from maggma.core import Store
 
@@ -23,12 +23,13 @@ from ccdcgan.launchers.results.failures import (
     failures_of_folder,
     relaxations_of,
 )
-from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
+from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.failures import FailedStructure
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.launchpad import Pad
     from ccdcgan.launchers.cluster.settings import Cluster
+    from ccdcgan.launchers.cluster.submission import Submission
 
 #: States of jobs that run or will without anybody's help.
 BUSY = ("READY", "RESERVED", "RUNNING", "PAUSED")
@@ -123,12 +124,12 @@ def retry_on_cluster(
     from ccdcgan.launchers.cluster.recovery import change_states, mend
     from ccdcgan.launchers.cluster.submit import submit
 
-    document, settings, family = campaign
+    newest, settings, family = campaign
     jobs = {"spec.campaign": {"$in": sorted(family)}}
     busy = pad.fireworks.count_documents({**jobs, "state": {"$in": BUSY}})
     if busy:
         raise UserError(
-            f"{document['_id']} still has {busy} jobs to run: try its structures again when it is "
+            f"{newest.id} still has {busy} jobs to run: try its structures again when it is "
             "done, or end it with ccdcgan cancel"
         )
     if again == Again() and all(f.kind == "machine" for f in found):
@@ -137,7 +138,7 @@ def retry_on_cluster(
     prepare_retry(relaxations_of(cluster.job_store()), cluster.root / "calculations", found, again)
     for run in sorted(family):
         change_states(pad, run, ("WAITING", "FIZZLED"), "DEFUSED")
-    done = submit(settings, str(document["name"]), cluster, again=True)
+    done = submit(settings, newest.name, cluster, again=True)
     return Retried(len(found), done.campaign)
 
 
@@ -146,14 +147,14 @@ class OnCluster(NamedTuple):
 
     Attributes
     ----------
-    document, settings
-        Of its newest run.
+    newest, settings
+        Its newest run, and how it goes on.
     family
         All names of it: digests and runs of whatever differs from it in nothing that makes another
         campaign.
     """
 
-    document: dict[str, Any]
+    newest: Submission
     settings: Campaign
     family: frozenset[str]
 
@@ -168,13 +169,13 @@ def campaign_on(pad: Pad, name: str) -> OnCluster:
         runs = alike(pad, settings)
         if not runs:
             raise UserError(f"no campaign {name!r} was submitted: ccdcgan status lists them")
-        document = runs[0]
+        newest = runs[0]
     else:
-        document = find_campaign(pad, name)
-        settings = parse_campaign(document["settings"], str(document["_id"]))
+        newest = find_campaign(pad, name)
+        settings = newest.campaign()
         runs = alike(pad, settings)
-    family = frozenset(str(run[key]) for run in runs for key in ("_id", "digest"))
-    return OnCluster(document, settings, family)
+    family = frozenset(name for run in runs for name in (run.id, run.digest))
+    return OnCluster(newest, settings, family)
 
 
 def prepare_retry(

@@ -1,0 +1,67 @@
+"""What people see of a campaign that has been run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from ccdcgan.launchers.cli.terminal import Console, tell
+from ccdcgan.workflows.documents import Agreement, Confirmation, Outcome, RoundCounts
+
+#: Most crystals that are listed.
+MOST = 10
+
+
+def print_outcome(outcome: Outcome, workdir: Path) -> None:
+    """The rounds in numbers, the best crystals, what was confirmed, and where the report is."""
+    summary, out = outcome.summary, Console()
+    out.print(_rounds(f"{'–'.join(summary.system)}: generated crystals", summary.rounds))
+    for line in summary.warnings:
+        tell("note", "yellow", line, out)
+    best = [p for p in outcome.phases if p.file]
+    best.sort(key=lambda p: p.e_above_hull or 0.0)
+    for phase in best[:MOST]:
+        out.print(
+            f"{phase.formula:>10}  {phase.spacegroup:<18} "
+            f"E_f {phase.formation_energy_per_atom or 0.0:+.3f}  "
+            f"E_hull {phase.e_above_hull or 0.0:.3f} eV/atom  {phase.label}"
+        )
+    for crystal in outcome.confirmed.crystals[:MOST]:
+        out.print(_both_levels(summary.level_of_theory.engine, crystal))
+    if agreement := outcome.confirmed.agreement:
+        out.print(_agreement(agreement))
+    if outcome.confirmed.problem:
+        tell("not confirmed:", "red", outcome.confirmed.problem)
+    out.print(f"report: {workdir / 'report.html'}")
+
+
+def _rounds(title: str, rounds: Sequence[RoundCounts]) -> Table:
+    table = Table(title=title)
+    table.add_column("round")
+    for number in range(1, len(rounds) + 1):
+        table.add_column(str(number), justify="right")
+    # Of what is left out, the warnings tell.
+    for stage in (name for name in RoundCounts.model_fields if name != "left_out"):
+        counts = [getattr(counts, stage) for counts in rounds]
+        if None not in counts:
+            table.add_row(stage.replace("_", ", "), *map(str, counts))
+    return table
+
+
+def _both_levels(engine: str, crystal: Confirmation) -> str:
+    # Both may have one name, as two settings of VASP.
+    places = ((engine, crystal.before), (crystal.level_of_theory.engine, crystal.after))
+    distances = (
+        f"{level} {'–' if place.e_above_hull is None else f'{place.e_above_hull:.3f}'}"
+        for level, place in places
+    )
+    return f"{crystal.formula:>10}  E_hull {', '.join(distances)} eV/atom"
+
+
+def _agreement(found: Agreement) -> str:
+    return (
+        f"both levels agree on the label of {found.same_label} of {found.crystals} compounds; "
+        f"mean difference of E_f {found.formation_energy or 0.0:.3f} eV/atom"
+    )

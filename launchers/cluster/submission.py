@@ -1,0 +1,41 @@
+"""The document of a submitted campaign, beside its jobs on the LaunchPad."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ccdcgan.workflows.campaign import Campaign, parse_campaign
+
+
+class Submission(BaseModel):
+    """A run of a campaign on a cluster; earlier versions lack what has a default."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: str = Field(alias="_id", description="Name of the run: the digest, from the second on -2.")
+    digest: str
+    name: str = Field(description="What people call it: the stem of its file.")
+    system: str
+    rounds: int
+    settings: dict[str, object] = Field(description="The campaign as plain data.")
+    version: str = Field("", description="Of ccdcgan that submitted it.")
+    submitted_by: str
+    submitted_at: str
+    claimed: float = Field(description="When somebody began to submit it, s since 1970.")
+    submitted: bool = Field(description="Whether its jobs are on the LaunchPad.")
+    outcome: str | None = Field(None, description="Job whose output is the campaign's outcome.")
+    relaxed: dict[str, int] = Field({}, description="Relaxations, in total and by the hour.")
+
+    def campaign(self) -> Campaign:
+        """Its settings.
+
+        Raises
+        ------
+        UserError
+            They are not those of a campaign of this version.
+        """
+        return parse_campaign(self.settings, self.id)
+
+    def stored(self) -> dict[str, object]:
+        """The document as a new one is stored."""
+        return self.model_dump(by_alias=True, exclude={"outcome", "relaxed"})

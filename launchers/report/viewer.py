@@ -1,0 +1,73 @@
+"""Crystals as the report's viewer reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ase.data import atomic_numbers, covalent_radii
+from ase.data.colors import jmol_colors
+
+from ccdcgan.launchers.report.figures import energy, origin_text
+from ccdcgan.workflows.documents import Phase
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A crystal with the texts beside it (not escaped: the page sets them as text nodes)."""
+
+    formula: str
+    spacegroup: str
+    label: str
+    formation: str
+    hull: str
+    second: str
+    origin: str
+    file: str
+    matrix: list[list[float]]
+    species: list[str]
+    frac: list[float]
+
+    @classmethod
+    def of(cls, phase: Phase) -> Shown:
+        """A phase."""
+        lattice, sites = phase.structure["lattice"], phase.structure["sites"]
+        return cls(
+            formula=phase.formula,
+            spacegroup=phase.spacegroup,
+            label=phase.label,
+            formation=f"{energy(phase.formation_energy_per_atom)} eV/atom",
+            hull=f"{energy(phase.e_above_hull)} eV/atom",
+            second=_second(phase),
+            origin=origin_text(phase),
+            file=phase.file or "–",
+            matrix=[[round(float(x), 5) for x in row] for row in lattice["matrix"]],
+            species=[site["species"][0]["element"] for site in sites],
+            frac=[round(float(x), 5) for site in sites for x in site["abc"]],
+        )
+
+
+def _second(phase: Phase) -> str:
+    second = phase.second_opinion
+    return "–" if second is None else f"{energy(second.e_above_hull)} eV/atom by {second.engine}"
+
+
+class Ball(NamedTuple):
+    """How atoms of an element look."""
+
+    rgb: list[int]
+    radius: float
+
+
+def balls(crystals: Iterable[Shown]) -> dict[str, Ball]:
+    """Colour and covalent radius (Å) of each element in the crystals."""
+    symbols = sorted({symbol for crystal in crystals for symbol in crystal.species})
+    numbers = {symbol: atomic_numbers[symbol] for symbol in symbols}
+    return {
+        symbol: Ball(
+            [round(255 * float(part)) for part in jmol_colors[z]],
+            round(float(covalent_radii[z]), 2),
+        )
+        for symbol, z in numbers.items()
+    }
