@@ -37,7 +37,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, database_of, open_pad, prepare
+from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, open_pad, prepare
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline, status_of
 from ccdcgan.launchers.cluster.submission import Submission
@@ -100,7 +100,7 @@ def timed(figures: dict[str, Any], name: str) -> Iterator[None]:
 
 def fill(pad: Pad, cluster: Cluster, number: int) -> None:
     """Documents of other campaigns: half of them jobs, half of them relaxations."""
-    relaxations = database_of(cluster.stores.results)[cluster.stores.results.relaxations]
+    relaxations = cluster.stores.results.handle()[cluster.stores.results.relaxations]
     states = ["COMPLETED"] * 17 + ["READY", "WAITING", "FIZZLED"]
     for start in range(0, number // 2, 10000):
         size = min(10000, number // 2 - start)
@@ -241,7 +241,7 @@ def main() -> int:
             return 2
         finally:
             if os.environ.get("CCDCGAN_MONGODB_URI"):
-                database_of(cluster.launchpad).client.drop_database(name)
+                cluster.launchpad.handle().client.drop_database(name)
     print(json.dumps(figures, indent=2))
     return 0
 

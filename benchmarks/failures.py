@@ -32,9 +32,9 @@ from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.engines.vasp.record import Attempt, write_record
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.launchers.cluster.settings import load_cluster
-from ccdcgan.launchers.local.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store
-from ccdcgan.launchers.results.failures import Wanted, failures_of_folder, relaxations_of
+from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
 from ccdcgan.launchers.results.retry import Again, prepare_retry
+from ccdcgan.launchers.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store, relaxations_of
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.failures import FailedStructure

@@ -36,7 +36,6 @@ from potcars import write_potcars  # noqa: E402  of the tests, which are no pack
 from test_vasp_campaign import crystal  # noqa: E402
 
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp  # noqa: E402
-from ccdcgan.launchers.cluster.launchpad import database_of  # noqa: E402
 from ccdcgan.launchers.cluster.settings import load_cluster  # noqa: E402
 from ccdcgan.launchers.cluster.submit import submit  # noqa: E402
 from ccdcgan.workflows.campaign import Campaign, parse_campaign  # noqa: E402
@@ -125,7 +124,7 @@ def disturbed(
         return Flow([job], output=job.output)
 
     cluster = load_cluster(config)
-    database = database_of(cluster.launchpad)
+    database = cluster.launchpad.handle()
     config_folder = folder / "config"
     work = ("worker", config_folder / "dft", "--idle", 0)
     try:

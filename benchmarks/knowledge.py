@@ -40,7 +40,7 @@ from maggma.stores import MemoryStore, MongoURIStore
 from pymatgen.core import Lattice, Structure
 from pymongo import MongoClient
 
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import choose

@@ -27,7 +27,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.relax import RelaxMaker
 

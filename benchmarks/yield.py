@@ -44,7 +44,7 @@ from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.structures.substitution import candidates, starting_volume
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign

@@ -18,7 +18,7 @@ from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.launchers.cli.app import main
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry
 from ccdcgan.workflows.knowledge import Knowledge

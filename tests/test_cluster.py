@@ -32,7 +32,7 @@ from ccdcgan.launchers.cluster.moved import MOVED
 from ccdcgan.launchers.cluster.recovery import TRIES, mend
 from ccdcgan.launchers.cluster.settings import CLASSES, Cluster, load_cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows import relax
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument

@@ -11,8 +11,8 @@ from jobflow import run_locally
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.frames import Frame
-from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.outcome import write_results
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.conclude import conclude
 from ccdcgan.workflows.documents import Origin, Outcome, RelaxationDocument

@@ -14,7 +14,7 @@ from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.relaxation.properties import PropertyError, bulk_modulus, compute
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.documents import Candidate, Origin

@@ -472,7 +472,7 @@ def test_a_run_stopped_by_walltime_goes_on_in_the_next(faults, log, record):
 
 
 def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
-    from ccdcgan.launchers.local.workdir import embedded_store
+    from ccdcgan.launchers.workdir import embedded_store
     from ccdcgan.workflows.campaign import Campaign
     from ccdcgan.workflows.relax import RelaxMaker
 

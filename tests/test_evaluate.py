@@ -21,7 +21,7 @@ from small_campaign import CAMPAIGN
 from test_campaign import command
 
 from ccdcgan.dft.structures.matching import is_same
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 

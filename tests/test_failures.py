@@ -13,9 +13,9 @@ from test_vasp_campaign import DRIVER, crystal
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.app import main
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store
 from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
 from ccdcgan.launchers.results.retry import Again, parse_incar, prepare_retry
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.failures import FailedStructure, counts
 from ccdcgan.workflows.storage.stores import RESULTS

@@ -17,7 +17,7 @@ from crystals import CSCL, NIAS, ROCKSALT
 from small_campaign import CAMPAIGN
 from test_campaign import command
 
-from ccdcgan.launchers.local.workdir import embedded_store, open_workdir
+from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import load_campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.propose import key_of

@@ -12,9 +12,9 @@ from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster.settings import load_cluster
-from ccdcgan.launchers.local.workdir import embedded_store, open_workdir
 from ccdcgan.launchers.results import migrate
 from ccdcgan.launchers.results.migrate import to_database, to_folder
+from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.documents import Origin, Phase, RelaxationDocument

@@ -22,10 +22,10 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.query import Results
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, Outcome, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge

@@ -14,7 +14,7 @@ from pymatgen.core import Lattice, Structure
 from test_campaign import command
 
 from ccdcgan.launchers.check import outlook
-from ccdcgan.launchers.local.workdir import open_workdir
+from ccdcgan.launchers.workdir import open_workdir
 from ccdcgan.workflows.campaign import load_campaign
 
 #: Candidates that are not made and not compared, which is what takes time.

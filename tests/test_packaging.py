@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,16 @@ MAY_IMPORT = {
     },
     "workflows": {"dft", "models"},
     "launchers": {"dft", "models", "workflows"},
+}
+#: Wings of launchers, and what each may import beside itself and the modules beside them.
+WINGS = {
+    "cli": {"local", "networks", "check", "results", "cluster"},
+    "local": {"check", "results"},
+    "check": {"cluster"},
+    "results": {"cluster", "report"},
+    "networks": {"results"},
+    "cluster": set(),
+    "report": set(),
 }
 #: Required, though no module of ours imports them by name.
 INDIRECT = {
@@ -148,10 +159,17 @@ def test_this_installation_runs_from_anywhere(tmp_path: Path) -> None:
     assert run(script, "--version", cwd=tmp_path).stdout.strip() == VERSION
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Dotted names that a module imports, wherever in it."""
+def imports(path: Path, *, types: bool = True) -> Iterator[str]:
+    """Dotted names that a module imports, wherever in it; also those for types alone, or not."""
     package = ("ccdcgan", *path.relative_to(ROOT).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = set()
+    for node in ast.walk(tree):
+        if not types and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -177,6 +195,23 @@ def test_rooms_import_one_way(room: str) -> None:
             if bare or (parts[0] == "ccdcgan" and parts[1:2] and not fits):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong
+
+
+def test_wings_import_one_way() -> None:
+    """Each in its place, the command line on top; so there is no circle among them."""
+    folders = {p.name for p in (ROOT / "launchers").iterdir() if (p / "__init__.py").exists()}
+    assert folders == set(WINGS)
+    wrong = []
+    for path in modules("launchers"):
+        own = path.relative_to(ROOT / "launchers").parts[0]
+        for name in imports(path, types=False):
+            parts = name.split(".")
+            other = parts[2] if parts[:2] == ["ccdcgan", "launchers"] and len(parts) > 2 else own
+            # What stands beside the wings is theirs in common, and knows none of them.
+            if other in WINGS and other != own and other not in WINGS.get(own, set()):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+    TopologicalSorter(WINGS).prepare()
 
 
 def test_requirements_are_what_is_imported() -> None:

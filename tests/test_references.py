@@ -15,7 +15,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.settings import DEFAULT_ENGINE
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.references import load_references
-from ccdcgan.launchers.local.workdir import open_workdir
+from ccdcgan.launchers.workdir import open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge

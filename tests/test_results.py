@@ -22,10 +22,10 @@ from pymatgen.io.optimade import OptimadeStructureAdapter
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.columns import COLUMNS, flat
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.query import Results, parse_where, phase_filter
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Entry, RelaxationDocument
 from ccdcgan.workflows.phases import unplaced

@@ -18,8 +18,8 @@ from test_vasp_campaign import DRIVER, crystal
 
 from ccdcgan.launchers.cli.app import main
 from ccdcgan.launchers.cluster.settings import Cluster
-from ccdcgan.launchers.local.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store
 from ccdcgan.launchers.results.reuse import reuse, reuse_on_cluster
+from ccdcgan.launchers.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.relax import RelaxMaker
 from ccdcgan.workflows.storage.stores import RESULTS

@@ -12,7 +12,7 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Structure
 from small_campaign import results, start
 
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import load_campaign
 from ccdcgan.workflows.generate import GenerateMaker
 from ccdcgan.workflows.learn import ConstraintMaker, GanMaker

@@ -33,10 +33,10 @@ from ccdcgan.launchers.cli.app import explain
 from ccdcgan.launchers.cli.terminal import Console
 from ccdcgan.launchers.cluster.launch import launch
 from ccdcgan.launchers.cluster.trusted import UntrustedError, objection, restrict
-from ccdcgan.launchers.local.workdir import embedded_store
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.tables import csv_text
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.documents import Outcome, RelaxationDocument
 from ccdcgan.workflows.storage.stores import PHASES
 

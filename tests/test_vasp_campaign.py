@@ -21,7 +21,7 @@ from vasp_stand_in import Minimiser, pair_potential
 
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import RelaxationDocument
 from ccdcgan.workflows.storage.stores import RESULTS
@@ -36,7 +36,7 @@ DRIVER = """
 import json, sys
 from pathlib import Path
 from jobflow import run_locally
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.relax import RelaxMaker
 
 folder = Path(sys.argv[1])

@@ -20,7 +20,7 @@ from test_vasp_signals import inside
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
 from ccdcgan.dft.relaxation.failure import MachineError
-from ccdcgan.launchers.local.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument

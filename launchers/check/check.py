@@ -27,7 +27,7 @@ from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.check.outlook import run_findings, source_findings
 from ccdcgan.launchers.cluster.files import FIREWORKS
 from ccdcgan.launchers.cluster.settings import Cluster, load_cluster
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, taken_up
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 
 #: Packages whose versions decide whether two machines understand each other.

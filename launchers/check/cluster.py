@@ -18,18 +18,15 @@ from pymongo.errors import PyMongoError
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.check.check import folder_finding
 from ccdcgan.launchers.check.findings import Finding, tried
+from ccdcgan.launchers.cluster.database import MARK, SOON, Database, explain
 from ccdcgan.launchers.cluster.files import adapter_settings
 from ccdcgan.launchers.cluster.launch import in_queue
 from ccdcgan.launchers.cluster.launchpad import (
-    MARK,
-    SOON,
     Pad,
     connect,
-    explain,
     indexes,
-    ping,
 )
-from ccdcgan.launchers.cluster.settings import Cluster, Database, Worker
+from ccdcgan.launchers.cluster.settings import Cluster, Worker
 from ccdcgan.workflows.storage.spool import DEADLINE
 
 #: A file of two pieces, as GridFS cuts them.
@@ -82,7 +79,7 @@ def cluster_findings(cluster: Cluster) -> Generator[Finding, None, Parts]:
 
 
 def _database(database: Database, uses: Sequence[str]) -> Finding:
-    server = ping(database)
+    server = database.ping()
     variable = database.uri_from_environment
     try:
         same = _gives_back(database, "blobs" in uses)

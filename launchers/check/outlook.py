@@ -21,7 +21,7 @@ from ccdcgan.dft.structures.sources import (
     materials_project,
 )
 from ccdcgan.launchers.check.findings import Finding, tried
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, taken_up
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.propose import substituted
 from ccdcgan.workflows.sections import SMALLEST_DATABASE

@@ -27,13 +27,13 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.check.check import engine_findings, folder_finding, versions
 from ccdcgan.launchers.check.cluster import Parts
 from ccdcgan.launchers.check.findings import Finding, tried
+from ccdcgan.launchers.cluster.database import explain
 from ccdcgan.launchers.cluster.failed_jobs import failures
 from ccdcgan.launchers.cluster.files import write_files
 from ccdcgan.launchers.cluster.launch import adapter_of, in_queue, last_words, submit_to_queue
 from ccdcgan.launchers.cluster.launchpad import (
     QUEUE_JOBS,
     Pad,
-    explain,
     prepare,
 )
 from ccdcgan.launchers.cluster.settings import Cluster

@@ -95,7 +95,7 @@ def adopt(
 
 
 def _campaign(workdir: Path, config: Path | None, text: str | None) -> Campaign:
-    from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE
+    from ccdcgan.launchers.workdir import CAMPAIGN_FILE
     from ccdcgan.workflows.campaign import load_campaign
 
     if text is not None and (Path(text).suffix in {".yaml", ".yml"} or Path(text).is_file()):
@@ -122,7 +122,7 @@ def _store(
 
     None where there is none as yet, and none is to be made.
     """
-    from ccdcgan.launchers.results.failures import relaxations_of
+    from ccdcgan.launchers.workdir import relaxations_of
     from ccdcgan.workflows.storage.stores import Relaxations
 
     if config is not None:
@@ -134,7 +134,7 @@ def _store(
             prepare(pad, cluster)
         yield Relaxations(relaxations_of(cluster.job_store()))
         return
-    from ccdcgan.launchers.local.workdir import embedded_store, open_workdir, taken_up
+    from ccdcgan.launchers.workdir import embedded_store, open_workdir, taken_up
 
     if dry_run:
         taken_up(workdir, settings)

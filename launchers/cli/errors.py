@@ -26,7 +26,7 @@ def explain(error: BaseException) -> str | None:
         place = ".".join(map(str, first["loc"]))
         return f"a stored document is damaged: {error.title}: {place}: {first['msg']}"  # type: ignore[attr-defined]
     if type(error).__module__.startswith("pymongo"):
-        from ccdcgan.launchers.cluster.launchpad import explain as explain_database
+        from ccdcgan.launchers.cluster.database import explain as explain_database
 
         return explain_database(error)  # type: ignore[arg-type]
     if (

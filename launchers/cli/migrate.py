@@ -64,7 +64,7 @@ def migrate(
 
 def _campaign(folder: Path, text: str | None, cluster: Cluster) -> Campaign:
     """The campaign that is wanted in the folder."""
-    from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE
+    from ccdcgan.launchers.workdir import CAMPAIGN_FILE
     from ccdcgan.workflows.campaign import load_campaign
 
     if text is None:

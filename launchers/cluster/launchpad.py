@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fireworks import Firework, LaunchPad, Workflow
-from pymongo import MongoClient, ReplaceOne
-from pymongo.errors import (
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-)
+from pymongo import ReplaceOne
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.yaml_files import read_yaml
+from ccdcgan.launchers.cluster.database import MARK, SOON, address_in
 from ccdcgan.launchers.cluster.moved import renamed
-from ccdcgan.launchers.cluster.settings import Cluster, Database, address_in
+from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.trusted import objection, restrict
 from ccdcgan.workflows.storage.spool import patiently
 
@@ -28,9 +24,6 @@ logger = logging.getLogger("ccdcgan")
 
 #: A filter in MongoDB's language.
 Query = Mapping[str, Any]
-
-#: Collection with what we know of the database itself, in one document.
-MARK = "ccdcgan"
 
 #: Versions of the jobs on a LaunchPad: in the second, modules of `moved.MOVED` have new names.
 VERSIONS = (1, 2)
@@ -43,9 +36,6 @@ LIVE = ("READY", "RESERVED", "RUNNING")
 
 #: FireWorks' own, as attributes of its LaunchPad.
 FIREWORKS_COLLECTIONS = ("fireworks", "launches", "workflows", "offline_runs", "fw_id_assigner")
-
-#: Milliseconds until a person is told that the database does not answer.
-SOON = 5000
 
 #: What FireWorks writes with. Twice does no harm: each names the document that it changes.
 WRITES = {
@@ -239,7 +229,7 @@ def connect(cluster: Cluster) -> Pad:
 def open_pad(cluster: Cluster) -> Pad:
     """The LaunchPad as it is, once its database has answered."""
     chosen = cluster.launchpad
-    ping(chosen)
+    chosen.ping()
     return Pad(
         trusted=cluster.trusted,
         host=chosen.uri,
@@ -247,33 +237,6 @@ def open_pad(cluster: Cluster) -> Pad:
         uri_mode=True,
         mongoclient_kwargs={"serverSelectionTimeoutMS": SOON},
     )
-
-
-def ping(database: Database) -> str:
-    """The version of the server, or a clear error."""
-    variable = database.uri_from_environment
-    try:
-        with address_in(variable):
-            handle = database_of(database)
-            # Something that needs the right to read.
-            handle[MARK].find_one({"_id": MARK})
-            return str(handle.client.server_info()["version"])
-    except PyMongoError as error:
-        raise UserError(f"{explain(error)} ({variable})") from None
-
-
-def explain(error: PyMongoError) -> str:
-    """One line for an error of the database, without an address that may hold a password."""
-    if isinstance(error, OperationFailure):
-        if error.code in (18, 8000):
-            return "the database rejects the user or the password"
-        if error.code == 13:
-            return "the database user has no right to do this"
-        return f"the database refuses: {str((error.details or {}).get('errmsg', error.code))[:200]}"
-    if isinstance(error, ServerSelectionTimeoutError):
-        reason = str(error).split(",")[0].split(" (")[0]
-        return f"cannot reach the database: {reason[:200]}"
-    return f"the database does not answer: {type(error).__name__}"
 
 
 def prepare(pad: Pad, cluster: Cluster) -> None:
@@ -302,11 +265,6 @@ def prepare(pad: Pad, cluster: Cluster) -> None:
         collection.create_index(directed(fields), unique=unique)
 
 
-def database_of(chosen: Database) -> Any:
-    """The handle of a database."""
-    return MongoClient[Any](chosen.uri, serverSelectionTimeoutMS=SOON)[chosen.database]
-
-
 def directed(fields: Sequence[str]) -> list[tuple[str, int]]:
     """Fields of an index with their directions: a minus sign is for descending."""
     return [(f.removeprefix("-"), -1 if f.startswith("-") else 1) for f in fields]
@@ -315,10 +273,10 @@ def directed(fields: Sequence[str]) -> list[tuple[str, int]]:
 def indexes(pad: Pad, cluster: Cluster) -> list[tuple[Any, tuple[str, ...], bool]]:
     """Our indexes beyond FireWorks' own: collection, fields, whether they are unique."""
     stores = cluster.stores
-    files = database_of(stores.blobs)[f"{stores.blobs.collection}.files"]
-    relaxations = database_of(stores.results)[stores.results.relaxations]
-    phases = database_of(stores.results)[stores.results.phases]
-    outputs = database_of(stores.documents)[stores.documents.collection]
+    files = stores.blobs.handle()[f"{stores.blobs.collection}.files"]
+    relaxations = stores.results.handle()[stores.results.relaxations]
+    phases = stores.results.handle()[stores.results.phases]
+    outputs = stores.documents.handle()[stores.documents.collection]
     return [
         # The next job of a class, first come first served.
         (pad.db.fireworks, ("spec._fworker", "state", "-spec._priority", "created_on"), False),

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import string
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pymongo.errors import ConfigurationError, InvalidURI
-from pymongo.uri_parser import parse_uri
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import did_you_mean, shown, validated
 from ccdcgan.dft.settings import FilePath
 from ccdcgan.dft.trusted import PackageName
 from ccdcgan.dft.yaml_files import read_yaml
+from ccdcgan.launchers.cluster.database import Database, Section, Variable
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 CLASSES = ("dft", "gpu", "light")
@@ -28,70 +24,8 @@ ClassName = Literal["dft", "gpu", "light"]
 MISSED_HEARTBEATS = 4
 
 
-#: Names that MongoDB takes for a database, and for a collection.
-DatabaseName = Annotated[str, Field(pattern=r"^[\w-]{1,63}$")]
+#: Names that MongoDB takes for a collection.
 CollectionName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")]
-
-#: Name of an environment variable.
-Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Database(_Section):
-    """Where a MongoDB is; its address, which may hold a password, is never in the file."""
-
-    uri_from_environment: Variable = Field(
-        "CCDCGAN_MONGODB_URI",
-        description="Environment variable with the address, as mongodb://user:password@host/.",
-    )
-    database: DatabaseName = "ccdcgan"
-
-    @property
-    def uri(self) -> str:
-        """The address.
-
-        Raises
-        ------
-        UserError
-            The environment variable is not set, or holds no address; that is not repeated.
-        """
-        found = os.environ.get(self.uri_from_environment, "").strip()
-        if not found:
-            raise UserError(
-                f"set {self.uri_from_environment} to the address of the database, "
-                "as mongodb://user:password@host:27017/"
-            )
-        with address_in(self.uri_from_environment):
-            # Looking at one of the other kind asks a name server.
-            if not found.startswith("mongodb+srv://"):
-                parse_uri(found, warn=True)
-        return found
-
-
-@contextlib.contextmanager
-def address_in(where: object) -> Iterator[None]:
-    """Turn what pymongo says of an address into one line, without the address.
-
-    Parameters
-    ----------
-    where
-        What holds it: an environment variable or a file.
-    """
-    try:
-        yield
-    except (InvalidURI, ConfigurationError, ValueError, TypeError):
-        # The message would repeat the address.
-        raise UserError(
-            f"{where} is not the address of a MongoDB: it should look like "
-            "mongodb://user:password@host:27017/"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{where} names the file {error.filename}, which cannot be read: {error.strerror}"
-        ) from None
 
 
 class Documents(Database):
@@ -113,7 +47,7 @@ class Results(Database):
     phases: CollectionName = "phases"
 
 
-class Stores(_Section):
+class Stores(Section):
     """Where results are kept."""
 
     documents: Documents = Documents()
@@ -169,7 +103,7 @@ class Queue(BaseModel):
         return keys - {"launch_dir", "rocket_launch", "pre_rocket", "post_rocket", "job_name"}
 
 
-class Worker(_Section):
+class Worker(Section):
     """How the jobs of one class run."""
 
     queue: Queue
@@ -182,7 +116,7 @@ class Worker(_Section):
     )
 
 
-class Cluster(_Section):
+class Cluster(Section):
     """All that is in ``my_fireworks.yaml``."""
 
     folder: FilePath = Field(

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.references import load_references
-from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, connect, now, ping, prepare
+from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, connect, now, prepare
 from ccdcgan.launchers.cluster.queue import require_time
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.submission import Submission
@@ -69,7 +69,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         campaign = campaign.model_copy(update={"trusted": ()})
     require_time(campaign, cluster.workers["dft"])
     for store in (cluster.stores.documents, cluster.stores.blobs, cluster.stores.results):
-        ping(store)
+        store.ping()
     for relaxation in campaign.relaxations.values():
         # What is not a matter of the machine: VASP need not be where jobs are submitted.
         if relaxation.engine.is_potential:

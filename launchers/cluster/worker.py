@@ -23,6 +23,7 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import seconds_left
+from ccdcgan.launchers.cluster.database import address_in
 from ccdcgan.launchers.cluster.files import JOBSTORE
 from ccdcgan.launchers.cluster.launchpad import (
     CAMPAIGNS,
@@ -33,7 +34,6 @@ from ccdcgan.launchers.cluster.launchpad import (
     now,
     this_hour,
 )
-from ccdcgan.launchers.cluster.settings import address_in
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.storage.spool import Spool, patience
 

@@ -18,7 +18,7 @@ from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
 from ccdcgan.dft.structures.validity import disordered, fault
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store, open_workdir
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge

@@ -10,10 +10,9 @@ from jobflow import run_locally
 
 from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.check.check import require_ready
-from ccdcgan.launchers.local.workdir import CALCULATIONS, embedded_store, open_workdir
-from ccdcgan.launchers.results.failures import relaxations_of
 from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.reuse import folders_to_reuse, reuse
+from ccdcgan.launchers.workdir import CALCULATIONS, embedded_store, open_workdir, relaxations_of
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Outcome
 from ccdcgan.workflows.relax import RelaxMaker

@@ -204,7 +204,6 @@ def runs_in_database(text: str, elements: Sequence[str], library: Library) -> It
     UserError
         That is no collection, or cannot be reached.
     """
-    from ccdcgan.launchers.cluster.launchpad import database_of, ping
     from ccdcgan.launchers.cluster.settings import Documents
 
     variable = "CCDCGAN_TASKS_URI" if "CCDCGAN_TASKS_URI" in os.environ else "CCDCGAN_MONGODB_URI"
@@ -216,13 +215,13 @@ def runs_in_database(text: str, elements: Sequence[str], library: Library) -> It
             f"--tasks {text!r}: write DATABASE.COLLECTION, as atomate2.outputs; the server's "
             "address belongs into CCDCGAN_TASKS_URI"
         ) from None
-    ping(chosen)
+    chosen.ping()
     specs = potcar_specs(library)
     sizes = range(1, len(elements) + 1)
     systems = ["-".join(part) for n in sizes for part in combinations(sorted(elements), n)]
     wanted = {"$or": [{f"{p}chemsys": {"$in": systems}} for p in ("", "output.")]}
     fields = ["uuid", "dir_name", "calcs_reversed", "output.dir_name", "output.calcs_reversed"]
-    for document in database_of(chosen)[chosen.collection].find(wanted, fields):
+    for document in chosen.handle()[chosen.collection].find(wanted, fields):
         output = document.get("output")
         inner = output if isinstance(output, dict) and "calcs_reversed" in output else document
         place = inner.get("dir_name") or document.get("uuid") or document["_id"]

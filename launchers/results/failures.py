@@ -6,18 +6,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maggma.core import Store
 from maggma.stores import MontyStore
 
 from ccdcgan.dft.engines.vasp.files import geometry
 from ccdcgan.dft.engines.vasp.record import RECORD, read_record
-from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store
-from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.launchers.workdir import campaign_of, embedded_store, relaxations_of
 from ccdcgan.workflows.failures import FailedStructure
-from ccdcgan.workflows.storage.stores import RESULTS
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.failed_jobs import Failure
@@ -103,27 +100,6 @@ def _of_job(job: Failure, calculations: Path) -> FailedStructure:
     return structure.model_copy(
         update={"origin": own.origin, "campaign": own.campaign, "at": own.at}
     )
-
-
-def relaxations_of(store: Any) -> Store:
-    """The store of relaxations of a JobStore, connected."""
-    found: Store = store.additional_stores[RESULTS]
-    found.connect()
-    return found
-
-
-def campaign_of(folder: Path) -> Campaign:
-    """The campaign of a folder.
-
-    Raises
-    ------
-    UserError
-        It holds none.
-    """
-    stored = folder / CAMPAIGN_FILE
-    if not stored.exists():
-        raise UserError(f"{folder} holds no campaign: name the --workdir of a ccdcgan run")
-    return load_campaign(stored)
 
 
 def _stored(store: Store, wanted: Wanted) -> Iterator[FailedStructure]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maggma.core import Store
 from maggma.stores import MontyStore
@@ -16,13 +16,15 @@ from maggma.stores.gridfs import GridFSStore
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.launchers.cluster.launchpad import connect, prepare
-from ccdcgan.launchers.cluster.settings import Cluster
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store, open_workdir
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store, open_workdir
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.knowledge import knowledge_key
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS, artifact_key, insert
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.cluster.settings import Cluster
 
 #: A stored document of any kind and version, which is handed on as it is.
 Document = dict[str, Any]

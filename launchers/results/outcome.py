@@ -6,6 +6,7 @@ import gzip
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maggma.core import Sort
 from pydantic import ValidationError
@@ -14,12 +15,14 @@ from pymatgen.io.cif import CifWriter
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.cluster.launchpad import connect, ping
-from ccdcgan.launchers.cluster.settings import Cluster
+from ccdcgan.launchers.cluster.launchpad import connect
 from ccdcgan.launchers.cluster.submit import find_campaign
-from ccdcgan.launchers.local.workdir import open_workdir
 from ccdcgan.launchers.report.write import write_report
+from ccdcgan.launchers.workdir import open_workdir
 from ccdcgan.workflows.documents import Outcome, Phase
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.cluster.settings import Cluster
 
 
 def write_results(outcome: Outcome, folder: Path) -> None:
@@ -63,7 +66,7 @@ def fetch(name: str, cluster: Cluster, folder: Path) -> None:
     """
     found = find_campaign(connect(cluster), name)
     for database in (cluster.stores.documents, cluster.stores.blobs):
-        ping(database)
+        database.ping()
     store = cluster.job_store()
     store.connect()
     # Not jobflow's get_output, which imports what the data name.

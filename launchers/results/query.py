@@ -22,8 +22,8 @@ from pymongo.errors import OperationFailure, PyMongoError
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.archives import Member, members
-from ccdcgan.launchers.local.workdir import CAMPAIGN_FILE, embedded_store
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document
 
 if TYPE_CHECKING:
@@ -181,9 +181,7 @@ class Results:
         UserError
             The database cannot be reached; one line, in which no password is.
         """
-        from ccdcgan.launchers.cluster.launchpad import ping
-
-        ping(settings.stores.results)
+        settings.stores.results.ping()
         return cls(settings.store_of(PHASES), settings.store_of(RESULTS))
 
     def find(

@@ -16,12 +16,13 @@ from ccdcgan.dft.engines.vasp.tags import HARMLESS
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import locked
 from ccdcgan.dft.trusted import trust
-from ccdcgan.launchers.local.workdir import embedded_store, open_workdir, taken_up
-from ccdcgan.launchers.results.failures import (
-    Wanted,
+from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
+from ccdcgan.launchers.workdir import (
     campaign_of,
-    failures_of_folder,
+    embedded_store,
+    open_workdir,
     relaxations_of,
+    taken_up,
 )
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.failures import FailedStructure

@@ -21,8 +21,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.local.workdir import CALCULATIONS, embedded_store
-from ccdcgan.launchers.results.failures import campaign_of, relaxations_of
+from ccdcgan.launchers.workdir import CALCULATIONS, campaign_of, embedded_store, relaxations_of
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import RelaxationDocument
 from ccdcgan.workflows.storage.stores import Relaxations

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobflow import JobStore
+from maggma.core import Store
 from maggma.stores import MontyStore
 from ruamel.yaml import YAML
 
@@ -40,6 +41,27 @@ def embedded_store(folder: Path) -> JobStore:
             PHASES: store("phases", "uid"),
         },
     )
+
+
+def relaxations_of(store: Any) -> Store:
+    """The store of relaxations of a JobStore, connected."""
+    found: Store = store.additional_stores[RESULTS]
+    found.connect()
+    return found
+
+
+def campaign_of(folder: Path) -> Campaign:
+    """The campaign of a folder.
+
+    Raises
+    ------
+    UserError
+        It holds none.
+    """
+    stored = folder / CAMPAIGN_FILE
+    if not stored.exists():
+        raise UserError(f"{folder} holds no campaign: name the --workdir of a ccdcgan run")
+    return load_campaign(stored)
 
 
 def taken_up(folder: Path, campaign: Campaign) -> Campaign:
