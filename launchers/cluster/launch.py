@@ -104,6 +104,11 @@ def launch(
         if idle > 2:
             break
         sleep(poll if live else min(poll, 1.0))
+    return _tell_end(pad, say)
+
+
+def _tell_end(pad: Pad, say: Callable[[str], None]) -> bool:
+    """Say what is left where no job can run; whether nothing has failed."""
     failed = pad.fireworks.count_documents({"state": "FIZZLED"})
     paused = pad.fireworks.count_documents({"state": "PAUSED"})
     if paused:

@@ -154,25 +154,10 @@ def prepared(
     UserError
         Nothing can be read, or energies or properties are missing.
     """
-    found: list[Row] = []
-    bad: list[tuple[str, str]] = []
-    passed: list[Passed] = []
-    failed = 0
-    for item in read(path):
-        if isinstance(item, Passed):
-            passed.append(item)
-        elif isinstance(item, Skipped) and item.reason != FAILED:
-            bad.append((item.id, item.reason))
-        elif isinstance(item, Skipped) or not item.converged:
-            failed += 1
-        else:
-            found.append(Row(item.id, item.structure, dict(item.numbers), item.level))
-            if energy is not None:
-                energy.apply(found[-1])
-    total = len(found) + len(bad) + failed
-    ordered = [r for r in found if r.structure.is_ordered]
+    file = _read(path, energy)
+    ordered = [r for r in file.rows if r.structure.is_ordered]
     if not ordered:
-        first = f"{bad[0][0]}: {bad[0][1]}" if bad else "no ordered crystal that converged"
+        first = ": ".join(file.bad[0]) if file.bad else "no ordered crystal that converged"
         raise UserError(f"{path} holds nothing to learn from: {first}")
     if elements is None:
         symbols = {s.symbol for r in ordered for s in r.structure.composition.elements}
@@ -181,42 +166,103 @@ def prepared(
         row.structure = primitive_cell(row.structure)
         if number % 50 == 49 or number + 1 == len(ordered):
             progress.report("data", number + 1, len(ordered))
-    good, reasons = usable([r.structure for r in found], elements, preset)
-    bad += [(found[i].name, reason) for i, reason in reasons.items()]
-    rows = [found[i] for i in good]
+    good, reasons = usable([r.structure for r in file.rows], elements, preset)
+    file.bad += [(file.rows[i].name, reason) for i, reason in reasons.items()]
+    rows = [file.rows[i] for i in good]
     if properties is not None:
-        wild = _wild_elements(rows)
-        rows = [r for r in rows if r.name not in wild]
-        _complete(rows, elements, references, path)
-        bad += [(r.name, "has no energy") for r in rows if FORMATION_ENERGY not in r.numbers]
-        rows = [r for r in rows if FORMATION_ENERGY in r.numbers]
-        low, high = PHYSICAL
-        wild |= {
-            r.name: r.numbers[FORMATION_ENERGY]
-            for r in rows
-            if not low <= r.numbers[FORMATION_ENERGY] <= high
-        }
-        rows = [r for r in rows if r.name not in wild]
-        _tell_energies(rows, wild, path, say)
+        rows = _with_energies(rows, elements, references, path, file.bad, say)
     whole = [r for r in rows if len(r.structure.composition) == len(elements)]
     seen = SeenStructures()
     distinct = [r for r in whole if seen.add_if_new(r.structure)]
-    for name, reason in bad[:NAMED]:
-        say(f"left out: {name} {reason}")
-    for number, what in (
-        (len(bad) - NAMED, "more left out"),
-        (failed, "left out: did not converge"),
-        (len(rows) - len(whole), f"not learnt from: without an element of {'-'.join(elements)}"),
-        (len(whole) - len(distinct), "left out: the same crystal as an earlier one"),
-    ):
-        if number > 0:
-            say(f"{number} of {total} {what}")
-    if passed:
-        say(f"{len(passed)} files hold no structure, as {passed[0].id}: {passed[0].reason}")
+    apart = {
+        f"not learnt from: without an element of {'-'.join(elements)}": len(rows) - len(whole),
+        "left out: the same crystal as an earlier one": len(whole) - len(distinct),
+    }
+    _tell_left_out(file, apart, say)
     data = Data(list(elements), distinct)
     if properties is not None:
         data.crystals = _crystals(rows, distinct, elements, properties)
     return data
+
+
+@dataclass
+class _File:
+    """What a file holds.
+
+    Attributes
+    ----------
+    rows
+        What can be read and has converged.
+    bad
+        Names and reasons of what is left out.
+    passed
+        Files without a structure.
+    failed
+        How many did not converge.
+    total
+        All structures, good or bad.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    passed: list[Passed] = field(default_factory=list)
+    failed: int = 0
+    total: int = 0
+
+
+def _read(path: Path, energy: EnergyKey | None) -> _File:
+    found = _File()
+    for item in read(path):
+        if isinstance(item, Passed):
+            found.passed.append(item)
+            continue
+        found.total += 1
+        if isinstance(item, Skipped) and item.reason != FAILED:
+            found.bad.append((item.id, item.reason))
+        elif isinstance(item, Skipped) or not item.converged:
+            found.failed += 1
+        else:
+            found.rows.append(Row(item.id, item.structure, dict(item.numbers), item.level))
+            if energy is not None:
+                energy.apply(found.rows[-1])
+    return found
+
+
+def _with_energies(
+    rows: Sequence[Row],
+    elements: Sequence[str],
+    references: Mapping[str, float],
+    path: Path,
+    bad: list[tuple[str, str]],
+    say: Say,
+) -> list[Row]:
+    """Rows that have a formation energy that can be, eV/atom; those without one are `bad`."""
+    wild = _wild_elements(rows)
+    rows = [r for r in rows if r.name not in wild]
+    _complete(rows, elements, references, path)
+    bad += [(r.name, "has no energy") for r in rows if FORMATION_ENERGY not in r.numbers]
+    energies = {r.name: r.numbers[FORMATION_ENERGY] for r in rows if FORMATION_ENERGY in r.numbers}
+    low, high = PHYSICAL
+    wild |= {name: energy for name, energy in energies.items() if not low <= energy <= high}
+    kept = [r for r in rows if FORMATION_ENERGY in r.numbers and r.name not in wild]
+    _tell_energies(kept, wild, path, say)
+    return kept
+
+
+def _tell_left_out(file: _File, apart: Mapping[str, int], say: Say) -> None:
+    """Name the first that are left out and count the others; `apart` counts good ones by reason."""
+    for name, reason in file.bad[:NAMED]:
+        say(f"left out: {name} {reason}")
+    counts = {
+        "more left out": len(file.bad) - NAMED,
+        "left out: did not converge": file.failed,
+        **apart,
+    }
+    for what, number in counts.items():
+        if number > 0:
+            say(f"{number} of {file.total} {what}")
+    if passed := file.passed:
+        say(f"{len(passed)} files hold no structure, as {passed[0].id}: {passed[0].reason}")
 
 
 def _complete(
@@ -226,15 +272,7 @@ def _complete(
     levels = sorted({r.level for r in rows if r.level})
     if len(levels) > 1:
         raise UserError(f"{path} mixes levels of theory: {levels[0]} and {levels[1]}")
-    pure = dict(references)
-    for element in set(elements) - set(pure):
-        own = [
-            r.numbers[ENERGY]
-            for r in rows
-            if ENERGY in r.numbers and r.structure.composition.chemical_system == element
-        ]
-        if own:
-            pure[element] = min(own)
+    pure = {**_lowest_elements(rows, elements), **references}
     for row in rows:
         if FORMATION_ENERGY in row.numbers or ENERGY not in row.numbers:
             continue
@@ -259,6 +297,16 @@ def _complete(
             f"{path} holds no energies by a known name; {there}, or add {FORMATION_ENERGY}, or "
             f"{ENERGY} with structures of the pure elements or --references (eV/atom)"
         )
+
+
+def _lowest_elements(rows: Sequence[Row], elements: Sequence[str]) -> dict[str, float]:
+    """The lowest energy of each pure element in the rows, eV/atom."""
+    lowest: dict[str, float] = {}
+    for row in rows:
+        symbol = row.structure.composition.chemical_system
+        if ENERGY in row.numbers and symbol in elements:
+            lowest[symbol] = min(lowest.get(symbol, math.inf), row.numbers[ENERGY])
+    return lowest
 
 
 def _wild_elements(rows: Sequence[Row]) -> dict[str, float]:
@@ -308,18 +356,7 @@ def _crystals(
 ) -> Crystals:
     """Targets and distances to the hull of the chosen rows; all rows are on the hull."""
     if any(DISTANCE not in r.numbers for r in chosen):
-        compositions = [
-            *(Composition(e) for e in elements),
-            *(r.structure.composition for r in rows),
-        ]
-        energies = [*(0.0 for _ in elements), *(r.numbers[FORMATION_ENERGY] for r in rows)]
-        # These are formation energies of one file; a hull asks for a name of their level.
-        level = LevelOfTheory(engine="data", package="", checkpoint="", scale="")
-        hull = Hull(compositions, energies, [level] * len(energies), elements)
-        for row in chosen:
-            energy = row.numbers[FORMATION_ENERGY]
-            distance = hull.e_above_hull(row.structure.composition, energy)
-            row.numbers.setdefault(DISTANCE, distance)
+        _place(rows, chosen, elements)
     for row in chosen:
         row.numbers.setdefault("volume_per_atom", row.structure.volume / len(row.structure))
         row.numbers.setdefault("density", float(row.structure.density))
@@ -337,6 +374,19 @@ def _crystals(
         list(properties),
         np.array([r.numbers[DISTANCE] for r in chosen]),
     )
+
+
+def _place(rows: Sequence[Row], chosen: Sequence[Row], elements: Sequence[str]) -> None:
+    """Give the chosen rows their distances to the hull of all rows, eV/atom."""
+    compositions = [*(Composition(e) for e in elements), *(r.structure.composition for r in rows)]
+    energies = [*(0.0 for _ in elements), *(r.numbers[FORMATION_ENERGY] for r in rows)]
+    # These are formation energies of one file; a hull asks for a name of their level.
+    level = LevelOfTheory(engine="data", package="", checkpoint="", scale="")
+    hull = Hull(compositions, energies, [level] * len(energies), elements)
+    for row in chosen:
+        energy = row.numbers[FORMATION_ENERGY]
+        distance = hull.e_above_hull(row.structure.composition, energy)
+        row.numbers.setdefault(DISTANCE, distance)
 
 
 def parse_references(text: str | None) -> dict[str, float]:

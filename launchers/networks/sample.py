@@ -64,6 +64,17 @@ def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndar
     return np.array(list(dict.fromkeys(map(tuple, counts))))
 
 
+def _asked(
+    composition: str | None, atoms: int | None, elements: Sequence[str], most: int
+) -> np.ndarray | None:
+    """As `asked_compositions`, of at most so many atoms; None where no formula is asked for."""
+    if composition is not None:
+        return asked_compositions(composition, elements, min(atoms or most, most))
+    if atoms is not None:
+        raise UserError("--atoms bounds the cells of a --composition: give one")
+    return None
+
+
 def sample(
     models: Path,
     count: int,
@@ -104,12 +115,7 @@ def sample(
         raise UserError(f"cannot write {out}: its name must end in {', '.join(_WRITERS)}")
     folder = ModelFolder.read(models)
     elements, preset = folder.manifest.system, folder.preset
-    if atoms is not None and composition is None:
-        raise UserError("--atoms bounds the cells of a --composition: give one")
-    asked = None
-    if composition is not None:
-        most = min(atoms or preset.max_sites, preset.max_sites)
-        asked = asked_compositions(composition, elements, most)
+    asked = _asked(composition, atoms, elements, preset.max_sites)
     files = folder.files(list(STAGES))
     progress.report("sampling", 0, count)
     with explained(models, files):
@@ -129,19 +135,25 @@ def sample(
     funnel["written"] = len(kept)
     with explained(models, files):
         said = predict([s for _, s in kept])
-    rows = []
-    for (i, structure), members in zip(kept, said, strict=True):
-        numbers = {}
-        for k, name in enumerate(folder.manifest.properties):
-            # Crushed cells have no prediction.
-            if np.isfinite(members[:, k]).all():
-                numbers[f"predicted_{name}"] = float(members[:, k].mean())
-                numbers[f"predicted_{name}_std"] = float(members[:, k].std())
-        rows.append(Drawn(i, structure, numbers))
+    names = folder.manifest.properties
+    rows = [
+        Drawn(i, structure, _predicted(names, members))
+        for (i, structure), members in zip(kept, said, strict=True)
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, write(rows))
     progress.report("sampling", count, count)
     return funnel
+
+
+def _predicted(names: Sequence[str], members: np.ndarray) -> dict[str, float]:
+    """Mean and spread over the ensemble of each property; of crushed cells there is none."""
+    numbers = {}
+    for k, name in enumerate(names):
+        if np.isfinite(members[:, k]).all():
+            numbers[f"predicted_{name}"] = float(members[:, k].mean())
+            numbers[f"predicted_{name}_std"] = float(members[:, k].std())
+    return numbers
 
 
 @dataclass(frozen=True)
