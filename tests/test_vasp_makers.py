@@ -25,7 +25,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.trusted import trust
-from ccdcgan.launchers.local.workdir import open_workdir, taken_up
+from ccdcgan.launchers.workdir import open_workdir, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.relax import RelaxMaker
 
