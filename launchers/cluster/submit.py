@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from jobflow.managers.fireworks import flow_to_workflow
+from pydantic import ValidationError
 from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
@@ -100,9 +101,9 @@ def alike(pad: Pad, campaign: Campaign) -> list[Submission]:
     found = []
     system = {"system": "-".join(campaign.elements)}
     for document in pad.db[CAMPAIGNS].find(system).sort("claimed", -1):
-        submission = Submission.model_validate(document)
         # One of another version need not be readable.
-        with contextlib.suppress(UserError):
+        with contextlib.suppress(UserError, ValidationError):
+            submission = Submission.model_validate(document)
             begun = submission.campaign()
             if submission.digest == campaign.digest() or not begun.differences(campaign):
                 found.append(submission)
