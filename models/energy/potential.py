@@ -14,7 +14,6 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve
-from scipy.stats import spearmanr
 
 from ccdcgan.models.energy.power_spectrum import PAIR, RADIAL, Geometry, Surroundings
 from ccdcgan.models.representation.voxels import FloatArray
@@ -204,6 +203,9 @@ def _errors(
     potential: Potential, frames: Sequence[Labelled], learnt: Sequence[Labelled]
 ) -> PotentialErrors:
     """Errors of a potential for frames, beside those that it has learnt from."""
+    # Half a second to import, which every command would wait for.
+    from scipy.stats import spearmanr
+
     found = [potential(f)[:2] for f in frames]
     energies = np.array([e / len(f.kinds) for (e, _), f in zip(found, frames, strict=True)])
     true = _energies(frames)
