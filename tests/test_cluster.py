@@ -844,7 +844,10 @@ def locked(here) -> Here:
 
 def test_a_lock_that_was_left_behind_stops_no_command(locked):
     """In processes of their own, as FireWorks reads its settings once."""
-    begin = "from ccdcgan.launchers import cli, cluster_files as c; c.LOCKED = 1.0; cli.main()"
+    begin = (
+        "from ccdcgan.launchers.cli import app; from ccdcgan.launchers.cluster import files; "
+        "files.LOCKED = 1.0; app.main()"
+    )
     for arguments, said in {
         ("retry",): "1 lost jobs run again\n",
         ("pause", "toys"): "5 jobs paused\n",
