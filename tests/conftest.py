@@ -37,7 +37,7 @@ atexit.register(shutil.rmtree, os.environ["CCDCGAN_CALCULATIONS"], ignore_errors
 
 
 #: Files that take minutes: begun first, so that no process works alone at the end.
-LONGEST = ("test_cluster_campaign", "test_cluster", "test_continuation", "test_train")
+LONGEST = ("test_cluster_campaign", "test_cluster", "test_run", "test_continuation", "test_train")
 
 
 @pytest.hookimpl(tryfirst=True)

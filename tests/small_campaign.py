@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+#: One process, as a second takes as long to start as it saves.
 CAMPAIGN = """
 system: Bi-Se
 seed: 3
+workers: 1
 database: {filters: {max_sites: 4}, max_candidates: 24, element_sites: 3}
 networks: {gan_steps: 750, guide_epochs: 5}
 relaxation: {engine: {name: sevennet}, fmax: 0.3}
-loop: {rounds: 2, samples: 200, stackings: 30, relaxations: 2}
+loop: {rounds: 1, samples: 200, stackings: 30, relaxations: 2}
 """
 
 
@@ -27,10 +29,15 @@ def ccdcgan(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def of_rounds(number: int) -> str:
+    """The campaign with so many rounds."""
+    return CAMPAIGN.replace("rounds: 1", f"rounds: {number}")
+
+
+def start(folder: Path, text: str = CAMPAIGN) -> subprocess.Popen[str]:
     """``ccdcgan run`` of the campaign in a folder."""
     campaign = folder.parent / "campaign.yaml"
-    campaign.write_text(CAMPAIGN)
+    campaign.write_text(text)
     return ccdcgan("run", campaign, "--workdir", folder, cwd=folder.parent)
 
 
