@@ -4,43 +4,93 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from jobflow import JobStore
 from maggma.core import Store
-from maggma.stores import MontyStore
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import locked, write_atomically, writing
+from ccdcgan.dft.files import InUseError, locked, write_atomically, writing
 from ccdcgan.dft.mistakes import shown
 from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.storage.montydb import take_over
+from ccdcgan.workflows.storage.sqlite import SqliteStore
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 CAMPAIGN_FILE = "campaign.yaml"
+
+DOCUMENTS = Path("store", "documents.sqlite")
+
+#: Where versions before this one have stored their documents, and the seconds to wait for others
+#: that take them over.
+EARLIER, TAKE_OVER = Path("store", "ccdcgan"), 60.0
 
 #: Folder of DFT calculations, which go on wherever they are copied to.
 CALCULATIONS = "calculations"
 
 
 def embedded_store(folder: Path) -> JobStore:
-    """A JobStore in sqlite files: job outputs, relaxation documents, artifacts and phases."""
+    """A JobStore in a sqlite file: job outputs, relaxation documents, artifacts and phases.
 
-    def store(name: str, key: str) -> MontyStore:
-        return MontyStore(
-            name, database_path=str(folder / "store"), database_name="ccdcgan", key=key
-        )
+    What an earlier version has stored there is taken over.
+
+    Raises
+    ------
+    UserError
+        An earlier version is running there, or a later one was.
+    """
+    store = _store_in(folder)
+    end = monotonic() + TAKE_OVER
+    while _earlier(folder) and os.access(folder / "store", os.W_OK):
+        try:
+            with locked(folder / ".lock", f"{folder} is in use by a run of an earlier version"):
+                take_over(_earlier(folder))
+        except InUseError:
+            # Or by another command that takes it over.
+            if monotonic() > end:
+                raise
+            sleep(0.2)
+    return store
+
+
+def can_open(folder: Path) -> bool:
+    """Whether a folder has an embedded store that can be opened.
+
+    Where nothing may be written, as in the folder of a colleague, one can be read, but not taken
+    over from an earlier version.
+    """
+    if os.access(folder / "store", os.W_OK):
+        return (folder / "store").is_dir()
+    return (folder / DOCUMENTS).exists() and not _earlier(folder)
+
+
+def _store_in(folder: Path) -> JobStore:
+    def store(name: str, unique: str | None, *indexes: str) -> SqliteStore:
+        key = unique or indexes[0]
+        return SqliteStore(str(folder / DOCUMENTS), name, key, indexes, [unique] if unique else [])
 
     return JobStore(
-        store("jobs", "uuid"),
+        store("jobs", None, "uuid"),
         additional_stores={
-            RESULTS: store("relaxations", "key"),
-            DATA: store("artifacts", "key"),
-            PHASES: store("phases", "uid"),
+            RESULTS: store("relaxations", "key", "campaign", "converged", "origin.kind"),
+            # Large outputs of jobs have a blob_uuid in place of a key.
+            DATA: store("artifacts", None, "key", "blob_uuid", "job_uuid"),
+            PHASES: store("phases", "uid", "campaign"),
         },
     )
+
+
+def _earlier(folder: Path) -> dict[Path, SqliteStore]:
+    """Files in which an earlier version has its documents, and the stores of this one."""
+    made: Any = _store_in(folder)
+    stores = (made.docs_store, *made.additional_stores.values())
+    files = {folder / EARLIER / f"{store.collection_name}.collection": store for store in stores}
+    return {file: store for file, store in files.items() if file.exists()}
 
 
 def relaxations_of(store: Any) -> Store:
@@ -126,6 +176,7 @@ def open_workdir(folder: Path, campaign: Campaign) -> Iterator[Campaign]:
     campaign = taken_up(folder, campaign)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", f"{folder} is in use by another ccdcgan run"):
+        take_over(_earlier(folder))
         if not stored.exists() or load_campaign(stored) != campaign:
             _store(campaign, stored)
         yield campaign

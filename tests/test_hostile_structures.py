@@ -198,11 +198,9 @@ def test_no_command_runs_what_a_document_names(
     store: Any = embedded_store(folder)
     store.connect()
     for name in (PHASES, RESULTS):
-        collection = store.additional_stores[name]._collection
-        document = collection.find_one({})
-        collection.update_one(
-            {"_id": document["_id"]}, {"$set": {"structure": hostile(marker, number)}}
-        )
+        changed = store.additional_stores[name]
+        document = {**changed.query_one(), "structure": hostile(marker, number)}
+        changed.update(document, key="_id")
     store.close()
     for suffix in ("zip", "extxyz", "json", "jsonl", "parquet"):
         out = tmp_path / f"out.{suffix}"

@@ -40,7 +40,6 @@ WINGS = {
 }
 #: Required, though no module of ours imports them by name.
 INDIRECT = {
-    "montydb": "maggma's MontyStore",
     "pymongo": "maggma's stores",
     "tensorflow": "Keras's default backend",
 }

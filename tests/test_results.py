@@ -483,7 +483,7 @@ def test_hostile_text_stays_text(workdir, tmp_path, monkeypatch, capsys):
     }
     store = embedded_store(workdir).additional_stores[PHASES]
     store.connect()
-    store._collection.insert_one({**EVERY[2], **hostile, "uid": "z", "nsites": 99})
+    store._collection.insert_many([{**EVERY[2], **hostile, "uid": "z", "nsites": 99}])
     asked = ("--workdir", str(workdir), "--where", '{"uid": "z"}')
     code, text = command(monkeypatch, capsys, "query", *asked)
     assert code == 0 and "[bold]P1[/]" in text and "[red]" in text and "\x1b" not in text

@@ -87,8 +87,8 @@ class World:
         self.files = self.listed()
 
     def listed(self) -> list[tuple[str, int]]:
-        """Files with their times; montydb writes its own settings whenever it is opened."""
-        files = (p for p in self.old.rglob("*") if p.is_file() and "monty.storage" not in p.name)
+        """Files with their times; sqlite mends its own when it opens those of a killed run."""
+        files = (p for p in self.old.rglob("*") if p.is_file() and "sqlite" not in p.name)
         return sorted((str(p), p.stat().st_mtime_ns) for p in files)
 
     def runs(self) -> Counter[str]:
@@ -257,7 +257,7 @@ def test_documents_with_a_fault_are_left_out(world, tmp_path):
     ]
     relaxations(tmp_path / "old")._collection.insert_many(bad)
     retried = {"$set": {"retry": True}}
-    relaxations(tmp_path / "old")._collection.update_one({"converged": False}, retried)
+    relaxations(tmp_path / "old")._collection.update_many({"converged": False}, retried)
     (tmp_path / "new").mkdir()
     store = relaxations(tmp_path / "new")
     found = reuse(tmp_path / "old", CAMPAIGN, store, tmp_path / "calc")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maggma.core import Store
-from maggma.stores import MemoryStore, MontyStore
+from maggma.stores import MemoryStore
 from pydantic import ValidationError
 
 from ccdcgan.dft.errors import UserError
@@ -34,10 +34,8 @@ def failed_phases(relaxations: Store, phases: Store, query: Mapping[str, Any]) -
             systems[campaign] = str(found.get("system") or "")
         return systems[campaign]
 
-    # The embedded store cannot leave out parts of a document.
-    hidden = None if isinstance(relaxations, MontyStore) else {"frames": 0, "_id": 0}
     documents: dict[str, Mapping[str, Any]] = {}
-    for stored in relaxations.query({"converged": False, **query}, hidden):
+    for stored in relaxations.query({"converged": False, **query}, {"frames": 0, "_id": 0}):
         # One that is damaged hides no others.
         try:
             document = RelaxationDocument.model_validate({**stored, "frames": []})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maggma.core import Store
-from maggma.stores import MontyStore
 
 from ccdcgan.dft.engines.vasp.files import geometry
 from ccdcgan.dft.engines.vasp.record import RECORD, read_record
@@ -106,9 +105,7 @@ def _stored(store: Store, wanted: Wanted) -> Iterator[FailedStructure]:
     query: dict[str, object] = {"converged": False}
     if wanted.campaigns is not None:
         query["campaign"] = {"$in": sorted(wanted.campaigns)}
-    # The embedded store cannot leave out parts of a document.
-    fields = None if isinstance(store, MontyStore) else list(FIELDS)
-    for document in store.query(query, fields):
+    for document in store.query(query, list(FIELDS)):
         yield FailedStructure.of(document)
 
 

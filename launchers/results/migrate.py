@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maggma.core import Store
-from maggma.stores import MontyStore
 from maggma.stores.gridfs import GridFSStore
 
 from ccdcgan.dft.errors import UserError
@@ -111,9 +110,6 @@ class Shelf:
         questions: list[Mapping[str, Any]] = [
             {self._fields[0]: {"$in": firsts[i : i + NAMES]}} for i in range(0, len(firsts), NAMES)
         ]
-        if isinstance(self._store, MontyStore):
-            # Without an index: every question looks at everything, with every name it has.
-            questions = [{}]
         for question in questions:
             for document in self.find(question):
                 if (name := self.name(document)) in left:

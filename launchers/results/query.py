@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import json
 import math
-import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.archives import Member, members
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame
-from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE, can_open, embedded_store
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document
 
 if TYPE_CHECKING:
@@ -159,9 +158,8 @@ class Results:
         if not (workdir / CAMPAIGN_FILE).exists():
             raise UserError(f"{workdir} holds no campaign: give the folder of a ccdcgan run")
         file = workdir / "phases.json.gz"
-        # The embedded store cannot be opened where nothing may be written, as in the folder of a
-        # colleague; runs of earlier versions have no phases in it.
-        if os.access(workdir / "store", os.W_OK):
+        # Runs of earlier versions have no phases in their store.
+        if can_open(workdir):
             store: Any = embedded_store(workdir)
             results = cls(store.additional_stores[PHASES], store.additional_stores[RESULTS])
             if results._store.query_one({}, properties=["uid"]) or (
@@ -351,7 +349,7 @@ def _explained(where: Mapping[str, Any] | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # montydb and BSON's encoder signal a wrong filter in many ways.
+        # mongomock and BSON's encoder signal a wrong filter in many ways.
         away = isinstance(error, PyMongoError) and not isinstance(error, OperationFailure)
         if not where or away or isinstance(error, (OSError, sqlite3.Error)):
             raise

@@ -21,7 +21,13 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.launchers.workdir import CALCULATIONS, campaign_of, embedded_store, relaxations_of
+from ccdcgan.launchers.workdir import (
+    CALCULATIONS,
+    campaign_of,
+    can_open,
+    embedded_store,
+    relaxations_of,
+)
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import RelaxationDocument
 from ccdcgan.workflows.storage.stores import Relaxations
@@ -159,12 +165,12 @@ def reuse_on_cluster(
 
 @contextlib.contextmanager
 def _relaxations_in(folder: Path) -> Iterator[Store | None]:
-    """The relaxations of a folder, from a copy where nothing may be written; None without any."""
+    """The relaxations of a folder, None without any; a copy's where it cannot be opened."""
     with contextlib.ExitStack() as stack:
         if not (folder / "store").is_dir():
             yield None
             return
-        if not os.access(folder / "store", os.W_OK):
+        if not can_open(folder):
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             shutil.copytree(folder / "store", copy / "store")
             folder = copy

@@ -9,7 +9,6 @@ from typing import Any
 
 import jobflow
 from maggma.core import Store
-from maggma.stores import MontyStore
 from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.files import digest
@@ -66,12 +65,8 @@ class Relaxations:
         self, keys: Iterable[str], criteria: dict[str, Any], properties: list[str] | None = None
     ) -> Iterator[dict[str, Any]]:
         """Documents of these keys that meet the criteria."""
-        wanted = set(keys)
-        if isinstance(self._store, MontyStore):
-            # It has no index: of 10,000 documents it takes minutes to find as many by their keys.
-            found = self._store.query(criteria, properties)
-            return (d for d in found if d["key"] in wanted)
-        return iter(self._store.query({"key": {"$in": sorted(wanted)}, **criteria}, properties))
+        wanted = {"key": {"$in": sorted(set(keys))}, **criteria}
+        return iter(self._store.query(wanted, properties))
 
     def put(self, document: RelaxationDocument) -> None:
         """Store a document at once; the same key is never stored twice.
@@ -112,22 +107,14 @@ class Relaxations:
 
     def get(self, keys: Iterable[str], frames: bool = True) -> dict[str, RelaxationDocument]:
         """Documents by key, with their frames or without."""
-        fields = None
-        # The embedded store cannot leave out parts of a document.
-        if not frames and not isinstance(self._store, MontyStore):
-            fields = sorted(set(RelaxationDocument.model_fields) - {"frames"})
-        found = {}
-        for document in self._of(keys, {}, fields):
-            if not frames:
-                document.pop("frames", None)
-            found[document["key"]] = RelaxationDocument.model_validate(document)
-        return found
+        fields = None if frames else sorted(set(RelaxationDocument.model_fields) - {"frames"})
+        found = self._of(keys, {}, fields)
+        return {d["key"]: RelaxationDocument.model_validate(d) for d in found}
 
 
 def insert(store: Store, documents: list[dict[str, Any]]) -> None:
     """Store many documents whose names are not there, in one go."""
     try:
-        # Ordered, montydb would refuse keys with a dot, which its own upsert takes.
         store._collection.insert_many(documents, ordered=False)
     except BulkWriteError as error:
         # Somebody has stored the same name at the same moment.
@@ -199,7 +186,6 @@ def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: 
     collection = store._collection
 
     def replace() -> None:
-        # In bulk: one by one takes the embedded store tens of milliseconds each.
         if store.query_one({"campaign": campaign}, ["uid"]):
             collection.delete_many({"campaign": campaign})
         if documents:
