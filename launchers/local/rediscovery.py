@@ -104,18 +104,7 @@ def known(folder: Path, references: Path | None = None) -> Known:
     """
     with open_finished(folder, "known") as finished:
         campaign = finished.campaign
-        left_out: dict[str, int] = {}
-        if references is not None:
-            suited = read_suitable(references, campaign.elements, too_close)
-            crystals = [Prototype(f"file:{c.id}", c.structure) for c in suited.crystals]
-            left_out = dict(suited.left_out())
-        elif set(campaign.elements) == {"Bi", "Se"}:
-            crystals = known_crystals()
-        else:
-            raise UserError(
-                f"known crystals are built in for Bi-Se, not for {'-'.join(campaign.elements)}: "
-                "name structure files with --references"
-            )
+        crystals, left_out = _crystals_to_find(references, campaign.elements)
         documents = finished.relax(
             [(Origin(kind="prototype", id=f"known:{c.id}"), c.structure) for c in crystals]
         )
@@ -133,26 +122,47 @@ def known(folder: Path, references: Path | None = None) -> Known:
             _reference(crystal, document, own, hull)
             for crystal, document in zip(crystals, documents, strict=True)
         ],
-        definitions={
-            "reference": f"from {references.name}"
-            if references is not None
-            else "m-n: m bilayers of Bi among n quintuple layers of Bi2Se3; septuple: layers of "
-            "seven, Bi3Se4",
-            "E_hull": "distance from the hull of the campaign's phases; negative below it",
-            "same": f"within the matcher's tolerances: ltol {TOLERANCES['ltol']}, stol "
-            f"{TOLERANCES['stol']}, angle {TOLERANCES['angle_tol']}°; both crystals relaxed",
-            "similar": "marked with ≈: none is the same, but one, such as another stacking of the "
-            f"layers, is within ltol {LOOSE_TOLERANCES['ltol']}, "
-            f"stol {LOOSE_TOLERANCES['stol']}, angle {LOOSE_TOLERANCES['angle_tol']}°",
-            "database": "whether a crystal of the starting database is the same",
-            "found": "round and sample of the first generated crystal that is the same, or of the "
-            "lowest that is similar",
-            "Å, meV": "of the generated match: root mean square of the atoms' distances from the "
-            "reference's, and energy minus the reference's per atom",
-            "best": "energy of the lowest generated crystal of the composition, the same or "
-            "another, minus the reference's, meV/atom",
-        },
+        definitions=_definitions(references),
     )
+
+
+def _crystals_to_find(
+    references: Path | None, elements: Sequence[str]
+) -> tuple[list[Prototype], dict[str, int]]:
+    """What to look for, and how many structures of a file are left out, by reason."""
+    if references is not None:
+        suited = read_suitable(references, elements, too_close)
+        crystals = [Prototype(f"file:{c.id}", c.structure) for c in suited.crystals]
+        return crystals, dict(suited.left_out())
+    if set(elements) == {"Bi", "Se"}:
+        return known_crystals(), {}
+    raise UserError(
+        f"known crystals are built in for Bi-Se, not for {'-'.join(elements)}: "
+        "name structure files with --references"
+    )
+
+
+def _definitions(references: Path | None) -> dict[str, str]:
+    """What the words of the table mean."""
+    return {
+        "reference": f"from {references.name}"
+        if references is not None
+        else "m-n: m bilayers of Bi among n quintuple layers of Bi2Se3; septuple: layers of "
+        "seven, Bi3Se4",
+        "E_hull": "distance from the hull of the campaign's phases; negative below it",
+        "same": f"within the matcher's tolerances: ltol {TOLERANCES['ltol']}, stol "
+        f"{TOLERANCES['stol']}, angle {TOLERANCES['angle_tol']}°; both crystals relaxed",
+        "similar": "marked with ≈: none is the same, but one, such as another stacking of the "
+        f"layers, is within ltol {LOOSE_TOLERANCES['ltol']}, "
+        f"stol {LOOSE_TOLERANCES['stol']}, angle {LOOSE_TOLERANCES['angle_tol']}°",
+        "database": "whether a crystal of the starting database is the same",
+        "found": "round and sample of the first generated crystal that is the same, or of the "
+        "lowest that is similar",
+        "Å, meV": "of the generated match: root mean square of the atoms' distances from the "
+        "reference's, and energy minus the reference's per atom",
+        "best": "energy of the lowest generated crystal of the composition, the same or "
+        "another, minus the reference's, meV/atom",
+    }
 
 
 def _reference(
