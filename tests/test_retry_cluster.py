@@ -150,6 +150,29 @@ def test_what_failed_is_tried_again_with_more_of_the_queue(cluster, slurm):
     assert [s["relaxation"]["engine"]["attempts"] for s in settings] == [8, 5]
 
 
+def test_what_another_campaign_has_asked_for_first_is_among_the_failures(cluster):
+    code, said = cluster.command("submit", cluster.file)
+    assert code == 0, said
+    handle = cluster.here.handle
+    failed = {
+        "converged": False,
+        "campaign": "elsewhere",
+        "origin": {"kind": "prototype", "id": "x"},
+        "reason": "electrons did not converge",
+    }
+    handle.relaxations.insert_many([{"key": key, **failed} for key in ("shared", "foreign")])
+    assert cluster.failures("--campaign", "bise") == []
+    # Its job is done, with what was there.
+    job = handle.fireworks.find_one({})
+    entries = [{"key": key, "origin": failed["origin"]} for key in ("shared", "converged")]
+    output = {"uuid": job["spec"]["_tasks"][0]["job"]["uuid"], "index": 1}
+    handle.outputs.insert_one({**output, "output": {"entries": entries, "seconds": 1.0}})
+    handle.fireworks.update_one({"fw_id": job["fw_id"]}, {"$set": {"state": "COMPLETED"}})
+    assert [row["key"] for row in cluster.failures("--campaign", "bise")] == ["shared"]
+    assert {row["key"] for row in cluster.failures()} == {"shared", "foreign"}
+    assert "1 failed: 1 crystal" in cluster.command("status", "bise")[1]
+
+
 def test_values_of_a_queue_are_checked_wherever_they_come_from(here):
     worker = here.cluster.workers["dft"]
     assert parse_queue(["mem = 64G"], worker) == {"mem": "64G"}

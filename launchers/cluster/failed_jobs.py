@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ccdcgan.launchers.cluster.launchpad import Pad, Query
+from ccdcgan.launchers.cluster.settings import Cluster
 
 #: Reason of a job whose worker gave no sign of life.
 LOST = "lost: its worker gave no sign of life"
@@ -77,6 +78,30 @@ class Launch:
     def silent(self) -> float:
         """Seconds since its last sign of life."""
         return 0.0 if self.seen is None else age(self.seen)
+
+
+def asked_for(pad: Pad, cluster: Cluster, query: Query) -> list[str]:
+    """Content keys of the structures that finished jobs have asked for, whoever asked first.
+
+    Parameters
+    ----------
+    query
+        Which jobs, as FireWorks stores them.
+    """
+    uuids = [
+        task["job"]["uuid"]
+        for job in pad.fireworks.find({**query, "state": "COMPLETED"}, {"spec._tasks.job.uuid": 1})
+        for task in job["spec"]["_tasks"]
+        if "job" in task
+    ]
+    store = cluster.store_of("documents")
+    store.connect()
+    try:
+        wanted = {"uuid": {"$in": uuids}, "output.entries": {"$exists": True}}
+        outputs = [document["output"] for document in store.query(wanted, ["output.entries.key"])]
+    finally:
+        store.close()
+    return sorted({entry["key"] for output in outputs for entry in output["entries"]})
 
 
 def last_launches(pad: Pad, jobs: Iterable[Mapping[str, Any]]) -> dict[int, Launch]:

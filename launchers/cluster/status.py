@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from time import time
 from typing import Any, NamedTuple
 
-from ccdcgan.launchers.cluster.failed_jobs import Failure, failures, lost_jobs
+from ccdcgan.launchers.cluster.failed_jobs import Failure, asked_for, failures, lost_jobs
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, this_hour
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.submission import Submission
@@ -101,18 +101,19 @@ def status_of(pad: Pad, cluster: Cluster, campaign: Submission, newest: int = 5)
         found.doing = _doing(pad, campaign.id, set(lost))
     jobs = failures(pad, query) if found.totals["failed"] else []
     found.failures = jobs[:newest]
-    found.failed = _failed(cluster, campaign.digest, jobs)
+    asked = {"key": {"$in": asked_for(pad, cluster, query)}}
+    found.failed = _failed(cluster, {"$or": [{"campaign": campaign.digest}, asked]}, jobs)
     found.relaxed = campaign.relaxed.get("total", 0)
     found.relaxed_an_hour = _an_hour(campaign.relaxed)
     return found
 
 
-def _failed(cluster: Cluster, digest: str, jobs: Sequence[Failure]) -> FailureCounts:
+def _failed(cluster: Cluster, own: dict[str, Any], jobs: Sequence[Failure]) -> FailureCounts:
     """Structures that a campaign has no result of, and its failed jobs as those of a machine."""
     store = cluster.store_of(RESULTS)
     store.connect()
     try:
-        query, fields = {"converged": False, "campaign": digest}, ["key", "origin", "failure"]
+        query, fields = {"converged": False, **own}, ["key", "origin", "failure"]
         stored = [FailedStructure.of(d) for d in store.query(query, [*fields, "reason"])]
     finally:
         store.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,7 +61,7 @@ def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
     """
     campaign_of(folder)
     waiting = {f.key: f for f in _waiting(folder / "calculations")}
-    stored = _stored(relaxations_of(embedded_store(folder)), wanted)
+    stored = _stored(relaxations_of(embedded_store(folder)), {})
     # One that failed and is tried again may have met a fault of the machine then.
     found = [f for f in stored if f.key not in waiting]
     return [f for f in (*found, *waiting.values()) if wanted(f)]
@@ -69,14 +69,17 @@ def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
 
 def failures_of_cluster(cluster: Cluster, pad: Pad, wanted: Wanted) -> list[FailedStructure]:
     """Failures of the campaigns of a cluster: of structures, and of jobs."""
-    from ccdcgan.launchers.cluster.failed_jobs import failures
+    from ccdcgan.launchers.cluster.failed_jobs import asked_for, failures
 
-    query = {}
+    query, own = {}, {}
     if wanted.campaigns is not None:
-        query = {"spec.campaign": {"$in": sorted(wanted.campaigns)}}
+        of_these = {"$in": sorted(wanted.campaigns)}
+        query = {"spec.campaign": of_these}
+        # What another campaign has asked for first is of that one's name.
+        own = {"$or": [{"campaign": of_these}, {"key": {"$in": asked_for(pad, cluster, query)}}]}
     jobs = [_of_job(job, cluster.root / "calculations") for job in failures(pad, query)]
     waiting = {f.key for f in jobs if f.key}
-    stored = _stored(relaxations_of(cluster.job_store()), wanted)
+    stored = _stored(relaxations_of(cluster.job_store()), own)
     return [f for f in (*(s for s in stored if s.key not in waiting), *jobs) if wanted(f)]
 
 
@@ -101,11 +104,8 @@ def _of_job(job: Failure, calculations: Path) -> FailedStructure:
     )
 
 
-def _stored(store: Store, wanted: Wanted) -> Iterator[FailedStructure]:
-    query: dict[str, object] = {"converged": False}
-    if wanted.campaigns is not None:
-        query["campaign"] = {"$in": sorted(wanted.campaigns)}
-    for document in store.query(query, list(FIELDS)):
+def _stored(store: Store, own: Mapping[str, object]) -> Iterator[FailedStructure]:
+    for document in store.query({"converged": False, **own}, list(FIELDS)):
         yield FailedStructure.of(document)
 
 
