@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -15,6 +14,7 @@ from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.engines.vasp.command import check_command
 from ccdcgan.dft.engines.vasp.makers import differing, generator_of, inputs_written
+from ccdcgan.dft.engines.vasp.potcars import require_potcars
 from ccdcgan.dft.engines.vasp.stages import (
     AnyStage,
     MakerInputs,
@@ -355,33 +355,14 @@ class VaspEngine(EngineSettings):
 
     def check_potcars(self, elements: Sequence[str]) -> None:
         """Raise a `UserError` that says what to set, where a POTCAR is not found."""
-        from pymatgen.io.vasp import PotcarSingle
-
-        folder = os.environ.get("PMG_VASP_PSP_DIR")
-        if not folder:
-            from pymatgen.core import SETTINGS
-
-            folder = SETTINGS.get("PMG_VASP_PSP_DIR")
-        if not folder:
-            raise UserError(
-                "no POTCARs: set PMG_VASP_PSP_DIR to the folder that 'pmg config -p' has made"
-            )
-        if not Path(folder).is_dir():
-            raise UserError(f"PMG_VASP_PSP_DIR is {folder}, which is no folder")
-        for element in elements:
-            symbol = self.potcar(element)
+        symbols = {element: self.potcar(element) for element in elements}
+        for element, symbol in symbols.items():
             if self.potcars.get(element, symbol) != symbol:
                 raise UserError(
                     f"hubbard_u: mp2020 belongs to the POTCAR {symbol} of {element}: take "
                     f"{element} out of engine.potcars"
                 )
-            try:
-                PotcarSingle.from_symbol_and_functional(symbol, self.functional)
-            except Exception:  # noqa: BLE001  pymatgen raises several kinds
-                raise UserError(
-                    f"no {self.functional} POTCAR {symbol!r} for {element} in {folder}: add it, or "
-                    f"name another with engine.potcars: {{{element}: ...}}"
-                ) from None
+        require_potcars(symbols, self.functional)
 
 
 def _basis(engine: VaspEngine, elements: Iterable[str]) -> tuple[Any, ...]:
