@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
-from ccdcgan.models.energy.constraint import Starts, train_constraint
+from ccdcgan.models.energy.constraint import Constraint, Starts, train_constraint
 from ccdcgan.models.energy.goals import Goal
 from ccdcgan.models.gan.generators import Composition, build_dense_generator
 from ccdcgan.models.gan.guide import objective, train_guide
@@ -182,29 +182,12 @@ def train_constraints(
         Too few crystals, or none that fits into the grid.
     """
     graphs = crystal_graphs(elements, preset, files)
-    rows, owner = encode_crystals(crystals.structures, graphs)
-    if not len(rows):
-        raise ValueError("no crystal fits into the grid of the preset")
-    space: Space
-    if isinstance(graphs, CrystalGraphs):
-        space = Whitening.fit(rows, graphs.head, preset.gan.latent)
-    else:
-        space = Folding(1 + len(elements))
-    arrays: dict[str, NDArray[Any]] = {
-        "rows": rows,
-        "owner": owner,
-        "e_above_hull": np.asarray(crystals.e_above_hull),
-        "extremes": extremes(crystals.structures),
-    }
-    if isinstance(graphs, CrystalGraphs):
-        arrays["shortest"] = shortest_distances(crystals.structures, elements)
-        weights = _weights(crystals.e_above_hull, preset)
-        arrays["volumes"] = usual_volumes(crystals.structures, elements, weights)
+    space, arrays = _space_of(crystals, graphs, elements, preset)
+    rows, owner = arrays["rows"], arrays["owner"]
     out: Files = {SPACE: _save_arrays(**vars(space), **arrays)}
     figures: dict[str, Any] = {"properties": {}, "history": {}}
     targets = np.asarray(crystals.targets, float)[owner]
-    vectors, crystal = space.forward(rows), owner
-    real = np.ones(len(rows), bool)
+    data = _GuideData(space.forward(rows), targets, owner, np.ones(len(rows), bool))
     if isinstance(graphs, CrystalGraphs):
         constraint, errors = train_constraint(
             crystals.structures,
@@ -220,34 +203,115 @@ def train_constraints(
         figures["properties"] = {name: asdict(e) for name, e in errors.items()}
         if not guided:
             return out, figures
-        # The generator will stray from the relaxed crystals: the guide learns what the
-        # constraint says of where it starts.
-        drawn = _draw_prior(graphs, space, arrays, preset, seed)
-        judged = [i for i, s in enumerate(drawn[1]) if s is not None and can_be_judged(s)]
-        said = constraint.predict([s for i in judged if (s := drawn[1][i]) is not None]).mean(1)
-        low, high = targets.min(0), targets.max(0)
-        targets = np.concatenate([targets, np.clip(said, low, high)])
-        vectors = np.concatenate([vectors, drawn[0][judged]])
-        crystal = np.concatenate([owner, owner.max() + 1 + np.arange(len(judged))])
-        real = np.arange(len(vectors)) < len(rows)
-    guide = train_guide(
-        vectors, targets, crystal, preset.guide, seed, real=real, progress=progress, log=log
-    )
-    out[GUIDE] = model_bytes(guide.network)
-    figures["history"] = guide.history
-    figures["guide"] = {
-        name: {"mae": mae, "r2": r2, "held_out": guide.held_out}
-        for name, mae, r2 in zip(crystals.names, guide.mae, guide.r2, strict=True)
-    }
+        data = _with_drawn(data, constraint, *_draw_prior(graphs, space, arrays, preset, seed))
+    out[GUIDE], learnt = _train_guide(data, crystals.names, preset, seed, progress, log)
+    figures |= learnt
     if preset.networks == "paper":
         figures["properties"] = figures["guide"]
     return out, figures
 
 
+def _train_guide(
+    data: _GuideData,
+    names: Sequence[str],
+    preset: Preset,
+    seed: int,
+    progress: Progress | None,
+    log: TrainingLog | None,
+) -> tuple[bytes, dict[str, Any]]:
+    """The guide, with its ``history`` and its errors by property as ``guide``."""
+    guide = train_guide(
+        data.rows,
+        data.targets,
+        data.crystals,
+        preset.guide,
+        seed,
+        real=data.real,
+        progress=progress,
+        log=log,
+    )
+    errors = {
+        name: {"mae": mae, "r2": r2, "held_out": guide.held_out}
+        for name, mae, r2 in zip(names, guide.mae, guide.r2, strict=True)
+    }
+    return model_bytes(guide.network), {"history": guide.history, "guide": errors}
+
+
+def _space_of(
+    crystals: Crystals, graphs: Graphs, elements: Sequence[str], preset: Preset
+) -> tuple[Space, dict[str, NDArray[Any]]]:
+    """The networks' space of crystal graphs, and what is kept of the crystals beside it.
+
+    Raises
+    ------
+    ValueError
+        No crystal fits into the grid.
+    """
+    rows, owner = encode_crystals(crystals.structures, graphs)
+    if not len(rows):
+        raise ValueError("no crystal fits into the grid of the preset")
+    arrays: dict[str, NDArray[Any]] = {
+        "rows": rows,
+        "owner": owner,
+        "e_above_hull": np.asarray(crystals.e_above_hull),
+        "extremes": extremes(crystals.structures),
+    }
+    if not isinstance(graphs, CrystalGraphs):
+        return Folding(1 + len(elements)), arrays
+    arrays["shortest"] = shortest_distances(crystals.structures, elements)
+    weights = _weights(crystals.e_above_hull, preset)
+    arrays["volumes"] = usual_volumes(crystals.structures, elements, weights)
+    return Whitening.fit(rows, graphs.head, preset.gan.latent), arrays
+
+
+@dataclass(frozen=True)
+class _GuideData:
+    """What the guide learns from.
+
+    Attributes
+    ----------
+    rows : array (n, size), or (n, side, side, 1) for the paper's network
+        Crystal graphs in the networks' space.
+    targets : array (n, t)
+        Properties.
+    crystals : array (n,)
+        Which crystal a row belongs to.
+    real : array (n,)
+        Rows of relaxed crystals.
+    """
+
+    rows: NDArray[np.floating]
+    targets: FloatArray
+    crystals: NDArray[np.int_]
+    real: NDArray[np.bool_]
+
+
+def _with_drawn(
+    data: _GuideData,
+    constraint: Constraint,
+    vectors: NDArray[np.float32],
+    structures: Sequence[Structure | None],
+) -> _GuideData:
+    """The same with crystals that an untrained generator draws, judged by the constraint.
+
+    The generator will stray from the relaxed crystals: the guide learns how the constraint judges
+    those where it starts.
+    """
+    drawn = {i: s for i, s in enumerate(structures) if s is not None and can_be_judged(s)}
+    predicted = constraint.predict(list(drawn.values())).mean(1)
+    low, high = data.targets.min(0), data.targets.max(0)
+    return _GuideData(
+        np.concatenate([data.rows, vectors[list(drawn)]]),
+        np.concatenate([data.targets, np.clip(predicted, low, high)]),
+        np.concatenate([data.crystals, data.crystals.max() + 1 + np.arange(len(drawn))]),
+        np.concatenate([data.real, np.zeros(len(drawn), bool)]),
+    )
+
+
 def _judged(starts: Starts) -> Starts:
     """Those of the starts that have descriptors."""
-    chosen = [i for i, s in enumerate(starts.structures) if can_be_judged(s)]
-    return Starts([starts.structures[i] for i in chosen], starts.crystal[chosen])
+    judged = [i for i, s in enumerate(starts.structures) if can_be_judged(s)]
+    return Starts([starts.structures[i] for i in judged], starts.crystal[judged])
 
 
 def _draw_prior(

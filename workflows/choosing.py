@@ -233,14 +233,7 @@ def choose(
     while order and len(chosen) < count:
         left = [i for i in order[: shortlist * count] if counts[str(formula[i])] < per_formula]
         order = order[shortlist * count :]
-        distance = np.full(len(left), np.inf)
-        vectors = np.zeros((len(left), 0), np.float32)
-        if novelty is not None:
-            left = [i for i in left if can_be_judged(structures[i])]
-            vectors = novelty.vectors([primitive_cell(structures[i]) for i in left])
-            pairs = zip(left, vectors, strict=True)
-            distance = np.array([novelty.distance(structures[i], v) for i, v in pairs])
-        here = np.array(left, int)
+        here, vectors, distance = _measured(structures, left, novelty)
         is_open = np.ones(len(here), bool)
         while is_open.any() and len(chosen) < count:
             value = np.asarray(gain, float)[here]
@@ -262,3 +255,17 @@ def choose(
                 apart = np.linalg.norm(vectors[same] - vectors[n], axis=1)
                 distance[same] = np.minimum(distance[same], apart)
     return chosen
+
+
+def _measured(
+    structures: Sequence[Structure], indices: list[int], novelty: Novelty | None
+) -> tuple[NDArray[np.int_], NDArray[np.float32], NDArray[np.float64]]:
+    """Indices of those that can be judged, their vectors, and distances to all that is known."""
+    if novelty is None:
+        count = len(indices)
+        return np.array(indices, int), np.zeros((count, 0), np.float32), np.full(count, np.inf)
+    judged = [i for i in indices if can_be_judged(structures[i])]
+    vectors = novelty.vectors([primitive_cell(structures[i]) for i in judged])
+    pairs = zip(judged, vectors, strict=True)
+    distance = np.array([novelty.distance(structures[i], v) for i, v in pairs])
+    return np.array(judged, int), vectors, distance

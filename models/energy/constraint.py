@@ -203,16 +203,8 @@ def train_constraint(
     ValueError
         Fewer than `FEWEST` crystals, or a target that is not finite.
     """
-    n = len(structures)
-    if n < FEWEST:
-        raise ValueError(f"{n} crystals are too few to train a constraint: at least {FEWEST}")
-    y = np.asarray(targets, float).reshape(n, -1)
-    for name, column in zip(names, y.T, strict=True):
-        if not np.isfinite(column).all():
-            bad = structures[int(np.flatnonzero(~np.isfinite(column))[0])]
-            raise ValueError(f"{name} of {bad.formula} is not a finite number")
-    if starts is None:
-        starts = Starts()
+    n, y = len(structures), _checked(structures, targets, names)
+    starts = starts or Starts()
     copies = [rattled(s, seed + i) for i, s in enumerate(structures)]
     of = np.concatenate([np.arange(n), np.arange(n), starts.crystal])
     kinds = np.repeat([RELAXED, COPY, START], [n, n, len(starts.structures)])
@@ -241,6 +233,21 @@ def train_constraint(
     }
     network = fit.network(*fit(np.ones(n, bool), rng)[0])
     return Constraint(network, environments, tuple(names)), errors
+
+
+def _checked(
+    structures: Sequence[Structure], targets: FloatArray, names: Sequence[str]
+) -> FloatArray:
+    """Targets (n, t); a ValueError where they are too few, or one is not finite."""
+    n = len(structures)
+    if n < FEWEST:
+        raise ValueError(f"{n} crystals are too few to train a constraint: at least {FEWEST}")
+    y = np.asarray(targets, float).reshape(n, -1)
+    for name, column in zip(names, y.T, strict=True):
+        if not np.isfinite(column).all():
+            bad = structures[int(np.flatnonzero(~np.isfinite(column))[0])]
+            raise ValueError(f"{name} of {bad.formula} is not a finite number")
+    return y
 
 
 #: Kinds of geometries.

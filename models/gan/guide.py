@@ -92,22 +92,7 @@ def train_guide(
     test = np.isin(crystals, np.random.default_rng(seed).permutation(names)[:n_test])
     x, y = np.asarray(rows, np.float32), np.asarray(targets, np.float32)
     mean, scale = y[~test].mean(0), np.maximum(y[~test].std(0), 1e-6)
-    if x.ndim == 2:
-        network = build_dense_guide(x.shape[1], y.shape[1], settings.width)
-    else:
-        network = build_paper_constraint(x.shape[1], y.shape[1])
-    steps = -(-int((~test).sum()) // settings.batch)
-    rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, steps * settings.epochs, alpha=0.02
-    )
-    # The paper's loss is the squared error; the absolute one minds outliers less.
-    loss = "mse" if x.ndim == 4 else "mae"
-    network.compile(
-        keras.optimizers.AdamW(rate, weight_decay=1e-4),
-        loss,
-        steps_per_execution=min(steps, 16),
-        **compile_options(),
-    )
+    network = _untrained(x, y.shape[1], int((~test).sum()), settings)
     target = (y - mean) / scale
     stop = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
     fitted = network.fit(
@@ -123,19 +108,35 @@ def train_guide(
     scaled = layers.Rescaling(scale.tolist(), mean.tolist())(network(raw))
     model = keras.Model(raw, scaled, name="guide")
     judged = test if real is None else test & real
-    names = np.unique(crystals[judged])
     predicted = np.asarray(model.predict(x[judged], verbose=0))
-    by_crystal = [crystals[judged] == name for name in names]
-    p = np.array([predicted[m].mean(0) for m in by_crystal])
-    t = np.array([y[judged][m].mean(0) for m in by_crystal])
-    figures = [error_figures(a, b) for a, b in zip(p.T, t.T, strict=True)]
-    return TrainedGuide(
-        model,
-        [mae for mae, _ in figures],
-        [r2 for _, r2 in figures],
-        len(names),
-        {"training": fitted.history["loss"], "test": fitted.history["val_loss"]},
+    by_crystal = [crystals[judged] == name for name in np.unique(crystals[judged])]
+    p, t = (np.array([a[m].mean(0) for m in by_crystal]) for a in (predicted, y[judged]))
+    mae, r2 = zip(*(error_figures(a, b) for a, b in zip(p.T, t.T, strict=True)), strict=True)
+    losses = {"training": fitted.history["loss"], "test": fitted.history["val_loss"]}
+    return TrainedGuide(model, list(mae), list(r2), len(by_crystal), losses)
+
+
+def _untrained(
+    rows: NDArray[np.float32], targets: int, count: int, settings: GuideSettings
+) -> keras.Model:
+    """A compiled network for such rows, of which it is to learn `count`."""
+    if rows.ndim == 2:
+        network = build_dense_guide(rows.shape[1], targets, settings.width)
+    else:
+        network = build_paper_constraint(rows.shape[1], targets)
+    steps = -(-count // settings.batch)
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate, steps * settings.epochs, alpha=0.02
     )
+    # The paper's loss is the squared error; the absolute one minds outliers less.
+    loss = "mse" if rows.ndim == 4 else "mae"
+    network.compile(
+        keras.optimizers.AdamW(rate, weight_decay=1e-4),
+        loss,
+        steps_per_execution=min(steps, 16),
+        **compile_options(),
+    )
+    return network
 
 
 def objective(network: keras.Model, names: Sequence[str], goals: Sequence[Goal]) -> keras.Model:

@@ -105,8 +105,8 @@ class _Training:
         jit = self.data.ndim == 2 and self.settings.steps >= XLA_STEPS
         return compile_steps(self.step, [*self.variables, *frozen], len(CURVES), jit)
 
-    def draw(self, first: int, count: int) -> tuple[Any, ...]:
-        """Random numbers of `count` steps: they depend on the seed and the step's number alone.
+    def draw(self, first: int) -> tuple[Any, ...]:
+        """Random numbers of a chunk of steps: they depend on the seed and a step's number alone.
 
         The last `batch` rows of noise and compositions are the generator's step, the others the
         critic's.
@@ -117,7 +117,7 @@ class _Training:
         wanted = np.zeros((CHUNK, real + s.batch, m), np.float32)
         rows = np.zeros((CHUNK, real), np.int32)
         t = np.zeros((CHUNK, real), np.float32)
-        for i in range(count):
+        for i in range(min(CHUNK, s.steps - first)):
             rng = np.random.default_rng([self.seed, first + i])
             rng.standard_normal(dtype=np.float32, out=noise[i])
             rng.random(dtype=np.float32, out=t[i])
@@ -263,41 +263,23 @@ def train_gan(
         Fewer than 10 rows, ``ccdcgan`` without an objective, a composition for images, or a loss
         that is no longer finite.
     """
-    if len(data) < 10:
-        raise ValueError(f"{len(data)} crystal graphs are too few to train a GAN: at least 10")
-    if settings.variant == "ccdcgan" and objective is None:
-        raise ValueError("the CCDCGAN needs a trained constraint")
-    if composition is not None and np.ndim(data) != 2:
-        raise ValueError("the paper's generator cannot be asked for a composition")
+    _check(data, settings, objective, composition)
     make_deterministic(seed)
     networks = build_networks(data, weights, settings, seed, composition, groups)
     training = _Training(data, weights, settings, networks, objective, composition, seed)
-    done = 0
-    history: dict[str, list[float]] = {name: [] for name in CURVES}
-    state = load_checkpoint(checkpoint, training.variables) if checkpoint else None
-    if state is not None:
-        done = int(state["done"])
-        history = {name: [float(v) for v in state[name]] for name in CURVES}
+    done, history = _resumed(training, checkpoint)
     if log:
         log.resume(done)
     run = training.compiled()
-
-    def draw(first: int) -> tuple[Any, ...]:
-        return training.draw(first, min(CHUNK, settings.steps - first))
-
     with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(draw, done)
+        upcoming = pool.submit(training.draw, done)
         while done < settings.steps:
             first, count = done, min(CHUNK, settings.steps - done)
             arrays = upcoming.result()
             done += count
-            upcoming = pool.submit(draw, done)
-            numbers = run(arrays, count)
-            if not np.isfinite(numbers).all():
-                broken = first + int(np.isfinite(numbers).all(1).argmin())
-                raise ValueError(f"the GAN diverged at step {broken}: lower its learning rate")
+            upcoming = pool.submit(training.draw, done)
+            means = _means(run(arrays, count), first)
             training.copy_statistics()
-            means = dict(zip(CURVES, numbers.astype(float).mean(0).tolist(), strict=True))
             for name, mean in means.items():
                 history[name].append(mean)
             if log:
@@ -307,6 +289,43 @@ def train_gan(
             if progress:
                 progress(done, settings.steps)
     return TrainedGan(training.average, history)
+
+
+def _check(
+    data: FloatArray,
+    settings: GanSettings,
+    objective: keras.Model | None,
+    composition: Composition | None,
+) -> None:
+    """Raise a ValueError where `train_gan` cannot begin."""
+    if len(data) < 10:
+        raise ValueError(f"{len(data)} crystal graphs are too few to train a GAN: at least 10")
+    if settings.variant == "ccdcgan" and objective is None:
+        raise ValueError("the CCDCGAN needs a trained constraint")
+    if composition is not None and np.ndim(data) != 2:
+        raise ValueError("the paper's generator cannot be asked for a composition")
+
+
+def _resumed(training: _Training, checkpoint: Path | None) -> tuple[int, dict[str, list[float]]]:
+    """Steps that are done, and their curves: those of the checkpoint, which is loaded."""
+    state = load_checkpoint(checkpoint, training.variables) if checkpoint else None
+    if state is None:
+        return 0, {name: [] for name in CURVES}
+    return int(state["done"]), {name: [float(v) for v in state[name]] for name in CURVES}
+
+
+def _means(numbers: NDArray[np.float32], first: int) -> dict[str, float]:
+    """Means by name of the numbers (steps, `CURVES`) of a chunk that begins at a step.
+
+    Raises
+    ------
+    ValueError
+        A number is not finite.
+    """
+    if not np.isfinite(numbers).all():
+        broken = first + int(np.isfinite(numbers).all(1).argmin())
+        raise ValueError(f"the GAN diverged at step {broken}: lower its learning rate")
+    return dict(zip(CURVES, numbers.astype(float).mean(0).tolist(), strict=True))
 
 
 def sample(
