@@ -54,10 +54,11 @@ from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yiel
 from ccdcgan.workflows.flow import RoundMaker
 from ccdcgan.workflows.judge import Judge
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.learn import AutoencoderMaker, crystals_of, preset_of
+from ccdcgan.workflows.learn import AutoencoderMaker
 from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
+from ccdcgan.workflows.training import crystals_of, preset_of
 
 ELEMENTS = ("Bi", "Se")
 MAX_SITES = 14

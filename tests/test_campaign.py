@@ -46,7 +46,7 @@ def test_digest_knows_what_decides_the_result():
 
 def test_a_campaigns_loss_replaces_that_of_its_preset():
     from ccdcgan.models.presets import PRESETS
-    from ccdcgan.workflows.learn import preset_of
+    from ccdcgan.workflows.training import preset_of
 
     own = PRESETS["quickstart"]
     assert preset_of(Campaign()) == own
@@ -243,7 +243,7 @@ def test_what_became_one_crystal_is_one_sample_with_all_its_starts():
 
     from ccdcgan.workflows.documents import Origin, RelaxationDocument
     from ccdcgan.workflows.knowledge import Knowledge
-    from ccdcgan.workflows.learn import crystals_of
+    from ccdcgan.workflows.training import crystals_of
 
     level = Campaign().relaxation.engine.level_of_theory()
 

@@ -16,8 +16,8 @@ from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.conclude import conclude
 from ccdcgan.workflows.documents import Origin, Outcome, RelaxationDocument
-from ccdcgan.workflows.learn import frames_of
 from ccdcgan.workflows.storage.stores import RESULTS
+from ccdcgan.workflows.training import frames_of
 
 CAMPAIGN = Campaign()
 LEVEL = CAMPAIGN.relaxation.engine.level_of_theory()

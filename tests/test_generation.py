@@ -21,13 +21,13 @@ from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import Files, shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
-from ccdcgan.workflows.generate import new_stackings
+from ccdcgan.workflows.drawing import new_stackings
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.learn import crystals_of, preset_of
 from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sections import Screening
+from ccdcgan.workflows.training import crystals_of, preset_of
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 CAMPAIGN = Campaign()

@@ -24,7 +24,6 @@ from ccdcgan.workflows.documents import (
     Summary,
 )
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
-from ccdcgan.workflows.generate import nothing_chosen
 from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.outputs import (
@@ -173,7 +172,7 @@ def _warnings_of_rounds(history: Sequence[RoundReport]) -> list[str]:
                 f"which is not good enough: {errors}"
             )
         if not report.funnel.screened:
-            found.append(nothing_chosen(number, report.funnel))
+            found.append(report.funnel.nothing_chosen(number))
     return found
 
 

@@ -214,6 +214,15 @@ class Funnel(BaseModel):
     screened: int = 0
     left_out: dict[str, int] = {}
 
+    def nothing_chosen(self, number: int) -> str:
+        """A line on a round, of this number, that chose nothing to relax."""
+        reasons = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items())
+        return (
+            f"round {number} chose nothing to relax: of {self.sampled} samples "
+            f"{self.decoded} were decoded, {self.valid} valid; of what was judged: "
+            f"{reasons or 'nothing'}"
+        )
+
 
 class RoundCounts(Funnel):
     """The funnel of one round to its end.

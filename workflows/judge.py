@@ -13,9 +13,9 @@ from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.sampling import Files, Predictor
 from ccdcgan.workflows.choosing import expected_gain
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.learn import crystals_of, preset_of, with_properties
 from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.prerelaxation import LearntCalculator
+from ccdcgan.workflows.training import crystals_of, preset_of, with_properties
 
 
 class Judge:

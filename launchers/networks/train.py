@@ -39,8 +39,8 @@ from ccdcgan.models.presets import PRESETS, Preset, load_preset
 from ccdcgan.models.sampling import Files
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.learn import autoencoder_of, stage_progress
 from ccdcgan.workflows.sections import SMALLEST_DATABASE
+from ccdcgan.workflows.training import autoencoder_of, stage_progress
 
 #: Fewest crystals, each with all elements of the system, that a stage takes.
 SMALLEST = {"autoencoder": 10, "constraint": SMALLEST_DATABASE, "gan": SMALLEST_DATABASE}
