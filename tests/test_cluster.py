@@ -554,8 +554,8 @@ def test_jobs_that_are_born_later_have_a_class_too(here):
             f"round {number}: {part}" for part in ("constraint", "gan", "generate", "relax", "end")
         ]
         for part, output in {
-            "constraint": {},
-            "gan": {},
+            "constraint": {"properties": {}, "seconds": 1.0},
+            "gan": {"history": {}, "seconds": 1.0},
             "generate": {"candidates": by_hand.candidates, "funnel": {}, "seconds": 1.0},
         }.items():
             by_hand.output(here_now[f"round {number}: {part}"], output)
