@@ -198,7 +198,7 @@ def test_a_campaign_is_known_by_a_file_with_other_technical_settings(here):
         relaxation = CAMPAIGN["relaxation"] | {"engine": ENGINE | changed}
         file.write_text(json.dumps({**CAMPAIGN, "relaxation": relaxation}))
         if known:
-            assert campaign_on(here.pad, str(file))[0]["name"] == "bise"
+            assert campaign_on(here.pad, str(file))[0].name == "bise"
         else:
             with pytest.raises(UserError, match="was submitted"):
                 campaign_on(here.pad, str(file))

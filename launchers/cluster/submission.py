@@ -13,15 +13,15 @@ class Submission(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
     id: str = Field(alias="_id", description="Name of the run: the digest, from the second on -2.")
-    digest: str
+    digest: str = ""
     name: str = Field(description="What people call it: the stem of its file.")
-    system: str
-    rounds: int
+    system: str = ""
+    rounds: int = 0
     settings: dict[str, object] = Field(description="The campaign as plain data.")
     version: str = Field("", description="Of ccdcgan that submitted it.")
-    submitted_by: str
-    submitted_at: str
-    claimed: float = Field(description="When somebody began to submit it, s since 1970.")
+    submitted_by: str = ""
+    submitted_at: str = ""
+    claimed: float = Field(0.0, description="When somebody began to submit it, s since 1970.")
     submitted: bool = Field(description="Whether its jobs are on the LaunchPad.")
     outcome: str | None = Field(None, description="Job whose output is the campaign's outcome.")
     relaxed: dict[str, int] = Field({}, description="Relaxations, in total and by the hour.")
