@@ -1,5 +1,6 @@
 """Structures that failed on a cluster are tried again: real database, real queue, stand-in VASP."""
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ import test_cluster
 from jobflow import Flow
 from potcars import write_potcars
 from test_cluster import Here
+from test_conclusion import ROUND
 from test_vasp_campaign import crystal
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster.queue import parse_queue, with_parameters
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
+from ccdcgan.workflows.conclude import conclude
 from ccdcgan.workflows.jobs import in_stage
 from ccdcgan.workflows.relax import RelaxMaker, in_batches
 
@@ -30,9 +33,11 @@ here = test_cluster.here
 
 
 class OnCluster:
-    """A campaign of three relaxations whose VASP fails as it is told."""
+    """A campaign of some relaxations, and of its conclusion, whose VASP fails as it is told."""
 
-    def __init__(self, here: Here, monkeypatch) -> None:
+    def __init__(
+        self, here: Here, monkeypatch, formulas: tuple[str, ...] = FORMULAS, ends: bool = False
+    ) -> None:
         from ccdcgan.workflows.flow import InverseDesignMaker
 
         self.here, folder = here, here.folder
@@ -49,13 +54,20 @@ class OnCluster:
             monkeypatch.setenv(name, value)
         candidates = [
             {"origin": {"kind": "prototype", "id": f}, "structure": crystal(f).as_dict()}
-            for f in FORMULAS
+            for f in formulas
         ]
 
         def flow(_: object, campaign: Campaign) -> Flow:
             plain = campaign.model_dump(mode="json")
             job = in_stage(RelaxMaker().make(candidates, plain, "database"), "database")
-            made = Flow([job], output=job.output)
+            jobs = [job]
+            if ends:
+                outcome = {"entries": job.output["entries"], "history": [ROUND]}
+                proposed = {"seconds": 1.0, "rejected": {}, "skipped": []}
+                autoencoder = {"match_fraction": 1.0, "held_out": 1, "seconds": 1.0}
+                end = conclude(job.output, proposed, autoencoder, outcome, campaign)
+                jobs.append(in_stage(end, "conclusion"))
+            made = Flow(jobs, output=jobs[-1].output)
             made.update_config(
                 {"manager_config": {"_fworker": "light"}}, name_filter="store_inputs"
             )
@@ -148,6 +160,33 @@ def test_what_failed_is_tried_again_with_more_of_the_queue(cluster, slurm):
     assert cluster.failures() == []
     settings = [d["settings"] for d in cluster.here.handle.campaigns.find()]
     assert [s["relaxation"]["engine"]["attempts"] for s in settings] == [8, 5]
+
+
+def test_what_is_built_on_a_failed_structure_is_made_again(here, monkeypatch):
+    """Hull, summary and files of a campaign that had ended without it."""
+    cluster = OnCluster(here, monkeypatch, ("Bi", "Se", "BiSe", "BiSe2"), ends=True)
+    cluster.faults({"BiSe2": {"fault": "eddrmm", "times": None}})
+
+    def fetched(name: str) -> tuple[dict, dict[str, float]]:
+        code, said = cluster.command("fetch", "bise", "--workdir", here.folder / name)
+        assert code == 0, said
+        phases = json.loads(gzip.decompress((here.folder / name / "phases.json.gz").read_bytes()))
+        summary = json.loads((here.folder / name / "summary.json").read_text())
+        return summary["failures"], {p["formula"]: p["energy_per_atom"] for p in phases}
+
+    assert cluster.command("submit", cluster.file)[0] == 0
+    cluster.work("dft", "light")
+    failures, before = fetched("before")
+    assert failures["crystal"] == 1 and set(before) == {"Bi", "Se", "BiSe"}
+    runs = len(cluster.runs())
+    cluster.faults({})
+    code, said = cluster.command("retry", "--structures", "--campaign", "bise")
+    assert code == 0 and "1 structures are tried again: submitted as" in said, said
+    cluster.work("dft", "light")
+    failures, after = fetched("after")
+    assert failures["crystal"] == 0 and after.pop("BiSe2") is not None and after == before
+    assert {run["formula"] for run in cluster.runs()[runs:]} == {"BiSe2"}
+    assert "BiSe2" in (here.folder / "after" / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_another_campaign_has_asked_for_first_is_among_the_failures(cluster):
