@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pymatgen.core import Composition, Structure
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import to_json, write_atomically
+from ccdcgan.dft.files import to_json, write_atomically, zipped
 from ccdcgan.launchers.networks.folder import (
     STAGES,
     ModelFolder,
@@ -197,25 +196,15 @@ def _json(rows: Sequence[Drawn]) -> bytes:
 
 def _zip(rows: Sequence[Drawn]) -> bytes:
     names = list(dict.fromkeys(name for row in rows for name in row.numbers))
-    table = []
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-
-        def add(name: str, text: str) -> None:
-            # A date of its own would make the same crystals other bytes.
-            info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, text)
-
-        for row in rows:
-            name = f"{row.number:06d}-{row.formula}.cif"
-            add(name, str(CifWriter(row.structure)))
-            size = len(row.structure)
-            own = {"file": name, "sample": row.number, "formula": row.formula, "atoms": size}
-            table.append({**own, **row.numbers})
-        columns = ["file", "sample", "formula", "atoms", *names]
-        add("predictions.csv", csv_text(columns, table))
-    return stream.getvalue()
+    files, table = {}, []
+    for row in rows:
+        name = f"{row.number:06d}-{row.formula}.cif"
+        files[name] = str(CifWriter(row.structure))
+        size = len(row.structure)
+        own = {"file": name, "sample": row.number, "formula": row.formula, "atoms": size}
+        table.append({**own, **row.numbers})
+    columns = ["file", "sample", "formula", "atoms", *names]
+    return zipped({**files, "predictions.csv": csv_text(columns, table)})
 
 
 _WRITERS: dict[str, Callable[[Sequence[Drawn]], bytes]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase, ascii_uppercase
@@ -16,7 +15,7 @@ from pymatgen.entries.computed_entries import ComputedStructureEntry
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import file_stem, to_json, write_atomically
+from ccdcgan.dft.files import file_stem, to_json, write_atomically, zipped
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.results.columns import COLUMNS, as_frame, flat, value_of
 from ccdcgan.launchers.results.query import FAILED
@@ -87,22 +86,12 @@ def _structure(phase: Mapping[str, Any]) -> Structure:
 
 
 def _zip(phases: Phases) -> bytes:
-    rows = []
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-
-        def add(name: str, text: str) -> None:
-            # A date of its own would make the same crystals other bytes.
-            info = zipfile.ZipInfo(name)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, text)
-
-        for number, phase in enumerate(phases, 1):
-            name = f"{number:05d}_{file_stem(phase['formula'])}.cif"
-            add(name, _cif(_structure(phase)))
-            rows.append({"file": name, **flat(phase)})
-        add("phases.csv", csv_text(["file", *COLUMNS], rows))
-    return stream.getvalue()
+    files, rows = {}, []
+    for number, phase in enumerate(phases, 1):
+        name = f"{number:05d}_{file_stem(phase['formula'])}.cif"
+        files[name] = _cif(_structure(phase))
+        rows.append({"file": name, **flat(phase)})
+    return zipped({**files, "phases.csv": csv_text(["file", *COLUMNS], rows)})
 
 
 def _cif(structure: Structure) -> str:
