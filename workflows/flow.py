@@ -43,7 +43,7 @@ class RoundMaker(Maker):
         history: list[RoundReport],
         last: RelaxedOutput | None = None,
     ) -> Response[Any] | RoundsOutput:
-        """RoundsOutput of the campaign after the last round; before it, a round in its place.
+        """Outcome of all rounds after the last round; before it, a round in its place.
 
         Parameters
         ----------

@@ -22,6 +22,7 @@ from ccdcgan.launchers.cluster.queue import require_time
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.flow import InverseDesignMaker
 
 #: Seconds after which a submission that was begun and not finished is taken over.
 UNFINISHED = 60.0
@@ -75,9 +76,6 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         # What is not a matter of the machine: VASP need not be where jobs are submitted.
         if relaxation.engine.is_potential:
             relaxation.engine.check(campaign.elements)
-    # Keras takes seconds to import, and only this needs it.
-    from ccdcgan.workflows.flow import InverseDesignMaker
-
     prepare(pad, cluster)
     run = _claim(pad, campaign, name, again)
     flow = InverseDesignMaker().make(campaign)

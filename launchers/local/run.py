@@ -15,6 +15,7 @@ from ccdcgan.launchers.results.reuse import folders_to_reuse, reuse
 from ccdcgan.launchers.workdir import CALCULATIONS, embedded_store, open_workdir, relaxations_of
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Outcome
+from ccdcgan.workflows.flow import InverseDesignMaker, RoundMaker
 from ccdcgan.workflows.relax import RelaxMaker
 
 #: How often a job of a DFT code takes as many structures as the campaign relaxes at a time.
@@ -45,9 +46,6 @@ def run_campaign(
     trust(campaign.trusted)
     campaign = campaign.completed()
     require_ready(campaign, folder)
-    # Keras takes seconds to import, and what is missing is told before.
-    from ccdcgan.workflows.flow import InverseDesignMaker, RoundMaker
-
     with open_workdir(folder, campaign) as campaign:
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / CALCULATIONS)
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
