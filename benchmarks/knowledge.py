@@ -45,7 +45,7 @@ from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import choose
 from ccdcgan.workflows.conclude import conclude, publish_phases
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
@@ -113,7 +113,7 @@ def job_store(where: str) -> JobStore:
     )
 
 
-def plan(entries: list[Entry]) -> None:
+def plan(entries: list[Claim]) -> None:
     """A round's generation, but for the networks."""
     knowledge = Knowledge.of_job(entries, CAMPAIGN)
     seen, novelty = knowledge.seen(), knowledge.novelty()
@@ -126,7 +126,7 @@ def plan(entries: list[Entry]) -> None:
     assert len(chosen) == CHOSEN
 
 
-def end(entries: list[Entry]) -> None:
+def end(entries: list[Claim]) -> None:
     """The end of a campaign."""
     errors = {FORMATION_ENERGY: {"mae": 0.1, "r2": 0.5, "held_out": 10}}
     constraint = {"properties": errors, "history": {}, "seconds": 0.0}
@@ -165,7 +165,7 @@ def step(name: str, where: str, count: int) -> None:
     store.connect()
     jobflow.CURRENT_JOB.store = store
     origin = Origin(kind="prototype", id="benchmark")
-    entries = [Entry(key=f"{n:032d}", origin=origin) for n in range(count + 2)]
+    entries = [Claim(key=f"{n:032d}", origin=origin) for n in range(count + 2)]
     start, busy = time.monotonic(), time.process_time()
     STEPS[name](entries)
     seconds, busy = time.monotonic() - start, time.process_time() - busy

@@ -49,7 +49,7 @@ from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import choose
-from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Candidate, Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
 from ccdcgan.workflows.flow import RoundMaker
 from ccdcgan.workflows.judge import Judge
@@ -142,7 +142,7 @@ class Archive:
 
     def relax(
         self, wanted: Sequence[Candidate], workers: int | None, frames: bool = False
-    ) -> list[Entry]:
+    ) -> list[Claim]:
         """Relax what is not there yet; the entries of all, each content key once.
 
         Frames, from which a campaign learns a potential, are kept if they are asked for.
@@ -160,7 +160,7 @@ class Archive:
                 print(f"{len(self.documents)} relaxations", file=sys.stderr, flush=True)
                 done = []
         self.add(done, frames)
-        return [Entry(key=key, origin=c.origin) for key, c in entries.items()]
+        return [Claim(key=key, origin=c.origin) for key, c in entries.items()]
 
 
 #: What is kept of a relaxation beside its structures.
@@ -254,7 +254,7 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
 
 
 def generated(
-    archive: Archive, first: Sequence[Entry], campaign: Campaign, folder: Path, frames: bool
+    archive: Archive, first: Sequence[Claim], campaign: Campaign, folder: Path, frames: bool
 ) -> list[str]:
     """Content keys of what a campaign's rounds relax, in their order; frames kept if asked for."""
     store: Any = embedded_store(folder)
@@ -277,7 +277,7 @@ def generated(
 
 def ranked(
     archive: Archive,
-    first: Sequence[Entry],
+    first: Sequence[Claim],
     rest: Sequence[Candidate],
     campaign: Campaign,
     workers: int | None,
@@ -318,7 +318,7 @@ def relaxed_by(
     source: str,
     seed: int,
     archive: Archive,
-    first: Sequence[Entry],
+    first: Sequence[Claim],
     rest: Sequence[Candidate],
     options: argparse.Namespace,
 ) -> list[str]:
@@ -338,7 +338,7 @@ def relaxed_by(
     return generated(archive, first, campaign, folder, frames=source == "ccdcgan")
 
 
-def table(archive: Archive, first: Sequence[Entry], runs: dict[str, list[str]]) -> dict[str, Any]:
+def table(archive: Archive, first: Sequence[Claim], runs: dict[str, list[str]]) -> dict[str, Any]:
     """The yields of all runs on the hull of everything, and of their sources."""
     known = {e.key for e in first}.union(*runs.values())
     everything = {k: archive.documents[k] for k in known}

@@ -20,7 +20,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.launchers.cli.app import main
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry
+from ccdcgan.workflows.documents import Claim
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.propose import ProposeMaker
 from ccdcgan.workflows.relax import RelaxMaker
@@ -195,7 +195,7 @@ def test_adopted_runs_are_on_the_hull_and_not_computed_again(group, ccdcgan, tmp
     entries = output(RelaxMaker().make([*mine, twin], plain))["entries"]
     assert len(entries) == 3
     campaign = Campaign.model_validate(plain)
-    claims = [Entry.model_validate(e) for e in entries]
+    claims = [Claim.model_validate(e) for e in entries]
     documents = Relaxations(relaxations(folder)).get([e.key for e in claims])
     phases = Knowledge(campaign, documents, claims).phases
     assert {p.formula for p in phases if p.e_above_hull is not None} == {"Bi", "BiSe", "Se"}

@@ -35,7 +35,7 @@ from ccdcgan.launchers.cluster.status import counts_pipeline
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows import relax
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Candidate, Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Candidate, Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 
 PYTHON_PATH = str(Path(__file__).parent)
@@ -489,7 +489,7 @@ class ByHand:
             )
             origin = Origin(kind="prototype", id=str(number))
             self.candidates.append(Candidate(origin=origin, structure=crystal.as_dict()))
-            self.entries.append(Entry(key=str(number), origin=origin))
+            self.entries.append(Claim(key=str(number), origin=origin))
             results.put(
                 RelaxationDocument(
                     key=str(number),

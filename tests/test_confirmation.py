@@ -23,7 +23,7 @@ from ccdcgan.workflows.confirm import (
     to_confirm,
     without_hull,
 )
-from ccdcgan.workflows.documents import Confirmed, Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Confirmed, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 
 OWN = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -75,8 +75,8 @@ def campaign() -> Campaign:
     return parse_campaign({"confirm": {"relaxation": {"engine": {"name": "vasp"}}}}, "x")
 
 
-def entries(found: dict[str, RelaxationDocument]) -> list[Entry]:
-    return [Entry(key=key, origin=d.origin) for key, d in found.items()]
+def entries(found: dict[str, RelaxationDocument]) -> list[Claim]:
+    return [Claim(key=key, origin=d.origin) for key, d in found.items()]
 
 
 def test_the_best_the_hull_and_low_elements_are_confirmed(campaign: Campaign) -> None:

@@ -15,7 +15,7 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
-from ccdcgan.workflows.documents import Entry, Origin
+from ccdcgan.workflows.documents import Claim, Origin
 from ccdcgan.workflows.relax import merge_entries
 from ccdcgan.workflows.storage.stores import RESULTS
 
@@ -149,7 +149,7 @@ def test_another_campaign_is_refused_with_both_values(
 def test_a_stage_of_several_jobs_took_the_time_of_all() -> None:
     def entry(key: str) -> dict[str, Any]:
         origin = Origin(kind="prototype", id=key)
-        return Entry(key=key, origin=origin).model_dump(mode="json")
+        return Claim(key=key, origin=origin).model_dump(mode="json")
 
     batches = [{"entries": [entry(k)], "seconds": took} for k, took in (("a", 2.0), ("b", 3.0))]
     merged = merge_entries.original(batches)

@@ -20,7 +20,7 @@ from ccdcgan.models.energy.power_spectrum import PAIR
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import Files, shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.drawing import new_stackings
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
@@ -178,7 +178,7 @@ def test_stackings_of_what_is_stable_are_new_and_few_of_a_formula() -> None:
         document("quintuple", stack(0, 1), -0.3),
         document("high", stack(2, 1), 0.3),
     ]
-    claims = [Entry(key=d.key, origin=d.origin) for d in known]
+    claims = [Claim(key=d.key, origin=d.origin) for d in known]
     seen = SeenStructures(Structure.from_dict(d.structure) for d in known)
     limits = Limits(9, 2.4, (10.0, 60.0))
 

@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.models.energy.descriptors import rattled
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Fact, Knowledge
 
 LEVEL = LevelOfTheory(engine="test", package="test", checkpoint="0", scale="eV")
@@ -46,8 +46,8 @@ def crystals() -> Iterator[RelaxationDocument]:
 DOCUMENTS = list(crystals())
 
 
-def entries(documents: list[RelaxationDocument]) -> list[Entry]:
-    return [Entry(key=d.key, origin=d.origin) for d in documents]
+def entries(documents: list[RelaxationDocument]) -> list[Claim]:
+    return [Claim(key=d.key, origin=d.origin) for d in documents]
 
 
 def knowledge(

@@ -28,7 +28,7 @@ from ccdcgan.dft.structures.references import FileReferences, load_references
 from ccdcgan.dft.structures.sources import FilesSource, Filters, collect
 from ccdcgan.dft.structures.substitution import candidates
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 
 pytestmark = [
@@ -155,11 +155,11 @@ def test_each_order_has_its_energy_and_the_lower_one_counts() -> None:
     ]
     documents, entries = {}, []
     for kind, result in zip(["element"] * 2 + ["reference"] * 2, elements + results, strict=True):
-        entry = Entry(key=result.key, origin=Origin(kind=kind, id=result.key))
-        entries.append(entry)
+        claim = Claim(key=result.key, origin=Origin(kind=kind, id=result.key))
+        entries.append(claim)
         documents[result.key] = RelaxationDocument(
             **result.model_dump(),
-            origin=entry.origin,
+            origin=claim.origin,
             campaign="c",
             initial_structure=result.structure,
         )

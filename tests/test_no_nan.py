@@ -27,7 +27,7 @@ from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.query import Results
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry, Outcome, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Outcome, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS, Relaxations
 
@@ -77,7 +77,7 @@ def test_a_stored_result_that_is_not_finite_has_failed(
     strict(json.dumps(found.model_dump(mode="json"), allow_nan=False))
     # It is on no hull and in no training set; all else is as without it.
     without = {k: d for k, d in documents.items() if k != "BePd2"}
-    entries = [Entry(key=k, origin=d.origin) for k, d in documents.items()]
+    entries = [Claim(key=k, origin=d.origin) for k, d in documents.items()]
     phases = {p.id: p for p in Knowledge(campaign, documents, entries).phases}
     assert phases["BePd2"].label == "not converged"
     assert phases["BePd2"].e_above_hull is None

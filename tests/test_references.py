@@ -17,7 +17,7 @@ from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.launchers.workdir import open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.propose import ProposeMaker
 
@@ -131,7 +131,7 @@ def test_what_matches_a_reference_is_not_new() -> None:
     ]
     for number, (kind, structure, energy) in enumerate(found):
         origin = Origin.model_validate({"kind": kind, "id": str(number)})
-        entries.append(Entry(key=str(number), origin=origin))
+        entries.append(Claim(key=str(number), origin=origin))
         documents[str(number)] = RelaxationDocument(
             key=str(number),
             structure=structure.as_dict(),

@@ -27,7 +27,7 @@ from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.query import Results, parse_where, phase_filter
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.phases import unplaced
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document
 
@@ -456,7 +456,7 @@ def test_host_and_folder_of_what_succeeded_are_columns():
         FAILED[4] | {"host": "node8", "folder": "/scratch/25"}
     )
     found = unplaced(
-        Entry(key=relaxed.key, origin=relaxed.origin),
+        Claim(key=relaxed.key, origin=relaxed.origin),
         relaxed,
         Structure.from_dict(relaxed.structure),
     )

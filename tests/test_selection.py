@@ -19,7 +19,7 @@ from ccdcgan.dft.structures.matching import SeenStructures, is_same
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import SCALES, SHORTLIST, STACKINGS, Novelty, choose, expected_gain
-from ccdcgan.workflows.documents import Entry, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -197,7 +197,7 @@ def learnt(*documents: RelaxationDocument) -> Novelty:
     found = {d.key: d for d in documents}
     # What is stored has no order: that of the entries counts.
     shuffled = {key: found[key] for key in sorted(found, reverse=True)}
-    entries = [Entry(key=k, origin=d.origin) for k, d in found.items()]
+    entries = [Claim(key=k, origin=d.origin) for k, d in found.items()]
     return Knowledge(Campaign(), shuffled, entries).novelty()
 
 

@@ -10,7 +10,7 @@ from ccdcgan.dft.engines.corrections import mixes_scales, mp2020
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.documents import Entry, Origin, Phase, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Origin, Phase, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.phases import warnings_of
 from ccdcgan.workflows.trust import untrusted
@@ -66,7 +66,7 @@ HOLE = relaxed("hole", cell(3.1, "Be", "Pd", "Pd"), -10.33, 28.24)
 
 
 def phases(documents: dict[str, RelaxationDocument], campaign: Campaign) -> dict[str, Phase]:
-    entries = [Entry(key=k, origin=d.origin) for k, d in documents.items()]
+    entries = [Claim(key=k, origin=d.origin) for k, d in documents.items()]
     return {p.id: p for p in Knowledge(campaign, documents, entries).phases}
 
 

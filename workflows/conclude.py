@@ -14,10 +14,10 @@ from ccdcgan.workflows.confirm import (
 )
 from ccdcgan.workflows.documents import (
     AutoencoderFigures,
+    Claim,
     Confirmed,
     ConstraintFigures,
     Curve,
-    Entry,
     Outcome,
     Phase,
     RelaxationDocument,
@@ -74,7 +74,7 @@ def conclude(
     history = outcome.history
     confirming = confirmed.entries if confirmed else []
     others = Relaxations().get([e.key for e in confirming])
-    failures = failed_structures(knowledge.entries, knowledge.documents)
+    failures = failed_structures(knowledge.claims, knowledge.documents)
     failures += failed_structures(confirming, others)
     errors = history[-1].constraint.properties[FORMATION_ENERGY]
     counts = database_counts(phases, len(campaign.elements))
@@ -141,17 +141,17 @@ def _seconds(
 
 def _confirmed(
     phases: Sequence[Phase],
-    entries: Sequence[Entry],
+    claims: Sequence[Claim],
     documents: Mapping[str, RelaxationDocument],
     campaign: Campaign,
 ) -> Confirmed:
-    if not entries:
+    if not claims:
         return Confirmed()
     try:
-        both = confirmations(phases, entries, documents, campaign)
+        both = confirmations(phases, claims, documents, campaign)
     except UserError as error:
         # The campaign's own results are none the worse for it.
-        both = without_hull(phases, entries, documents)
+        both = without_hull(phases, claims, documents)
         return Confirmed(crystals=both, problem=str(error))
     return Confirmed(crystals=both, agreement=agreement(both) if both else None)
 
@@ -177,16 +177,16 @@ def _warnings_of_rounds(history: Sequence[RoundReport]) -> list[str]:
 
 
 def failed_structures(
-    entries: Sequence[Entry], documents: Mapping[str, RelaxationDocument]
+    claims: Sequence[Claim], documents: Mapping[str, RelaxationDocument]
 ) -> list[FailedStructure]:
-    """Those of the entries that have not converged, in their order."""
+    """Those of the claims that have not converged, in their order."""
     return [
         FailedStructure.of(
-            documents[e.key].model_dump(mode="json", exclude={"frames", "structure"})
-            | {"origin": e.origin.model_dump(mode="json")}
+            documents[c.key].model_dump(mode="json", exclude={"frames", "structure"})
+            | {"origin": c.origin.model_dump(mode="json")}
         )
-        for e in entries
-        if not documents[e.key].converged
+        for c in claims
+        if not documents[c.key].converged
     ]
 
 

@@ -14,8 +14,8 @@ from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     Agreement,
     Candidate,
+    Claim,
     Confirmation,
-    Entry,
     Phase,
     Place,
     RelaxationDocument,
@@ -83,7 +83,7 @@ def propose_confirmation(outcome: RoundsOutput, campaign: Campaign) -> list[Cand
 
 def confirmations(
     phases: Sequence[Phase],
-    entries: Sequence[Entry],
+    claims: Sequence[Claim],
     documents: Mapping[str, RelaxationDocument],
     campaign: Campaign,
 ) -> list[Confirmation]:
@@ -93,7 +93,7 @@ def confirmations(
     ----------
     phases
         All of the campaign, at its own level.
-    entries, documents
+    claims, documents
         Of the confirming relaxations.
 
     Raises
@@ -101,17 +101,17 @@ def confirmations(
     UserError
         An element has no converged structure at the confirming level; the message names it.
     """
-    confirmed = Knowledge(confirmed_campaign(campaign), documents, entries)
+    confirmed = Knowledge(confirmed_campaign(campaign), documents, claims)
     return _side_by_side(phases, confirmed.phases)
 
 
 def without_hull(
     phases: Sequence[Phase],
-    entries: Sequence[Entry],
+    claims: Sequence[Claim],
     documents: Mapping[str, RelaxationDocument],
 ) -> list[Confirmation]:
     """What was confirmed where the other level has no hull: crystals and displacements alone."""
-    crystals = ((e, documents[e.key]) for e in entries)
+    crystals = ((c, documents[c.key]) for c in claims)
     found = [unplaced(e, d, decode_structure(d.structure)) for e, d in crystals]
     nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
     return [

@@ -110,7 +110,7 @@ class RelaxationDocument(Relaxation):
         )
 
 
-class Entry(BaseModel):
+class Claim(BaseModel):
     """A campaign's claim on a relaxation document."""
 
     key: str = Field(description="Content key of the relaxation document.")

@@ -13,7 +13,7 @@ from ccdcgan.workflows.confirm import (
     confirmed_campaign,
     propose_confirmation,
 )
-from ccdcgan.workflows.documents import Entry
+from ccdcgan.workflows.documents import Claim
 from ccdcgan.workflows.generate import GenerateMaker
 from ccdcgan.workflows.jobs import document_job, in_stage
 from ccdcgan.workflows.knowledge import Knowledge
@@ -36,7 +36,7 @@ class RoundMaker(Maker):
     @document_job("light")
     def make(
         self,
-        entries: list[Entry],
+        entries: list[Claim],
         autoencoder: AutoencoderOutput,
         campaign: Campaign,
         number: int,
@@ -64,7 +64,7 @@ class RoundMaker(Maker):
 
     def _round(
         self,
-        entries: list[Entry],
+        entries: list[Claim],
         autoencoder: AutoencoderOutput,
         campaign: Campaign,
         number: int,

@@ -9,7 +9,7 @@ from typing import Any
 from jobflow import Maker
 
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry
+from ccdcgan.workflows.documents import Claim
 from ccdcgan.workflows.jobs import document_job, plain
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import load_files
@@ -31,7 +31,7 @@ class GenerateMaker(Maker):
     @document_job("gpu")
     def make(
         self,
-        entries: list[Entry],
+        entries: list[Claim],
         autoencoder: AutoencoderOutput,
         constraint: ConstraintOutput,
         gan: GanOutput,

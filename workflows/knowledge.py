@@ -21,7 +21,7 @@ from ccdcgan.dft.structures.shapes import Shape
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry, Phase, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, Phase, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, second_place, spacegroup, unplaced, without_noise
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, load_bytes, store_bytes
 from ccdcgan.workflows.trust import lowest_elements, untrusted
@@ -62,7 +62,7 @@ class Knowledge:
         Its settings.
     documents
         Relaxations by content key, with or without their frames.
-    entries
+    claims
         What the campaign has relaxed, in its order: database first, then round by round. By default
         all documents by their keys.
     facts
@@ -73,22 +73,22 @@ class Knowledge:
         self,
         campaign: Campaign,
         documents: Mapping[str, RelaxationDocument],
-        entries: Sequence[Entry] | None = None,
+        claims: Sequence[Claim] | None = None,
         facts: Mapping[str, Fact] | None = None,
     ) -> None:
-        if entries is None:
-            entries = [Entry(key=key, origin=documents[key].origin) for key in sorted(documents)]
-        self.campaign, self.entries = campaign, entries
-        self.documents = {e.key: documents[e.key] for e in entries}
+        if claims is None:
+            claims = [Claim(key=key, origin=documents[key].origin) for key in sorted(documents)]
+        self.campaign, self.claims = campaign, claims
+        self.documents = {c.key: documents[c.key] for c in claims}
         self._ends: dict[str, Structure] = {}
         self._stored = dict(facts or {})
         self.facts = self._grown(self._stored)
 
     @classmethod
-    def of_job(cls, entries: Sequence[Entry], campaign: Campaign) -> Self:
-        """What the entries of a job tell; facts are taken from its JobStore, and kept there."""
-        documents = Relaxations().get([e.key for e in entries], frames=False)
-        knowledge = cls(campaign, documents, entries, _stored_facts(campaign))
+    def of_job(cls, claims: Sequence[Claim], campaign: Campaign) -> Self:
+        """What the claims of a job tell; facts are taken from its JobStore, and kept there."""
+        documents = Relaxations().get([c.key for c in claims], frames=False)
+        knowledge = cls(campaign, documents, claims, _stored_facts(campaign))
         knowledge.keep()
         return knowledge
 
@@ -195,19 +195,19 @@ class Knowledge:
 
     @cached_property
     def phases(self) -> list[Phase]:
-        """Phases in the order of the entries.
+        """Phases in the order of the claims.
 
-        Converged entries make the hull. One that ran out of steps is placed on it all the same, as
+        Converged claims make the hull. One that ran out of steps is placed on it all the same, as
         ``not converged``; one that was rejected has no energy and no place. One that cannot be
         believed is ``untrusted``, with its distance to a hull that it is not part of.
         """
         corrections, thresholds = self.campaign.corrections, self.campaign.thresholds
         first: dict[str, Phase] = {}
         phases = []
-        for entry in self.entries:
-            document, fact = self.documents[entry.key], self.facts[entry.key]
-            structure = self.structure(entry.key)
-            phase = unplaced(entry, document, structure, fact.spacegroup)
+        for claim in self.claims:
+            document, fact = self.documents[claim.key], self.facts[claim.key]
+            structure = self.structure(claim.key)
+            phase = unplaced(claim, document, structure, fact.spacegroup)
             phase.level_of_theory = phase.level_of_theory.model_copy(
                 update={"corrections": self.hull.level.corrections}
             )
@@ -292,8 +292,8 @@ class Knowledge:
 
         novelty = Novelty(self.campaign.elements)
         told: list[Distance] = []
-        origins = {e.key: e.origin for e in reversed(self.entries)}
-        # In the order of the entries, as the documents are.
+        origins = {c.key: c.origin for c in reversed(self.claims)}
+        # In the order of the claims, as the documents are.
         for key, fact in self.facts.items():
             if fact.crystal is None or not self._whole(key):
                 continue

@@ -15,7 +15,7 @@ from jobflow import Maker
 from ccdcgan.dft.files import digest
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Entry
+from ccdcgan.workflows.documents import Claim
 from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.outputs import AutoencoderOutput, ConstraintOutput, GanOutput
@@ -43,7 +43,7 @@ class AutoencoderMaker(Maker):
     name: str = "autoencoder"
 
     @document_job("gpu")
-    def make(self, entries: list[Entry], campaign: Campaign) -> AutoencoderOutput:
+    def make(self, entries: list[Claim], campaign: Campaign) -> AutoencoderOutput:
         """Trained or shipped autoencoders, with their figures."""
         from ccdcgan.models.sampling import shipped_autoencoder
         from ccdcgan.workflows.training import autoencoder_of, preset_of, samples_of, stage_log
@@ -84,7 +84,7 @@ class ConstraintMaker(Maker):
     @document_job("gpu")
     def make(
         self,
-        entries: list[Entry],
+        entries: list[Claim],
         autoencoder: AutoencoderOutput,
         campaign: Campaign,
         number: int,

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from ccdcgan.models.energy.potential import PotentialErrors
-from ccdcgan.workflows.documents import Candidate, Entry, FiniteOrNone, Funnel
+from ccdcgan.workflows.documents import Candidate, Claim, FiniteOrNone, Funnel
 
 #: Losses or other values of a training, by name of the curve; null where one is not finite.
 History = dict[str, list[FiniteOrNone]]
@@ -37,7 +37,7 @@ class ProposedOutput(Timed):
 class RelaxedOutput(Timed):
     """Entries of relaxed candidates, in their order, each content key once."""
 
-    entries: list[Entry] = []
+    entries: list[Claim] = []
 
 
 class VaspOutput(RelaxedOutput):
@@ -111,5 +111,5 @@ class RoundReport(BaseModel):
 class RoundsOutput(BaseModel):
     """What a campaign has relaxed when its last round has ended."""
 
-    entries: list[Entry]
+    entries: list[Claim]
     history: list[RoundReport]

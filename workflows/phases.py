@@ -13,8 +13,8 @@ from ccdcgan.dft.structures.elements import off_the_table
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
+    Claim,
     DatabaseCounts,
-    Entry,
     Funnel,
     Phase,
     RelaxationDocument,
@@ -46,11 +46,11 @@ class Sample:
 
 
 def unplaced(
-    entry: Entry, document: RelaxationDocument, structure: Structure, group: str | None = None
+    claim: Claim, document: RelaxationDocument, structure: Structure, group: str | None = None
 ) -> Phase:
     """A phase that is on no hull yet, with its relaxed crystal and, if known, its space group."""
     return Phase(
-        id=entry.key,
+        id=claim.key,
         structure=document.structure,
         formula=structure.composition.reduced_formula,
         spacegroup=group or spacegroup(structure),
@@ -65,7 +65,7 @@ def unplaced(
         host=document.host,
         folder=document.folder,
         distinct=False,
-        origin=entry.origin,
+        origin=claim.origin,
         level_of_theory=document.level_of_theory,
     )
 

@@ -30,7 +30,7 @@ from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Candidate, Entry, RelaxationDocument
+from ccdcgan.workflows.documents import Candidate, Claim, RelaxationDocument
 from ccdcgan.workflows.jobs import document_job, in_queue, plain
 from ccdcgan.workflows.outputs import RelaxedOutput, VaspOutput
 from ccdcgan.workflows.propose import key_of
@@ -110,7 +110,7 @@ class RelaxMaker(Maker):
             return Response(replace=in_queue(again, next(iter(queues.values()), None)))
         self._add_properties(store, list(wanted), campaign)
         add_second_opinions(store, list(wanted), campaign)
-        entries = [Entry(key=key, origin=candidate.origin) for key, candidate in wanted.items()]
+        entries = [Claim(key=key, origin=candidate.origin) for key, candidate in wanted.items()]
         seconds = spent + monotonic() - start
         if not isinstance(campaign.relaxation.engine, VaspEngine):
             return RelaxedOutput(entries=entries, seconds=seconds)
@@ -272,7 +272,7 @@ def task_of(folder: Path) -> dict[str, Any] | None:
 def merge_entries(batches: list[RelaxedOutput]) -> RelaxedOutput:
     """Outputs of the batches of one relaxation stage, as one."""
     return RelaxedOutput(
-        entries=[entry for batch in batches for entry in batch.entries],
+        entries=[claim for batch in batches for claim in batch.entries],
         # Of all jobs together, which may have run side by side.
         seconds=sum(batch.seconds for batch in batches),
     )

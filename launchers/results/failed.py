@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.workflows.documents import Entry, RelaxationDocument
+from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.phases import unplaced
 from ccdcgan.workflows.storage.stores import PHASES, phase_document
 
@@ -39,8 +39,8 @@ def failed_phases(relaxations: Store, phases: Store, query: Mapping[str, Any]) -
         # One that is damaged hides no others.
         try:
             document = RelaxationDocument.model_validate({**stored, "frames": []})
-            entry = Entry(key=document.key, origin=document.origin)
-            phase = unplaced(entry, document, decode_structure(document.structure))
+            claim = Claim(key=document.key, origin=document.origin)
+            phase = unplaced(claim, document, decode_structure(document.structure))
         except (UserError, ValidationError):
             continue
         phase.label, phase.failure = "failed", phase.failure or "crystal"
