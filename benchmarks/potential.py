@@ -33,10 +33,12 @@ TIMED = 20
 def frames_of(rows: Iterable[dict[str, Any]], elements: Sequence[str]) -> Iterator[Labelled]:
     """The geometries of kept relaxations; the oldest are kept without."""
     for number, row in enumerate(rows):
-        kinds = np.array([elements.index(s) for s in row["final"]["species"]])
+        species_index = np.array([elements.index(s) for s in row["final"]["species"]])
         for frame in row.get("frames", ()):
             parts = {k: np.array(frame[k]) for k in ("cell", "positions", "forces", "stress")}
-            yield Labelled(kinds=kinds, energy=frame["energy"], relaxation=number, **parts)
+            yield Labelled(
+                species_index=species_index, energy=frame["energy"], relaxation=number, **parts
+            )
 
 
 def milliseconds(evaluate: Callable[[Labelled], object], frames: Sequence[Labelled]) -> float:
@@ -71,13 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     potential, _ = fit_potential(known, len(elements), 0)
     seconds = perf_counter() - begun
     found = [potential(f) for f in unseen]
-    missed = [(e - f.energy) / len(f.kinds) for (e, _, _), f in zip(found, unseen, strict=True)]
+    missed = [(e - f.energy) / len(f) for (e, _, _), f in zip(found, unseen, strict=True)]
     forces = np.concatenate([f.forces for f in unseen])
     off = np.concatenate([f for _, f, _ in found]) - forces
     engine = SevenNetEngine().calculator()
 
     def by_engine(frame: Labelled) -> object:
-        symbols = [elements[k] for k in frame.kinds]
+        symbols = [elements[k] for k in frame.species_index]
         atoms = Atoms(symbols, cell=frame.cell, positions=frame.positions, pbc=True)
         atoms.calc = engine
         return atoms.get_forces(), atoms.get_stress()

@@ -78,8 +78,8 @@ def wasserstein_loop(
 
     def critic_loss(data: Any) -> Any:
         real, fake, t = data
-        slope = input_gradient(lambda x: critic(x, training=True), real + t * (fake - real))
-        norm = ops.sqrt(ops.sum(slope**2, axis=1) + 1e-12)
+        gradient = input_gradient(lambda x: critic(x, training=True), real + t * (fake - real))
+        norm = ops.sqrt(ops.sum(gradient**2, axis=1) + 1e-12)
         distance = ops.mean(critic(real, training=True)) - ops.mean(critic(fake, training=True))
         return settings.penalty * ops.mean((norm - 1.0) ** 2) - distance
 

@@ -35,9 +35,9 @@ def shortest_distances(
     """
     shortest = np.full((len(elements), len(elements)), np.inf)
     for structure in structures:
-        kinds = _kinds(structure, elements)
+        species_index = _species_index(structure, elements)
         i, j, d = neighbours(structure, 4.0)
-        np.minimum.at(shortest, (kinds[i], kinds[j]), d)
+        np.minimum.at(shortest, (species_index[i], species_index[j]), d)
     return np.where(np.isfinite(shortest), shortest, 0.0)
 
 
@@ -70,8 +70,8 @@ def separated(structure: Structure, shortest: FloatArray, elements: Sequence[str
     Structure
         The same one if no atoms are too near; atoms of a cell too small for them stay so.
     """
-    kinds = _kinds(structure, elements)
-    least = SHARE * np.asarray(shortest)[np.ix_(kinds, kinds)]
+    species_index = _species_index(structure, elements)
+    least = SHARE * np.asarray(shortest)[np.ix_(species_index, species_index)]
     # An atom and its own image lie as far apart as the cell is long, wherever the atom moves.
     np.fill_diagonal(least, 0.0)
     matrix, start = structure.lattice.matrix, structure.frac_coords
@@ -109,7 +109,7 @@ def usual_volumes(
         of the logarithm of what they have of it.
     """
     counts = np.array(
-        [np.bincount(_kinds(s, elements), minlength=len(elements)) for s in structures]
+        [np.bincount(_species_index(s, elements), minlength=len(elements)) for s in structures]
     )
     volumes = np.array([s.volume for s in structures])
     scale = np.sqrt(np.asarray(weights)) / counts.sum(1)
@@ -130,7 +130,7 @@ def resized(structure: Structure, volumes: FloatArray, elements: Sequence[str]) 
         Of `usual_volumes`.
     """
     atoms, (low, high) = volumes[:-2], volumes[-2:]
-    usual = atoms[_kinds(structure, elements)].sum()
+    usual = atoms[_species_index(structure, elements)].sum()
     if usual <= 0 or structure.volume <= 0:
         return structure
     ratio = np.log(structure.volume / usual)
@@ -141,6 +141,6 @@ def resized(structure: Structure, volumes: FloatArray, elements: Sequence[str]) 
     return cell
 
 
-def _kinds(structure: Structure, elements: Sequence[str]) -> NDArray[np.int_]:
+def _species_index(structure: Structure, elements: Sequence[str]) -> NDArray[np.int_]:
     """Index of each atom's element."""
     return np.array([elements.index(site.specie.symbol) for site in structure], int)

@@ -1,4 +1,4 @@
-"""The learnt potential: slopes, symmetries, and what it learns of ASE's effective medium theory."""
+"""The learnt potential: gradients, symmetries, what it learns of ASE's EMT."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def cell_of(seed: int, elements: int = 2, n: int = 4) -> Geometry:
 
 
 @pytest.mark.parametrize("elements", [2, 3])
-def test_forces_and_stress_are_slopes_of_the_energy(elements: int) -> None:
+def test_forces_and_stress_are_gradients_of_the_energy(elements: int) -> None:
     potential, here = arbitrary(elements), cell_of(1, elements)
     _, forces, stress = potential(here)
     h = 1e-5
 
-    def slope(move) -> float:
+    def derivative(move) -> float:
         up, down = (potential(move(s * h))[0] for s in (1, -1))
         return (up - down) / (2 * h)
 
@@ -58,9 +58,9 @@ def test_forces_and_stress_are_slopes_of_the_energy(elements: int) -> None:
             def moved(by: float, atom: int = atom, axis: int = axis) -> Geometry:
                 positions = here.positions.copy()
                 positions[atom, axis] += by
-                return Geometry(here.cell, here.kinds, positions)
+                return Geometry(here.cell, here.species_index, positions)
 
-            assert forces[atom, axis] == pytest.approx(-slope(moved), rel=1e-5, abs=1e-6)
+            assert forces[atom, axis] == pytest.approx(-derivative(moved), rel=1e-5, abs=1e-6)
     volume = abs(np.linalg.det(here.cell))
     for component, (a, b) in enumerate([(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]):
 
@@ -68,23 +68,23 @@ def test_forces_and_stress_are_slopes_of_the_energy(elements: int) -> None:
             strain = np.eye(3)
             strain[a, b] += by / 2
             strain[b, a] += by / 2
-            return Geometry(here.cell @ strain, here.kinds, here.positions @ strain)
+            return Geometry(here.cell @ strain, here.species_index, here.positions @ strain)
 
-        assert stress[component] * volume == pytest.approx(slope(strained), rel=1e-5, abs=1e-6)
+        assert stress[component] * volume == pytest.approx(derivative(strained), rel=1e-5, abs=1e-6)
 
 
 def test_energy_knows_no_orientation_order_or_cell() -> None:
     potential, here = arbitrary(), cell_of(2)
     energy, forces, _ = potential(here)
     turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
-    turned = potential(Geometry(here.cell @ turn, here.kinds, here.positions @ turn))
+    turned = potential(Geometry(here.cell @ turn, here.species_index, here.positions @ turn))
     assert turned[0] == pytest.approx(energy, rel=1e-10)
     np.testing.assert_allclose(turned[1], forces @ turn, atol=1e-8)
     order = [2, 0, 3, 1]
-    other = potential(Geometry(here.cell, here.kinds[order], here.positions[order]))
+    other = potential(Geometry(here.cell, here.species_index[order], here.positions[order]))
     assert other[0] == pytest.approx(energy, rel=1e-10)
     np.testing.assert_allclose(other[1], forces[order], atol=1e-8)
-    atoms = Atoms(here.kinds + 1, cell=here.cell, positions=here.positions, pbc=True)
+    atoms = Atoms(here.species_index + 1, cell=here.cell, positions=here.positions, pbc=True)
     large = make_supercell(atoms, [[1, 1, 0], [-1, 1, 0], [0, 0, 1]])
     twice = potential(Geometry(large.cell.array, large.numbers - 1, large.positions))
     assert twice[0] == pytest.approx(2 * energy, rel=1e-10)

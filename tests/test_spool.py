@@ -9,7 +9,7 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.workflows.storage import spool as module
-from ccdcgan.workflows.storage.spool import Spool, patiently
+from ccdcgan.workflows.storage.spool import Spool, retry_while_unreachable
 
 
 @pytest.fixture
@@ -129,6 +129,6 @@ def test_actions_are_repeated_while_the_database_is_away(store, stoppable_server
             stoppable_server.start()
         return store._collection.count_documents({})
 
-    assert patiently(count, 30) == 0
+    assert retry_while_unreachable(count, 30) == 0
     with pytest.raises(ZeroDivisionError):
-        patiently(lambda: 1 // 0, 30)
+        retry_while_unreachable(lambda: 1 // 0, 30)

@@ -93,8 +93,8 @@ def crystal(formula):
     largest = np.inf
     while largest > 1e-3:
         cell, positions = minimiser.geometry()
-        _, *slopes = pair_potential(np.array(start.atomic_numbers), cell, positions)
-        push = minimiser.push(*slopes)
+        _, *derivatives = pair_potential(np.array(start.atomic_numbers), cell, positions)
+        push = minimiser.push(*derivatives)
         largest = np.linalg.norm(push, axis=1).max()
         minimiser.move(push)
     minimum = Structure(cell, species, positions, coords_are_cartesian=True)

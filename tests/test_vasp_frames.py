@@ -32,9 +32,11 @@ def crystal(seed: int) -> Structure:
 
 
 def labelled(frame: Frame, structure: Structure, run: int) -> Labelled:
-    kinds = np.array([["Bi", "Se"].index(s.specie.symbol) for s in structure])
+    species_index = np.array([["Bi", "Se"].index(s.specie.symbol) for s in structure])
     cell, positions, forces = (np.array(x) for x in (frame.cell, frame.positions, frame.forces))
-    return Labelled(cell, kinds, positions, frame.energy, forces, np.array(frame.stress), run)
+    return Labelled(
+        cell, species_index, positions, frame.energy, forces, np.array(frame.stress), run
+    )
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def custodian(folder, monkeypatch, handlers=None, **kwargs):
     return [(c["handler"]["@class"], c["errors"]) for run in runs for c in run["corrections"]]
 
 
-def test_forces_and_stress_are_the_slopes_of_the_energy():
+def test_forces_and_stress_are_the_gradients_of_the_energy():
     atoms = Atoms(
         "Bi2Se2O",
         cell=[[5, 0.3, 0], [-0.4, 4.5, 0.2], [0, 0.5, 6]],

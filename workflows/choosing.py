@@ -142,9 +142,9 @@ class Novelty:
     def vectors(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
         """Mean environments (n, width) of structures whose atoms do not overlap."""
         rows, counts = self._environments(structures)
-        kinds = len(self._environments.elements)
+        m = len(self._environments.elements)
         # One mean for each element, beside each other.
-        parts = rows[:, None, :-kinds] * rows[:, -kinds:, None]
+        parts = rows[:, None, :-m] * rows[:, -m:, None]
         width = parts.shape[1] * parts.shape[2]
         means: NDArray[np.float32] = crystal_means(parts.reshape(-1, width), counts)
         return means

@@ -48,8 +48,10 @@ class LearntCalculator(Calculator):
     ) -> None:
         super().calculate(atoms, properties, system_changes)
         here = self.atoms
-        kinds = np.array([self.elements.index(s) for s in here.get_chemical_symbols()])
-        energy, forces, stress = self.potential(Geometry(here.cell.array, kinds, here.positions))
+        species_index = np.array([self.elements.index(s) for s in here.get_chemical_symbols()])
+        energy, forces, stress = self.potential(
+            Geometry(here.cell.array, species_index, here.positions)
+        )
         self.results = {"energy": energy, "forces": forces, "stress": stress}
 
     def energy_per_atom(self, structure: Structure) -> float:

@@ -95,11 +95,11 @@ def crystals_of(samples: Sequence[Sample], names: Sequence[str]) -> Crystals:
 
 def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -> list[Labelled]:
     """What the relaxations say on their way, for learning a potential."""
-    kinds = {element: i for i, element in enumerate(campaign.elements)}
+    index = {element: i for i, element in enumerate(campaign.elements)}
     return [
         Labelled(
             cell=np.array(frame.cell),
-            kinds=np.array([kinds[s.specie.symbol] for s in decode_structure(d.structure)]),
+            species_index=np.array([index[s.specie.symbol] for s in decode_structure(d.structure)]),
             positions=np.array(frame.positions),
             energy=frame.energy,
             forces=np.array(frame.forces),

@@ -88,7 +88,7 @@ def distorted(structure: Structure) -> Atoms:
 def differences(
     engine: CalculatorEngine, atoms: Atoms, given: Measured, tolerances: Tolerances
 ) -> Iterator[str]:
-    """Where forces and stress are not the slopes of the energy, by central differences."""
+    """Where forces and stress are not the derivatives of the energy, by central differences."""
     calculator = engine.calculator(AseAtomsAdaptor.get_structure(atoms))
 
     def energy(positions: NDArray[np.float64], strain: NDArray[np.float64]) -> float:
@@ -104,19 +104,19 @@ def differences(
     worst = (0.0, "")
     for way in (w / np.linalg.norm(w) for w in ways if np.linalg.norm(w) > 0):
         up, down = (energy(atoms.positions + sign * STEP * way, still) for sign in (1, -1))
-        slope, said = (down - up) / (2 * STEP), float((given.forces * way).sum())
-        off = abs(slope - said) - tolerances.force - tolerances.relative * abs(slope)
-        text = f"forces say {said:.4f} eV/Å along a direction, energies {slope:.4f}"
+        derivative, said = (down - up) / (2 * STEP), float((given.forces * way).sum())
+        off = abs(derivative - said) - tolerances.force - tolerances.relative * abs(derivative)
+        text = f"forces say {said:.4f} eV/Å along a direction, energies {derivative:.4f}"
         worst = max(worst, (off, text))
     if worst[1]:
         yield worst[1]
     for i, component in enumerate(COMPONENTS):
         strain = voigt_6_to_full_3x3_stress(np.eye(6)[i])
         up, down = (energy(atoms.positions, sign * STRAIN * strain) for sign in (1, -1))
-        slope = (up - down) / (2 * STRAIN) / atoms.get_volume() / (1 if i < 3 else 2)
+        derivative = (up - down) / (2 * STRAIN) / atoms.get_volume() / (1 if i < 3 else 2)
         said = float(given.stress[i])
-        if abs(slope - said) > tolerances.stress + tolerances.relative * abs(slope):
-            yield f"stress {component} is {said:.5f} eV/Å³, energies say {slope:.5f}"
+        if abs(derivative - said) > tolerances.stress + tolerances.relative * abs(derivative):
+            yield f"stress {component} is {said:.5f} eV/Å³, energies say {derivative:.5f}"
 
 
 def symmetry(

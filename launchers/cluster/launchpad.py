@@ -18,7 +18,7 @@ from ccdcgan.launchers.cluster.database import MARK, SOON, address_in
 from ccdcgan.launchers.cluster.moved import renamed
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.trusted import objection, restrict
-from ccdcgan.workflows.storage.spool import patiently
+from ccdcgan.workflows.storage.spool import retry_while_unreachable
 
 logger = logging.getLogger("ccdcgan")
 
@@ -69,7 +69,9 @@ class RetryingCollection:
         found = getattr(self._collection, name)
         if name not in WRITES:
             return found
-        return lambda *args, **kwargs: patiently(lambda: found(*args, **kwargs), self._seconds)
+        return lambda *args, **kwargs: retry_while_unreachable(
+            lambda: found(*args, **kwargs), self._seconds
+        )
 
 
 class RefusedError(BaseException):

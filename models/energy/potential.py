@@ -85,27 +85,29 @@ class Potential:
         """Energy (eV), forces (n, 3) in eV/Å, and stress (6,) in ASE's order and sign, eV/Å³."""
         near = Surroundings(here, len(self.offsets))
         spectra, lengths = near.spectra()
-        pairs = self.pairs[here.kinds]
-        energy = float(self.offsets[here.kinds].sum() + (near.pairs * pairs).sum())
+        pairs = self.pairs[here.species_index]
+        energy = float(self.offsets[here.species_index].sum() + (near.pairs * pairs).sum())
         upstream = np.zeros_like(spectra)
-        for kind in np.unique(here.kinds):
-            some = here.kinds == kind
+        for species in np.unique(here.species_index):
+            some = here.species_index == species
             rows = spectra[some]
-            slopes = rows @ self.kernels[kind]
-            energies = (slopes * rows).sum(1)
+            projected = rows @ self.kernels[species]
+            energies = (projected * rows).sum(1)
             energy += float(energies.sum())
             # A spectrum that grows without turning changes nothing.
-            upstream[some] = 2.0 * (slopes - energies[:, None] * rows)
+            upstream[some] = 2.0 * (projected - energies[:, None] * rows)
         upstream /= lengths[:, None]
         # One energy: cheaper summed over radial functions before it meets the vectors.
         of_pair = near.on_moments(upstream).reshape(near.n * near.elements, RADIAL, -1)[near.block]
-        falling = np.einsum("pr,prm->pm", near.radial_slope[:, :RADIAL], of_pair)
-        steep = (falling * near.products).sum(1) + (
-            near.radial_slope * pairs.reshape(near.n * near.elements, PAIR)[near.block]
+        falling = np.einsum("pr,prm->pm", near.radial_derivative[:, :RADIAL], of_pair)
+        along = (falling * near.products).sum(1) + (
+            near.radial_derivative * pairs.reshape(near.n * near.elements, PAIR)[near.block]
         ).sum(1)
         across = np.einsum("pr,prm->pm", near.radial[:, :RADIAL], of_pair)
-        slopes = steep[:, None] * near.unit + np.einsum("pm,pma->pa", across, near.product_slopes)
-        return energy, near.forces(slopes), near.virials(slopes[:, :, None])[:, 0] / near.volume
+        gradients = along[:, None] * near.unit
+        gradients += np.einsum("pm,pma->pa", across, near.product_gradients)
+        stress = near.virials(gradients[:, :, None])[:, 0] / near.volume
+        return energy, near.forces(gradients), stress
 
     def to_bytes(self) -> bytes:
         """The potential as a file, for `from_bytes`."""
@@ -207,7 +209,7 @@ def _errors(
     from scipy.stats import spearmanr
 
     found = [potential(f)[:2] for f in frames]
-    energies = np.array([e / len(f.kinds) for (e, _), f in zip(found, frames, strict=True)])
+    energies = np.array([e / len(f) for (e, _), f in zip(found, frames, strict=True)])
     true = _energies(frames)
     mae = float(np.abs(energies - true).mean())
     elements = len(potential.offsets)
@@ -230,12 +232,12 @@ def _errors(
 
 def _energies(frames: Sequence[Labelled]) -> FloatArray:
     """Energies (n,), eV/atom."""
-    return np.array([f.energy / len(f.kinds) for f in frames])
+    return np.array([f.energy / len(f) for f in frames])
 
 
 def _fractions(frames: Sequence[Labelled], elements: int) -> FloatArray:
     """Fractions of the elements (n, elements)."""
-    return np.array([np.bincount(f.kinds, minlength=elements) / len(f.kinds) for f in frames])
+    return np.array([np.bincount(f.species_index, minlength=elements) / len(f) for f in frames])
 
 
 def _labels(frame: Labelled) -> FloatArray:
@@ -259,8 +261,8 @@ class _Kernels:
     Attributes
     ----------
     products, gradients : arrays (atoms, k)
-        Scalar products of unit spectra, and slopes of the kernels with respect to those products,
-        for spectra before they were normalised.
+        Scalar products of unit spectra, and derivatives of the kernels with respect to those
+        products, for spectra before they were normalised.
     spectra, references : arrays (elements, atoms or k, degrees · RADIAL · channels)
         Unit spectra by the element of their first channel.
     """
@@ -282,8 +284,8 @@ class _Kernels:
             near.by_element(references),
         )
 
-    def slopes(self, moved: FloatArray, element: int) -> FloatArray:
-        """Slopes (atoms, …, k), from those of an element's part of the spectra."""
+    def gradient(self, moved: FloatArray, element: int) -> FloatArray:
+        """Gradients (atoms, …, k), from those of an element's part of the spectra."""
         # A spectrum that grows without turning leaves the kernel as it is.
         growing = np.einsum("ijaw,iw->ija", moved, self.spectra[element])
         out: FloatArray = np.tensordot(moved, self.references[element], (-1, -1))
@@ -304,8 +306,8 @@ class _Basis:
         pools: list[list[FloatArray]] = [[] for _ in range(elements)]
         for frame in frames:
             spectra, _ = Surroundings(frame, elements).spectra()
-            for kind, pool in enumerate(pools):
-                pool.append(spectra[frame.kinds == kind])
+            for species, pool in enumerate(pools):
+                pool.append(spectra[frame.species_index == species])
         counts = [sum(map(len, pool)) for pool in pools]
         if not all(counts):
             raise ValueError("a potential needs frames with each of its elements")
@@ -329,28 +331,28 @@ class _Basis:
         near = Surroundings(here, m)
         n = near.n
         out = np.zeros((1 + 3 * n + 6, self.size))
-        out[0, :m] = np.bincount(here.kinds, minlength=m)
-        there = np.unique(here.kinds)
+        out[0, :m] = np.bincount(here.species_index, minlength=m)
+        there = np.unique(here.species_index)
         for a, b in product(there, there):
-            some = (here.kinds[near.i] == a) & (here.kinds[near.j] == b)
-            slopes = near.radial_slope[some, None, :] * near.unit[some, :, None]
+            some = (here.species_index[near.i] == a) & (here.species_index[near.j] == b)
+            gradients = near.radial_derivative[some, None, :] * near.unit[some, :, None]
             columns = slice(first := m + (a * m + b) * PAIR, first + PAIR)
             out[0, columns] = near.radial[some].sum(0)
-            out[1:-6, columns] = near.forces(slopes, some).reshape(3 * n, -1)
-            out[-6:, columns] = near.virials(slopes, some)
-        along, strained = near.slopes_of_spectra()
-        for kind in there:
-            own = here.kinds == kind
-            kernels = _Kernels.of(near, own, self.references[kind])
-            columns = slice(first := m + m * m * PAIR + kind * k, first + k)
+            out[1:-6, columns] = near.forces(gradients, some).reshape(3 * n, -1)
+            out[-6:, columns] = near.virials(gradients, some)
+        along, strained = near.gradients_of_spectra()
+        for species in there:
+            own = here.species_index == species
+            kernels = _Kernels.of(near, own, self.references[species])
+            columns = slice(first := m + m * m * PAIR + species * k, first + k)
             out[0, columns] = (kernels.products**2).sum(0)
             forces = np.zeros((n, 3, k))
             for other in there:
-                theirs = here.kinds == other
-                pulls = kernels.slopes(along[own][:, theirs], other)
+                theirs = here.species_index == other
+                pulls = kernels.gradient(along[own][:, theirs], other)
                 forces[own] += pulls.sum(1)
                 forces[theirs] -= pulls.sum(0)
-                out[-6:, columns] += kernels.slopes(strained[own][:, [other]], other).sum((0, 1))
+                out[-6:, columns] += kernels.gradient(strained[own][:, [other]], other).sum((0, 1))
             out[1:-6, columns] = forces.reshape(3 * n, k)
         return out
 
@@ -361,7 +363,7 @@ class _Basis:
             batch = frames[first : first + BATCH]
             labels = [_labels(f) for f in batch]
             allowed = np.concatenate(
-                [_allowed(len(f.kinds), known) for f, known in zip(batch, labels, strict=True)]
+                [_allowed(len(f), known) for f, known in zip(batch, labels, strict=True)]
             )
             rows = np.concatenate([self.rows(f) for f in batch]) / allowed[:, None]
             normal += rows.T @ rows
@@ -373,8 +375,8 @@ class _Basis:
         m, pairs, _ = self._sizes
         prior = np.diag(np.repeat([1e-4, 1.0, 0.0], self._sizes))
         k = self.references.shape[1]
-        for kind, rows in enumerate(self.references):
-            at = m + pairs + kind * k
+        for species, rows in enumerate(self.references):
+            at = m + pairs + species * k
             prior[at : at + k, at : at + k] = (rows @ rows.T) ** 2 + 1e-5 * np.eye(k)
         out: FloatArray = solve(normal + prior, right, assume_a="pos")
         return out

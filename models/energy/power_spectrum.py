@@ -1,4 +1,4 @@
-"""Moments of the neighbours' density around atoms, with their slopes along the vectors between."""
+"""Moments of the neighbours' density around atoms, and their gradients along the vectors."""
 
 from __future__ import annotations
 
@@ -49,19 +49,22 @@ class Geometry:
     ----------
     cell : array (3, 3)
         Å.
-    kinds : array (n,)
+    species_index : array (n,)
         Index of each atom's element.
     positions : array (n, 3)
         Å.
     """
 
     cell: FloatArray
-    kinds: NDArray[np.int_]
+    species_index: NDArray[np.int_]
     positions: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.species_index)
 
 
 class Surroundings:
-    """Moments of the neighbours' density around each atom, and their slopes.
+    """Moments of the neighbours' density around each atom, and their gradients.
 
     Moments are sums over the neighbours of one element of a radial function and a product of
     components of the unit vector to the neighbour (moment tensors; Shapeev, Multiscale Model.
@@ -69,7 +72,7 @@ class Surroundings:
     """
 
     def __init__(self, here: Geometry, elements: int) -> None:
-        self.n, self.elements = len(here.kinds), elements
+        self.n, self.elements = len(here), elements
         cell = np.ascontiguousarray(here.cell, float)
         self.volume = abs(float(np.linalg.det(cell)))
         # The neighbour search asks for atoms in the cell.
@@ -78,7 +81,7 @@ class Surroundings:
         i, j, images, r = find_points_in_spheres(
             positions, positions, CUTOFF, np.ones(3, np.int64), cell
         )
-        block = i * elements + here.kinds[j]
+        block = i * elements + here.species_index[j]
         # Without the atom itself; an atom's neighbours of one element stand together, and of them
         # the images of one atom.
         order = np.lexsort((j, block))
@@ -88,17 +91,17 @@ class Surroundings:
         self.first = np.flatnonzero(np.diff(self.block, prepend=-1))
         self.vectors = positions[self.j] - positions[self.i] + images[order] @ cell
         self.unit = self.vectors / r[:, None]
-        self.radial, self.radial_slope = _radial_functions(r)
+        self.radial, self.radial_derivative = _radial_functions(r)
         powers = self.unit[:, None, :] ** np.arange(DEGREE + 1)[:, None]
         factors = [powers[:, EXPONENTS[:, a], a] for a in range(3)]
         self.products = factors[0] * factors[1] * factors[2]
-        slopes = np.empty((len(r), len(EXPONENTS), 3))
+        gradients = np.empty((len(r), len(EXPONENTS), 3))
         for a in range(3):
             lowered = EXPONENTS[:, a] * powers[:, np.maximum(EXPONENTS[:, a] - 1, 0), a]
-            slopes[:, :, a] = lowered * factors[(a + 1) % 3] * factors[(a + 2) % 3]
+            gradients[:, :, a] = lowered * factors[(a + 1) % 3] * factors[(a + 2) % 3]
         # Only what is across the vector turns it: a product of degree d has d of it along.
         along = (self.products * DEGREES)[:, :, None] * self.unit[:, None, :]
-        self.product_slopes = (slopes - along) / r[:, None, None]
+        self.product_gradients = (gradients - along) / r[:, None, None]
         both = self.radial[:, :RADIAL, None] * self.products[:, None, :]
         self.moments = self._summed(both).reshape(self.n, elements * RADIAL, -1)
         self.pairs = self._summed(self.radial).reshape(self.n, elements * PAIR)
@@ -136,45 +139,45 @@ class Surroundings:
         return out
 
     def on_moments(self, upstream: FloatArray) -> FloatArray:
-        """Slopes of an energy with respect to the moments, (n, channels, products).
+        """Gradients of an energy with respect to the moments, (n, channels, products).
 
         From those with respect to spectra before they were normalised, (n, width).
         """
-        slopes = self.matrices(upstream)
+        gradients = self.matrices(upstream)
         weighted = 2.0 * MULTIPLICITY * self.moments
         out = np.empty_like(self.moments)
         for degree in range(DEGREE + 1):
             here = degree == DEGREES
-            out[:, :, here] = slopes[:, degree] @ weighted[:, :, here]
+            out[:, :, here] = gradients[:, degree] @ weighted[:, :, here]
         return out
 
-    def slopes_of_spectra(self) -> tuple[FloatArray, FloatArray]:
-        """Slopes of spectra before they were normalised, as far as one element's channels go.
+    def gradients_of_spectra(self) -> tuple[FloatArray, FloatArray]:
+        """Gradients of spectra before they were normalised, as far as one element's channels go.
 
         Returns
         -------
         along : array (n, n, 3, degrees · `RADIAL` · channels)
-            Slopes of an atom's spectrum along the vectors to a neighbour, summed over its images.
-            Of a spectrum, those entries are meant that `by_element` gives for the neighbour.
+            Gradients of an atom's spectrum along the vectors to a neighbour, summed over its images.
+            Of a spectrum, only what `by_element` gives for the neighbour.
         strained : array (n, elements, 6, degrees · `RADIAL` · channels)
             The same times the vectors, summed over the neighbours of an element.
         """
-        slopes = (
-            self.radial_slope[:, :RADIAL, None, None]
+        gradients = (
+            self.radial_derivative[:, :RADIAL, None, None]
             * self.products[:, None, :, None]
             * self.unit[:, None, None, :]
-            + self.radial[:, :RADIAL, None, None] * self.product_slopes[:, None]
+            + self.radial[:, :RADIAL, None, None] * self.product_gradients[:, None]
         )
-        slopes = np.ascontiguousarray(slopes.transpose(0, 3, 1, 2))
-        shape = slopes.shape[1:]
+        gradients = np.ascontiguousarray(gradients.transpose(0, 3, 1, 2))
+        shape = gradients.shape[1:]
         along = np.zeros((self.n * self.n, *shape))
         pair = self.i * self.n + self.j
         first = np.flatnonzero(np.diff(pair, prepend=-1))
         if len(first):
-            along[pair[first]] = np.add.reduceat(slopes, first, axis=0)
+            along[pair[first]] = np.add.reduceat(gradients, first, axis=0)
         strained = np.zeros((self.n * self.elements, len(VOIGT), *shape[1:]))
         for a, b in pairwise([*self.first, len(self.block)]):
-            virials = np.tensordot(self.vectors[a:b], slopes[a:b], (0, 0))
+            virials = np.tensordot(self.vectors[a:b], gradients[a:b], (0, 0))
             strained[self.block[a]] = [virials[v] for v in VOIGT]
         return (
             self._on_spectra(along.reshape(self.n, -1, 3, *shape[1:])),
@@ -182,7 +185,7 @@ class Surroundings:
         )
 
     def _on_spectra(self, moved: FloatArray) -> FloatArray:
-        """Slopes of the spectra of atoms from those of their moments, (n, …, RADIAL, products)."""
+        """Gradients of atoms' spectra from those of their moments, (n, …, RADIAL, products)."""
         weighted = (2.0 * MULTIPLICITY * self.moments).swapaxes(1, 2)[:, None, None]
         parts = [
             moved[..., degree == DEGREES] @ weighted[..., degree == DEGREES, :]
@@ -199,16 +202,16 @@ class Surroundings:
         parts = self.matrices(spectra).reshape(len(spectra), DEGREE + 1, self.elements, -1)
         return parts.transpose(2, 0, 1, 3).reshape(self.elements, len(spectra), -1)
 
-    def forces(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
-        """Forces (n, 3, k) from slopes (pairs, 3, k) of energies along some of the pairs."""
+    def forces(self, gradients: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Forces (n, 3, k) from gradients (pairs, 3, k) of energies along some of the pairs."""
         atoms = np.arange(self.n)[:, None]
         ends = (atoms == self.i[some]).astype(float) - (atoms == self.j[some])
-        out: FloatArray = np.tensordot(ends, slopes, 1)
+        out: FloatArray = np.tensordot(ends, gradients, 1)
         return out
 
-    def virials(self, slopes: FloatArray, some: Any = slice(None)) -> FloatArray:
-        """Stresses times the volume (6, k), from slopes (pairs, 3, k) along some of the pairs."""
-        return np.stack([self.vectors[some, a] @ slopes[:, b] for a, b in VOIGT])
+    def virials(self, gradients: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Stresses times the volume (6, k), of gradients (pairs, 3, k) along some of the pairs."""
+        return np.stack([self.vectors[some, a] @ gradients[:, b] for a, b in VOIGT])
 
 
 @cache
@@ -219,16 +222,16 @@ def _triangle(channels: int) -> tuple[tuple[NDArray[np.int_], NDArray[np.int_]],
 
 
 def _radial_functions(r: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Chebyshev polynomials that fade at the cutoff, (pairs, `PAIR`), and their slopes."""
+    """Chebyshev polynomials that fade at the cutoff, (pairs, `PAIR`), and their derivatives."""
     x = np.clip(1.0 - 2.0 * r / CUTOFF, -1.0 + 1e-9, 1.0 - 1e-9)
     k, angle = np.arange(PAIR), np.arccos(x)[:, None]
     value = np.cos(k * angle)
-    slope = k * np.sin(k * angle) / np.sin(angle) * (-2.0 / CUTOFF)
+    derivative = k * np.sin(k * angle) / np.sin(angle) * (-2.0 / CUTOFF)
     turn = np.pi / CUTOFF * r
-    end, end_slope = 0.5 * (1.0 + np.cos(turn)), -0.5 * np.pi / CUTOFF * np.sin(turn)
+    end, end_derivative = 0.5 * (1.0 + np.cos(turn)), -0.5 * np.pi / CUTOFF * np.sin(turn)
     power = (r / NEAR) ** DECLINE
     weight = 1.0 / (1.0 + power)
-    weight_slope = -DECLINE / r * power * weight**2
+    weight_derivative = -DECLINE / r * power * weight**2
     fade = (end * weight)[:, None]
-    falling = (end_slope * weight + end * weight_slope)[:, None]
-    return value * fade, slope * fade + value * falling
+    falling = (end_derivative * weight + end * weight_derivative)[:, None]
+    return value * fade, derivative * fade + value * falling

@@ -167,10 +167,10 @@ class _Training:
         return self._learn(loss, self.critic, self.optimizers[1])
 
     def _penalty(self, real: Any, fake: Any, t: Any) -> Any:
-        """Mean squared deviation of the critic's slope from one, between real and generated."""
+        """Mean squared deviation of the critic's gradient from one, between real and generated."""
         between = real + ops.reshape(t, (-1, *[1] * (real.ndim - 1))) * (fake - real)
-        slope = input_gradient(self._score, between)
-        norm = ops.sqrt(ops.sum(slope**2, axis=tuple(range(1, real.ndim))) + 1e-12)
+        gradient = input_gradient(self._score, between)
+        norm = ops.sqrt(ops.sum(gradient**2, axis=tuple(range(1, real.ndim))) + 1e-12)
         return ops.mean((norm - 1.0) ** 2)
 
     def _generator_step(self, noise: Any, wanted: Any) -> tuple[Any, Any]:

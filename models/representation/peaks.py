@@ -302,11 +302,11 @@ class GaussianSums:
     def _evaluate(
         self, points: FloatArray | IntArray, atoms: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Density (p,) of atoms (n, 3) at points (p, 3), and its slopes (p, 3n)."""
+        """Density (p,) of atoms (n, 3) at points (p, 3), and its gradients (p, 3n)."""
         d = self._wrapped(points[:, None] - atoms)[:, :, None] + self._shifts
         g = np.exp(np.einsum("paik,paik->pai", d, d) * (-0.5 / self.sigma**2))
-        slopes = np.einsum("pai,paik->pak", g, d) / self.sigma**2
-        return g.sum((1, 2)), slopes.reshape(len(points), -1)
+        gradients = np.einsum("pai,paik->pak", g, d) / self.sigma**2
+        return g.sum((1, 2)), gradients.reshape(len(points), -1)
 
     def _fit(
         self, points: IntArray, values: FloatArray, start: FloatArray
@@ -316,18 +316,18 @@ class GaussianSums:
         The start is kept where the best fit moves an atom to another place.
         """
         x, damping = start, 1e-3
-        density, slopes = self._evaluate(points, x)
+        density, gradients = self._evaluate(points, x)
         residual = values - density
         first = error = float(residual @ residual)
         for _ in range(20):
-            normal = slopes.T @ slopes
+            normal = gradients.T @ gradients
             normal.flat[:: len(normal) + 1] += damping
-            step = np.clip(np.linalg.solve(normal, slopes.T @ residual), -0.5, 0.5)
+            step = np.clip(np.linalg.solve(normal, gradients.T @ residual), -0.5, 0.5)
             density, trial = self._evaluate(points, x + step.reshape(-1, 3))
             left = values - density
             if left @ left <= error:
                 x = x + step.reshape(-1, 3)
-                residual, slopes, error = left, trial, float(left @ left)
+                residual, gradients, error = left, trial, float(left @ left)
                 damping = max(0.1 * damping, 1e-6)
             else:
                 damping *= 10

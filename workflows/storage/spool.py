@@ -42,7 +42,7 @@ def is_away(error: BaseException) -> bool:
     )
 
 
-def patiently(action: Callable[[], T], seconds: float | None = None) -> T:
+def retry_while_unreachable(action: Callable[[], T], seconds: float | None = None) -> T:
     """Do something with the database, again and again for as long as it is away.
 
     Parameters

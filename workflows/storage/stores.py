@@ -14,7 +14,7 @@ from pymongo.errors import BulkWriteError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import Candidate, RelaxationDocument
-from ccdcgan.workflows.storage.spool import DUPLICATE_KEY, Spool, patiently
+from ccdcgan.workflows.storage.spool import DUPLICATE_KEY, Spool, retry_while_unreachable
 
 #: Names of the JobStore's additional stores: relaxation documents under their content keys,
 #: artifacts and whatever of a job's output is too large for one document, and phases.
@@ -191,7 +191,7 @@ def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: 
         if documents:
             collection.insert_many([dict(d) for d in documents.values()])
 
-    patiently(replace)
+    retry_while_unreachable(replace)
 
 
 def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> dict[str, Any]:
