@@ -28,9 +28,10 @@ from keras import layers, ops
 
 from ccdcgan.models.backend import TENSORFLOW, input_gradient, value_and_gradients
 from ccdcgan.models.gan import training as gan
-from ccdcgan.models.gan.generators import Composition, build_networks
+from ccdcgan.models.gan.generators import build_networks
 from ccdcgan.models.paper.networks import build_paper_constraint, folded_side
 from ccdcgan.models.presets import PRESETS, GanSettings
+from ccdcgan.models.representation.protocol import Composition, Conditions
 from ccdcgan.models.training import make_deterministic
 
 ROWS, COMPOSITIONS, ELEMENTS, BLOCKS = 1000, 80, 3, 5
@@ -134,10 +135,10 @@ def cross_entropy_loop(
 
 
 def plain_steps_per_second(
-    data: Any, settings: GanSettings, composition: Composition | None, constraint: Any, steps: int
+    data: Any, settings: GanSettings, conditions: Conditions, constraint: Any, steps: int
 ) -> float:
     """Speed of the usual Keras loop."""
-    generator, critic = build_networks(data, np.ones(len(data)), settings, 0, composition, None)
+    generator, critic = build_networks(data, np.ones(len(data)), settings, 0, conditions)
     recipe = cross_entropy_loop if settings.loss == "bce" else wasserstein_loop
     train_critic, train_generator = recipe(generator, critic, constraint, settings)
 
@@ -145,6 +146,7 @@ def plain_steps_per_second(
         z = np.random.standard_normal((settings.batch, generator.inputs[0].shape[1]))
         rows = np.random.randint(0, len(data), settings.batch)
         z = z.astype(np.float32)
+        composition = conditions.composition
         return z if composition is None else [z, data[rows][:, composition.columns]]
 
     def step() -> None:
@@ -165,14 +167,14 @@ def plain_steps_per_second(
 
 
 def compiled_steps_per_second(
-    data: Any, settings: GanSettings, composition: Composition | None, constraint: Any, steps: int
+    data: Any, settings: GanSettings, conditions: Conditions, constraint: Any, steps: int
 ) -> tuple[float, float]:
     """Speed of `train_gan`, and seconds before its second chunk: building and compiling."""
     gan.CHUNK, gan.XLA_STEPS = steps, 0
     times = [perf_counter()]
     gan.train_gan(
         data, np.ones(len(data)), replace(settings, steps=(BLOCKS + 1) * steps), constraint, 0,
-        composition=composition, progress=lambda *_: times.append(perf_counter()),
+        conditions=conditions, progress=lambda *_: times.append(perf_counter()),
     )  # fmt: skip
     return steps / np.diff(times[1:]).min(), times[1] - times[0]
 
@@ -187,7 +189,7 @@ def main() -> int:
     steps = arguments.steps or {"default": 40, "paper": 3}[arguments.preset]
     make_deterministic(0)
     rng = np.random.default_rng(0)
-    composition = None
+    conditions = Conditions()
     if arguments.preset == "paper":
         side = folded_side(1 + ELEMENTS)
         data = np.tanh(rng.normal(size=(ROWS, side, side, 1))).astype(np.float32)
@@ -196,14 +198,15 @@ def main() -> int:
         data = rng.normal(size=(ROWS, settings.latent)).astype(np.float32)
         composition = Composition(9, np.ones(ELEMENTS), np.full(ELEMENTS, 6.0))
         known = rng.integers(-5, 6, (COMPOSITIONS, ELEMENTS))
+        conditions = Conditions(composition)
         data[:, composition.columns] = known[rng.integers(0, COMPOSITIONS, ROWS)]
         x = keras.Input((settings.latent,))
         hidden = layers.Dense(256, "silu")(layers.Dense(256, "silu")(x))
         constraint = keras.Model(x, layers.Dense(1)(hidden))
-    case = (data, settings, composition)
+    case = (data, settings, conditions)
     speed, seconds = compiled_steps_per_second(*case, constraint, steps)
     alone = replace(settings, variant="dcgan")
-    without, _ = compiled_steps_per_second(data, alone, composition, None, steps)
+    without, _ = compiled_steps_per_second(data, alone, conditions, None, steps)
     plain = plain_steps_per_second(*case, constraint, steps)
     line = {
         "preset": arguments.preset,

@@ -18,22 +18,16 @@ from pymatgen.core import Structure
 
 from ccdcgan.models.energy.constraint import Constraint, Starts, train_constraint
 from ccdcgan.models.energy.goals import Goal
-from ccdcgan.models.gan.generators import Composition, build_dense_generator
+from ccdcgan.models.gan.generators import build_dense_generator
 from ccdcgan.models.gan.guide import objective, train_guide
 from ccdcgan.models.gan.training import sample, train_gan
-from ccdcgan.models.paper.graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.paper.graphs import PaperCrystalGraphs, train_paper_autoencoders
 from ccdcgan.models.presets import Preset
-from ccdcgan.models.repair import extremes, shortest_distances, usual_volumes
+from ccdcgan.models.repair import extremes
 from ccdcgan.models.representation.autoencoder import train_sites_autoencoder
-from ccdcgan.models.representation.default import (
-    REFERENCE_COUNT,
-    CrystalGraphs,
-    anchored,
-    coordinates,
-    problem,
-)
+from ccdcgan.models.representation.default import anchored, coordinates, problem
+from ccdcgan.models.representation.protocol import Representation, Space
 from ccdcgan.models.representation.voxels import FloatArray, LatticeGrid
-from ccdcgan.models.representation.whitening import Whitening
 from ccdcgan.models.sampling import (
     CONSTRAINT,
     GENERATOR,
@@ -42,8 +36,6 @@ from ccdcgan.models.sampling import (
     SITES,
     SPACE,
     Files,
-    Graphs,
-    Space,
     can_be_judged,
     crystal_graphs,
     decode,
@@ -135,7 +127,7 @@ def train_autoencoders(
 
 
 def encode_crystals(
-    structures: Sequence[Structure], graphs: Graphs
+    structures: Sequence[Structure], graphs: Representation
 ) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
     """Crystal graphs of the crystals, several origins each, and which crystal a row belongs to."""
     cells = [[c for c in anchored(s) if graphs.fits(c)] for s in structures]
@@ -182,13 +174,13 @@ def train_constraints(
         Too few crystals, or none that fits into the grid.
     """
     graphs = crystal_graphs(elements, preset, files)
-    space, arrays = _space_of(crystals, graphs, elements, preset)
+    space, arrays = _space_of(crystals, graphs, preset)
     rows, owner = arrays["rows"], arrays["owner"]
     out: Files = {SPACE: _save_arrays(**vars(space), **arrays)}
     figures: dict[str, Any] = {"properties": {}, "history": {}}
     targets = np.asarray(crystals.targets, float)[owner]
     data = _GuideData(space.forward(rows), targets, owner, np.ones(len(rows), bool))
-    if isinstance(graphs, CrystalGraphs):
+    if preset.networks == "dense":
         constraint, errors = train_constraint(
             crystals.structures,
             crystals.targets,
@@ -238,7 +230,7 @@ def _train_guide(
 
 
 def _space_of(
-    crystals: Crystals, graphs: Graphs, elements: Sequence[str], preset: Preset
+    crystals: Crystals, graphs: Representation, preset: Preset
 ) -> tuple[Space, dict[str, NDArray[Any]]]:
     """The networks' space of crystal graphs, and what is kept of the crystals beside it.
 
@@ -255,13 +247,9 @@ def _space_of(
         "owner": owner,
         "e_above_hull": np.asarray(crystals.e_above_hull),
         "extremes": extremes(crystals.structures),
+        **graphs.statistics(crystals.structures, _weights(crystals.e_above_hull, preset)),
     }
-    if not isinstance(graphs, CrystalGraphs):
-        return Folding(1 + len(elements)), arrays
-    arrays["shortest"] = shortest_distances(crystals.structures, elements)
-    weights = _weights(crystals.e_above_hull, preset)
-    arrays["volumes"] = usual_volumes(crystals.structures, elements, weights)
-    return Whitening.fit(rows, graphs.head, preset.gan.latent), arrays
+    return graphs.space(rows, preset.gan.latent), arrays
 
 
 @dataclass(frozen=True)
@@ -315,19 +303,16 @@ def _judged(starts: Starts) -> Starts:
 
 
 def _draw_prior(
-    graphs: CrystalGraphs,
+    graphs: Representation,
     space: Space,
     arrays: Mapping[str, NDArray[Any]],
     preset: Preset,
     seed: int,
 ) -> tuple[NDArray[np.float32], list[Structure | None]]:
     """Vectors that an untrained generator draws, and their crystals."""
-    assert isinstance(space, Whitening)
-    rows, owner = arrays["rows"], arrays["owner"]
-    composition, groups = _head_of(graphs, space, rows)
-    prior = build_dense_generator(
-        space.forward(rows), _evenly(owner), preset.gan, composition, groups
-    )
+    rows = arrays["rows"]
+    conditions, weights = graphs.conditions(space, rows), _evenly(arrays["owner"])
+    prior = build_dense_generator(space.forward(rows), weights, preset.gan, conditions)
     vectors = sample(prior, preset.guide.samples, seed)
     return vectors, decode(vectors, graphs, space, arrays)
 
@@ -343,20 +328,6 @@ def _weights(e_above_hull: FloatArray, preset: Preset) -> NDArray[np.float64]:
         return np.ones(len(e_above_hull))
     scaled: NDArray[np.float64] = np.exp(-np.maximum(e_above_hull, 0.0) / preset.gan.energy_scale)
     return scaled
-
-
-def _head_of(
-    graphs: CrystalGraphs, space: Whitening, rows: FloatArray
-) -> tuple[Composition, NDArray[np.int_]]:
-    """Where whitened rows count their atoms, and the rows' groups of equal grid shape."""
-    columns = graphs.composition
-    composition = Composition(
-        columns.start,
-        space.head_scale[columns] * REFERENCE_COUNT,
-        space.mean[columns] * REFERENCE_COUNT,
-    )
-    _, groups = np.unique(graphs.shapes(rows), axis=0, return_inverse=True)
-    return composition, groups.ravel()
 
 
 def train_generator(
@@ -386,22 +357,16 @@ def train_generator(
     guide = None
     if preset.gan.variant == "ccdcgan":
         guide = objective(model_from_bytes(files[GUIDE]), names, goals)
-    conditions: dict[str, Any] = {}
-    if isinstance(space, Whitening):
-        graphs = crystal_graphs(elements, preset, files)
-        assert isinstance(graphs, CrystalGraphs)
-        composition, groups = _head_of(graphs, space, rows)
-        conditions = {"composition": composition, "groups": groups}
     trained = train_gan(
         space.forward(rows),
         weights,
         preset.gan,
         guide,
         seed,
+        conditions=crystal_graphs(elements, preset, files).conditions(space, rows),
         checkpoint=checkpoint,
         progress=progress,
         log=log,
-        **conditions,
     )
     return {GENERATOR: model_bytes(trained.generator)}, {"history": trained.history}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from ccdcgan.models.energy.descriptors import Environments
 from ccdcgan.models.gan.training import sample
 from ccdcgan.models.paper.graphs import Folding, PaperCrystalGraphs
 from ccdcgan.models.presets import Preset
-from ccdcgan.models.repair import resized, separated
 from ccdcgan.models.representation.default import CrystalGraphs, anchored
+from ccdcgan.models.representation.protocol import Representation, Space
 from ccdcgan.models.representation.voxels import FloatArray, LatticeGrid
 from ccdcgan.models.representation.whitening import Whitening
 from ccdcgan.models.saved import model_from_bytes
 
-Graphs = CrystalGraphs | PaperCrystalGraphs
-Space = Whitening | Folding
+#: Which structures have a prediction, and the predictions (n, members, targets) of those.
+Predictions = tuple[list[bool], NDArray[np.float64]]
 
 #: What a stage of training leaves: name to content.
 Files = dict[str, bytes]
@@ -39,7 +40,9 @@ def shipped_autoencoder() -> Files:
     return {SITES: resources.files("ccdcgan.models").joinpath("weights", SITES).read_bytes()}
 
 
-def crystal_graphs(elements: Sequence[str], preset: Preset, files: Mapping[str, bytes]) -> Graphs:
+def crystal_graphs(
+    elements: Sequence[str], preset: Preset, files: Mapping[str, bytes]
+) -> Representation:
     """Encoder and decoder of a system from the files of the autoencoder stage."""
     sites = model_from_bytes(files[SITES])
     if preset.networks == "paper":
@@ -80,25 +83,17 @@ def draw_crystals(
 
 
 def decode(
-    rows: FloatArray, graphs: Graphs, space: Space, known: Mapping[str, FloatArray]
+    rows: FloatArray, graphs: Representation, space: Space, known: Mapping[str, FloatArray]
 ) -> list[Structure | None]:
     """Crystals of vectors (n, size); None where a crystal graph cannot be decoded.
 
     Parameters
     ----------
     known
-        Volumes and shortest distances of known crystals, by which those drawn are mended; the
-        paper's have none.
+        Statistics of known crystals, by which those drawn are repaired.
     """
     crystals = graphs.decode(space.inverse(rows))
-    if "shortest" not in known:
-        return crystals
-
-    def mended(crystal: Structure) -> Structure:
-        sized = resized(crystal, known["volumes"], graphs.elements)
-        return separated(sized, known["shortest"], graphs.elements)
-
-    return [None if s is None else mended(s) for s in crystals]
+    return [None if s is None else graphs.repaired(s, known) for s in crystals]
 
 
 def can_be_judged(structure: Structure) -> bool:
@@ -118,28 +113,40 @@ class Predictor:
     names: Sequence[str]
 
     def __post_init__(self) -> None:
-        if self.preset.networks == "dense":
-            model = model_from_bytes(self.files[CONSTRAINT])
-            self._constraint = Constraint(model, Environments(self.elements), tuple(self.names))
-        else:
-            self._guide = model_from_bytes(self.files[GUIDE])
-            self._space, _ = load_space(self.files[SPACE])
-            self._graphs = crystal_graphs(self.elements, self.preset, self.files)
+        predict = self._by_environments if self.preset.networks == "dense" else self._by_graphs
+        self._predict: Callable[[Sequence[Structure]], Predictions] = predict()
 
     def __call__(self, structures: Sequence[Structure]) -> NDArray[np.float64]:
         """Properties (n, members, targets); infinite for what has no prediction.
 
         Such are crushed cells, and for the paper's constraint crystals outside its cube.
         """
-        if self.preset.networks == "dense":
-            fitting = [can_be_judged(s) for s in structures]
-            chosen = [s for s, fits in zip(structures, fitting, strict=True) if fits]
-            said = self._constraint.predict(chosen)
-        else:
-            cells = [anchored(s, 1)[0] for s in structures]
-            fitting = [self._graphs.fits(c) for c in cells]
-            rows = self._graphs.encode([c for c, f in zip(cells, fitting, strict=True) if f])
-            said = np.asarray(self._guide.predict(self._space.forward(rows), verbose=0))[:, None]
-        out = np.full((len(structures), *said.shape[1:]), np.inf)
-        out[fitting] = said
+        fitting, predicted = self._predict(structures)
+        out = np.full((len(structures), *predicted.shape[1:]), np.inf)
+        out[fitting] = predicted
         return out
+
+    def _by_environments(self) -> Callable[[Sequence[Structure]], Predictions]:
+        """Predictions of the default constraint."""
+        model = model_from_bytes(self.files[CONSTRAINT])
+        constraint = Constraint(model, Environments(self.elements), tuple(self.names))
+
+        def predict(structures: Sequence[Structure]) -> Predictions:
+            fitting = [can_be_judged(s) for s in structures]
+            return fitting, constraint.predict(list(compress(structures, fitting)))
+
+        return predict
+
+    def _by_graphs(self) -> Callable[[Sequence[Structure]], Predictions]:
+        """Predictions of the paper's constraint, which sees crystal graphs."""
+        network = model_from_bytes(self.files[GUIDE])
+        space, _ = load_space(self.files[SPACE])
+        graphs = crystal_graphs(self.elements, self.preset, self.files)
+
+        def predict(structures: Sequence[Structure]) -> Predictions:
+            cells = [anchored(s, 1)[0] for s in structures]
+            fitting = [graphs.fits(c) for c in cells]
+            rows = space.forward(graphs.encode(list(compress(cells, fitting))))
+            return fitting, np.asarray(network.predict(rows, verbose=0))[:, None]
+
+        return predict

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from ccdcgan.models.gan import training as gan
-from ccdcgan.models.gan.generators import Composition
 from ccdcgan.models.presets import GanSettings
+from ccdcgan.models.representation.protocol import Composition, Conditions
 
 LOSSES = ("wgan-gp", "bce")
 #: JAX compiles for longer than such a training takes.
@@ -44,8 +44,9 @@ def trainings(folder: Path) -> dict[str, dict[str, list[float]]]:
             settings,
             constraint,
             seed=3,
-            composition=Composition(2, np.ones(2), np.full(2, 4.0)),
-            groups=np.arange(60) % 2,
+            conditions=Conditions(
+                Composition(2, np.ones(2), np.full(2, 4.0)), groups=np.arange(60) % 2
+            ),
             checkpoint=folder / f"{loss}.npz",
         )
         samples = gan.sample(trained.generator, 8, 0).ravel().tolist()

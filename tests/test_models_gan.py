@@ -17,15 +17,16 @@ import pytest
 
 from ccdcgan.models.backend import compile_steps
 from ccdcgan.models.gan import training as gan
-from ccdcgan.models.gan.generators import Composition, build_dense_generator, build_networks
+from ccdcgan.models.gan.generators import build_dense_generator, build_networks
 from ccdcgan.models.gan.training import TrainedGan, sample, train_gan
 from ccdcgan.models.presets import GanSettings
+from ccdcgan.models.representation.protocol import Composition, Conditions
 from ccdcgan.models.saved import model_bytes
 from ccdcgan.models.training import TrainingLog
 
 SMALL = GanSettings(variant="dcgan", width=32, batch=32, steps=250, critic_steps=2, average=0.98)
 #: Two elements in columns 1 and 2 of six: three and five atoms on average.
-ATOMS = Composition(1, np.array([2.0, 1.0]), np.array([3.0, 5.0]))
+ATOMS = Conditions(Composition(1, np.array([2.0, 1.0]), np.array([3.0, 5.0])))
 
 
 @pytest.fixture(autouse=True)
@@ -64,17 +65,16 @@ def assert_same(a: TrainedGan, b: TrainedGan) -> None:
 def known(weights: np.ndarray | None = None, groups: np.ndarray | None = None) -> keras.Model:
     """An untrained generator without blur."""
     settings = replace(SMALL, blur=0.0)
-    data = rows()
-    return build_dense_generator(
-        data, np.ones(len(data)) if weights is None else weights, settings, ATOMS, groups
-    )
+    data, conditions = rows(), replace(ATOMS, groups=groups)
+    weights = np.ones(len(data)) if weights is None else weights
+    return build_dense_generator(data, weights, settings, conditions)
 
 
 def test_the_prior_chooses_by_weight_and_composition() -> None:
     data = np.zeros((3, 6), np.float32)
     # The second composition is half an atom away; of it there is a crystal of three times the
     # weight.
-    close = Composition(1, np.array([0.5, 1.0]), np.zeros(2))
+    close = Conditions(Composition(1, np.array([0.5, 1.0]), np.zeros(2)))
     data[:, 1:3] = [[-0.5, -2], [0.5, -2], [0.5, -2]]
     data[:, 5] = [0.0, 10.0, 100.0]
     settings = replace(SMALL, blur=0.0)
@@ -97,7 +97,7 @@ def test_crystals_of_different_groups_do_not_blend() -> None:
     data[:, 5] = groups
     settings = replace(SMALL, blur=0.0)
     mixed = build_dense_generator(data, np.ones(200), settings, ATOMS)
-    apart = build_dense_generator(data, np.ones(200), settings, ATOMS, groups)
+    apart = build_dense_generator(data, np.ones(200), settings, replace(ATOMS, groups=groups))
     off = [np.abs(d - np.round(d)) for d in (sample(g, 500, 0)[:, 5] for g in (mixed, apart))]
     assert (off[0] > 1e-3).mean() > 0.3
     assert off[1].max() < 1e-5
@@ -152,7 +152,7 @@ def test_a_killed_training_goes_on_to_the_same_generator(tmp_path: Path) -> None
 
     whole = train_gan(
         data, weights, settings, None, 3,
-        composition=ATOMS, checkpoint=state, progress=keep, log=logs[0],
+        conditions=ATOMS, checkpoint=state, progress=keep, log=logs[0],
     )  # fmt: skip
     assert calls == [(50, 170), (100, 170), (150, 170), (170, 170)]
     assert {len(curve) for curve in whole.history.values()} == {4}
@@ -160,7 +160,7 @@ def test_a_killed_training_goes_on_to_the_same_generator(tmp_path: Path) -> None
     for expected in ([150, 170], []):
         steps: list[int] = []
         again = train_gan(
-            data, weights, settings, None, 3, composition=ATOMS,
+            data, weights, settings, None, 3, conditions=ATOMS,
             checkpoint=tmp_path / "at 100.npz",
             progress=lambda done, _, steps=steps: steps.append(done), log=logs[1],
         )  # fmt: skip
@@ -207,7 +207,7 @@ def test_ccdcgan_lowers_the_objective() -> None:
     for name in ("dcgan", "energy", "exp"):
         own = {"variant": name} if name == "dcgan" else {"variant": "ccdcgan", "guidance": name}
         result = train_gan(
-            rows(), np.ones(200), replace(settings, **own), objective, 3, composition=ATOMS
+            rows(), np.ones(200), replace(settings, **own), objective, 3, conditions=ATOMS
         )
         drawn[name] = float(sample(result.generator, 500, 0)[:, 0].mean())
         shown[name] = result.history["formation_energy"][-1]
@@ -237,7 +237,7 @@ def test_gans_learn_a_mixture_and_its_weights(loss: str) -> None:
 
 def test_hinge_bounds_the_critics_slope() -> None:
     settings = replace(SMALL, loss="hinge", steps=50)
-    _, critic = build_networks(rows(), np.ones(200), settings, 0, ATOMS, None)
+    _, critic = build_networks(rows(), np.ones(200), settings, 0, ATOMS)
     wrapped = [layer for layer in critic.layers if hasattr(layer, "project")]
     assert len(wrapped) == 3
     for _ in range(30):
@@ -250,7 +250,7 @@ def test_hinge_bounds_the_critics_slope() -> None:
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_stays_finite_and_keeps_compositions(precision: str) -> None:
     settings = replace(SMALL, precision=precision, steps=20, critic_steps=1)
-    result = train_gan(rows(), np.ones(200), settings, None, 0, composition=ATOMS)
+    result = train_gan(rows(), np.ones(200), settings, None, 0, conditions=ATOMS)
     kinds = {layer.compute_dtype for layer in result.generator.layers}
     assert precision.removeprefix("mixed_") in kinds
     assert keras.config.dtype_policy().name == "float32"
@@ -265,7 +265,7 @@ def test_what_cannot_be_trained_says_so() -> None:
     with pytest.raises(ValueError, match="needs a trained constraint"):
         train_gan(rows(), np.ones(200), replace(SMALL, variant="ccdcgan"), None, 0)
     with pytest.raises(ValueError, match="cannot be asked for a composition"):
-        train_gan(np.zeros((12, 8, 8, 1)), np.ones(12), SMALL, None, 0, composition=ATOMS)
+        train_gan(np.zeros((12, 8, 8, 1)), np.ones(12), SMALL, None, 0, conditions=ATOMS)
     settings = replace(SMALL, variant="ccdcgan", guidance="exp", critic_steps=1)
     with pytest.raises(ValueError, match="diverged at step 0: lower its learning rate"):
         train_gan(rows(), np.ones(200), settings, first_number(6, 1e6), 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,31 +14,11 @@ from numpy.typing import NDArray
 from ccdcgan.models.backend import has_accelerator, initialise
 from ccdcgan.models.paper.networks import build_paper_discriminator, build_paper_generator
 from ccdcgan.models.presets import GanSettings
+from ccdcgan.models.representation.protocol import Composition, Conditions
 from ccdcgan.models.representation.voxels import FloatArray
 
 #: Numbers of the noise that choose the crystals and their shares; the others blur.
 CHOICES = 5
-
-
-@dataclass(frozen=True)
-class Composition:
-    """Where a whitened crystal graph counts its atoms: offset + scale · row[first : first + m].
-
-    Parameters
-    ----------
-    first
-        Column of the first element.
-    scale, offset : array (m,)
-        From whitened units to atoms, for each element.
-    """
-
-    first: int
-    scale: FloatArray
-    offset: FloatArray
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.first, self.first + len(self.scale))
 
 
 @keras.saving.register_keras_serializable("ccdcgan")
@@ -212,8 +191,7 @@ def build_dense_generator(
     data: FloatArray,
     weights: FloatArray,
     settings: GanSettings,
-    composition: Composition,
-    groups: NDArray[np.int_] | None = None,
+    conditions: Conditions,
 ) -> keras.Model:
     """Noise and compositions to whitened crystal graphs; untrained, it is the `CrystalPrior`.
 
@@ -225,13 +203,12 @@ def build_dense_generator(
         Positive weights with which they are drawn.
     settings
         Width, blur, jitter.
-    composition
-        Which numbers of a row count the atoms.
-    groups : array (rows,)
-        Crystals of different groups do not blend; None makes them one group.
+    conditions
+        Which numbers of a row count the atoms, and which crystals blend.
     """
     rows, size = np.shape(data)
-    groups = np.zeros(rows, int) if groups is None else np.asarray(groups, int)
+    composition = conditions.composition or Composition(0, np.zeros(0), np.zeros(0))
+    groups = np.asarray(np.zeros(rows) if conditions.groups is None else conditions.groups, int)
     m = len(composition.scale)
     # Compositions that differ by rounding are the same.
     atoms = np.asarray(data)[:, composition.columns] * composition.scale
@@ -303,8 +280,7 @@ def build_networks(
     weights: FloatArray,
     settings: GanSettings,
     seed: int,
-    composition: Composition | None,
-    groups: NDArray[np.int_] | None,
+    conditions: Conditions,
 ) -> tuple[keras.Model, keras.Model]:
     """Generator and critic for rows of `data`: dense, or the paper's if the rows are images.
 
@@ -316,8 +292,7 @@ def build_networks(
             side = int(np.shape(data)[1])
             generator, critic = build_paper_generator(200, side), build_paper_discriminator(side)
         else:
-            none = Composition(0, np.zeros(0), np.zeros(0))
-            generator = build_dense_generator(data, weights, settings, composition or none, groups)
+            generator = build_dense_generator(data, weights, settings, conditions)
             critic = build_dense_critic(int(np.shape(data)[1]), settings)
         critic = _scoring(critic, settings)
     initialise([*generator.trainable_variables, *critic.weights], seed)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from ccdcgan.models.backend import compile_steps, input_gradient, value_and_gradients
 from ccdcgan.models.gan.generators import (
-    Composition,
     build_networks,
     chosen,
     draw_compositions,
 )
 from ccdcgan.models.presets import GanSettings
+from ccdcgan.models.representation.protocol import Conditions
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.training import (
     TrainingLog,
@@ -68,7 +68,7 @@ class _Training:
         settings: GanSettings,
         networks: tuple[keras.Model, keras.Model],
         objective: keras.Model | None,
-        composition: Composition | None,
+        conditions: Conditions,
         seed: int,
     ) -> None:
         self.settings, self.seed = settings, seed
@@ -86,7 +86,7 @@ class _Training:
         self.data = keras.Variable(np.asarray(data, np.float32), trainable=False)
         self.weights = np.asarray(weights, np.float64)
         self.compositions = np.zeros((len(data), 0), np.float32)
-        if composition is not None:
+        if (composition := conditions.composition) is not None:
             self.compositions = np.asarray(data, np.float32)[:, composition.columns]
         # Batch normalisation sees real and generated images apart, as in the released code.
         self.together = self.data.ndim == 2
@@ -220,8 +220,7 @@ def train_gan(
     objective: keras.Model | None,
     seed: int,
     *,
-    composition: Composition | None = None,
-    groups: NDArray[np.int_] | None = None,
+    conditions: Conditions | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     log: TrainingLog | None = None,
@@ -245,11 +244,8 @@ def train_gan(
         low: the constraint's formation energy, eV/atom.
     seed
         Same seed, same generator.
-    composition
-        Which numbers of a row count the atoms: the dense generator draws crystals of the
-        composition that it is asked for. The paper's does not have it.
-    groups : array (n,)
-        Rows of different groups do not blend in the dense generator.
+    conditions
+        What the dense generator can be asked for; the paper's has none.
     checkpoint
         File that holds the state between chunks of steps.
     progress
@@ -263,10 +259,11 @@ def train_gan(
         Fewer than 10 rows, ``ccdcgan`` without an objective, a composition for images, or a loss
         that is no longer finite.
     """
-    _check(data, settings, objective, composition)
+    conditions = conditions or Conditions()
+    _check(data, settings, objective, conditions)
     make_deterministic(seed)
-    networks = build_networks(data, weights, settings, seed, composition, groups)
-    training = _Training(data, weights, settings, networks, objective, composition, seed)
+    networks = build_networks(data, weights, settings, seed, conditions)
+    training = _Training(data, weights, settings, networks, objective, conditions, seed)
     done, history = _resumed(training, checkpoint)
     if log:
         log.resume(done)
@@ -295,14 +292,14 @@ def _check(
     data: FloatArray,
     settings: GanSettings,
     objective: keras.Model | None,
-    composition: Composition | None,
+    conditions: Conditions,
 ) -> None:
     """Raise a ValueError where `train_gan` cannot begin."""
     if len(data) < 10:
         raise ValueError(f"{len(data)} crystal graphs are too few to train a GAN: at least 10")
     if settings.variant == "ccdcgan" and objective is None:
         raise ValueError("the CCDCGAN needs a trained constraint")
-    if composition is not None and np.ndim(data) != 2:
+    if conditions.composition is not None and np.ndim(data) != 2:
         raise ValueError("the paper's generator cannot be asked for a composition")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ccdcgan.models.paper.networks import (
     unfold,
 )
 from ccdcgan.models.representation.default import assemble
+from ccdcgan.models.representation.protocol import Conditions, Space
 from ccdcgan.models.representation.voxels import (
     FloatArray,
     LatticeGrid,
@@ -98,6 +99,24 @@ class PaperCrystalGraphs:
             voxels = _predict(self.sites.get_layer("decoder"), graphs[:, k * ROW : (k + 1) * ROW])
             pictures.append(self.grid.decode(voxels[..., 0]))
         return assemble(lattices, pictures, self.elements, cartesian=True)
+
+    def space(self, graphs: FloatArray, latent: int) -> Folding:
+        """Folded images of crystal graphs, of all their numbers."""
+        return Folding(1 + len(self.elements))
+
+    def conditions(self, space: Space, graphs: FloatArray) -> Conditions:
+        """Nothing: the paper's generator draws from noise alone."""
+        return Conditions()
+
+    def statistics(
+        self, structures: Sequence[Structure], weights: FloatArray
+    ) -> dict[str, NDArray[np.float64]]:
+        """Nothing: the paper mends no crystal."""
+        return {}
+
+    def repaired(self, structure: Structure, known: Mapping[str, FloatArray]) -> Structure:
+        """The structure as it was decoded."""
+        return structure
 
 
 @dataclass(frozen=True)

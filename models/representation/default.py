@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
+from ccdcgan.models.repair import resized, separated, shortest_distances, usual_volumes
 from ccdcgan.models.representation.autoencoder import PATCH
+from ccdcgan.models.representation.protocol import Composition, Conditions, Space
 from ccdcgan.models.representation.voxels import (
     FloatArray,
     SitesGrid,
     grid_shapes,
     lattice_from_metric,
 )
+from ccdcgan.models.representation.whitening import Whitening
 
 #: Cell lengths enter as their logarithm relative to this, Å.
 REFERENCE_LENGTH = 5.0
@@ -181,6 +184,35 @@ class CrystalGraphs:
         """Numbers of atoms (n, m) of each element in crystal graphs."""
         counts = np.rint(np.asarray(graphs)[:, self.composition] * REFERENCE_COUNT)
         return np.maximum(counts, 0).astype(int)
+
+    def space(self, graphs: FloatArray, latent: int) -> Whitening:
+        """The space that known crystal graphs (n, length) are whitened to."""
+        return Whitening.fit(graphs, self.head, latent)
+
+    def conditions(self, space: Space, graphs: FloatArray) -> Conditions:
+        """Where whitened rows count their atoms, and the groups of equal grid shape."""
+        assert isinstance(space, Whitening)
+        composition = Composition(
+            self.composition.start,
+            space.head_scale[self.composition] * REFERENCE_COUNT,
+            space.mean[self.composition] * REFERENCE_COUNT,
+        )
+        _, groups = np.unique(self.shapes(graphs), axis=0, return_inverse=True)
+        return Conditions(composition, groups.ravel())
+
+    def statistics(
+        self, structures: Sequence[Structure], weights: FloatArray
+    ) -> dict[str, NDArray[np.float64]]:
+        """Shortest distances of known crystals, and their volumes weighted by `weights` (n,)."""
+        return {
+            "shortest": shortest_distances(structures, self.elements),
+            "volumes": usual_volumes(structures, self.elements, weights),
+        }
+
+    def repaired(self, structure: Structure, known: Mapping[str, FloatArray]) -> Structure:
+        """A structure of a usual volume, with its atoms moved apart."""
+        sized = resized(structure, known["volumes"], self.elements)
+        return separated(sized, known["shortest"], self.elements)
 
 
 def _groups(shapes: NDArray[np.int_]) -> Iterator[tuple[tuple[int, int, int], NDArray[np.int_]]]:
