@@ -209,10 +209,10 @@ def random_symmetric(count: int, seed: int) -> list[Candidate]:
 NETWORKS: dict[str, dict[str, Any]] = {
     "dcgan": {"variant": "dcgan"},
     "dcgan+constraint": {"variant": "dcgan+constraint"},
-    "ccdcgan, paper's loss": {"loss": "bce", "choose": "any"},
+    "ccdcgan, paper's loss": {"loss": "bce", "selection": "none"},
     "ccdcgan": {},
     "ccdcgan, not pre-relaxed": {"prerelax": 0},
-    "ccdcgan, not screened": {"choose": "any"},
+    "ccdcgan, not screened": {"selection": "none"},
     "ccdcgan, one round": {"rounds": 1},
     "ccdcgan, GAN not trained": {"gan_steps": 1},
     "ccdcgan with stackings": {"stackings": 400},
@@ -230,7 +230,7 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
         "min_distance": 1.8,
         "volume_range": (15.0, 60.0),
         "per_formula": max(1, 8 * ROUNDS // rounds),
-        "choose": chosen.pop("choose", "gain"),
+        "selection": chosen.pop("selection", "expected_gain"),
         **{key: chosen.pop(key) for key in ("prerelax",) if key in chosen},
     }
     stackings = chosen.pop("stackings", 0)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     model_serializer,
+    model_validator,
 )
+
+#: Context of `model_dump` for what is hashed: fields are written under their first names.
+HASHED: Mapping[str, bool] = MappingProxyType({"hashed": True})
+
+
+class Renamed(NamedTuple):
+    """First name of a field, and first values by those of today; files may still have them."""
+
+    name: str
+    values: Mapping[str, str]
 
 
 class Settings(BaseModel):
@@ -22,7 +36,7 @@ class Settings(BaseModel):
 
     Content keys and digests of campaigns are hashes of what such parts write. A field of `added`
     is written only where it differs from its default, so that campaigns begun before there was such
-    a field keep their hashes.
+    a field keep their hashes. One of `renamed` is hashed as it was called before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -30,13 +44,37 @@ class Settings(BaseModel):
     #: Fields that joined after the first version; their defaults never change.
     added: ClassVar[frozenset[str]] = frozenset()
 
+    #: Fields that had another name at first.
+    renamed: ClassVar[Mapping[str, Renamed]] = MappingProxyType({})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_first_names(cls, data: Any) -> Any:
+        if not cls.renamed or not isinstance(data, Mapping):
+            return data
+        data = dict(data)
+        for name, (first, values) in cls.renamed.items():
+            if first in data and name not in data:
+                data[name] = data.pop(first)
+            today = {old: new for new, old in values.items()}
+            if isinstance(value := data.get(name), str):
+                data[name] = today.get(value, value)
+        return data
+
     @model_serializer(mode="wrap")
-    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _write(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
         fields = type(self).model_fields
         for name in self.added:
             if name in data and getattr(self, name) == fields[name].get_default():
                 del data[name]
+        if info.context == HASHED:
+            for name, (first, values) in self.renamed.items():
+                if name in data:
+                    value = data.pop(name)
+                    data[first] = values.get(value, value)
         return data
 
 

@@ -44,6 +44,30 @@ def test_digest_knows_what_decides_the_result():
     assert base.digest() != parse_campaign({"relaxation": {"fmax": 0.1}}, "x").digest()
 
 
+@pytest.mark.parametrize(
+    ("first", "selection", "digest", "artifact"),
+    [
+        # Of the version before selection had its name.
+        ("gain", "expected_gain", "96c9b0807c78f52e", "generated-323072eb39cd5eb161ff62a7"),
+        ("any", "none", "2eab3e80a1003474", "generated-2feed41ecd389c49e28af4cd"),
+    ],
+)
+def test_first_names_are_understood_and_hashed(
+    first: str, selection: str, digest: str, artifact: str
+) -> None:
+    from ccdcgan.workflows.storage.stores import artifact_key
+
+    for name, value in (("choose", first), ("selection", selection), ("selection", first)):
+        campaign = parse_campaign({"loop": {"screening": {name: value}}}, "x")
+        assert campaign.loop.screening.selection == selection
+        assert campaign.digest() == digest
+        assert artifact_key("generated", "g", campaign.choice) == artifact
+        stored = campaign.model_dump(mode="json")
+        assert stored["loop"]["screening"]["selection"] == selection
+        assert "choose" not in stored["loop"]["screening"]
+        assert parse_campaign(stored, "x") == campaign
+
+
 def test_a_campaigns_loss_replaces_that_of_its_preset():
     from ccdcgan.models.presets import PRESETS
     from ccdcgan.workflows.training import preset_of
@@ -64,7 +88,15 @@ def test_ternary_systems_are_campaigns_too():
     ("text", "words"),
     [
         ("loop: {screening: {bound: 2.0}}", ["unknown key 'loop.screening.bound'"]),
-        ("loop: {screening: {choose: best}}", ["loop.screening.choose", "'gain' or 'any'"]),
+        (
+            "loop: {screening: {selection: best}}",
+            ["loop.screening.selection", "'expected_gain' or 'none'", "not 'best'"],
+        ),
+        ("loop: {screening: {choose: best}}", ["loop.screening.selection", "not 'best'"]),
+        (
+            "loop: {screening: {choose: gain, selection: none}}",
+            ["unknown key 'loop.screening.choose'"],
+        ),
         ("networks: {loss: gentle}", ["networks.loss", "'wgan-gp', 'hinge' or 'bce'"]),
         ("sytem: Bi-Se", ["sytem", "did you mean 'system'"]),
         ("loop: {relaxatoins: 3}", ["loop.relaxatoins", "did you mean 'relaxations'"]),

@@ -386,7 +386,7 @@ loop:
   samples: 200
   stackings: 30
   relaxations: 2
-  screening: {min_distance: 1.8, volume_range: [15.0, 60.0], max_sites: 20, choose: gain}
+  screening: {min_distance: 1.8, volume_range: [15.0, 60.0], max_sites: 20, selection: none}
 confirm:
   count: 2
   relaxation:

@@ -19,7 +19,7 @@ from ccdcgan.dft.files import digest
 from ccdcgan.dft.mistakes import validated
 from ccdcgan.dft.relaxation.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.settings import Settings
+from ccdcgan.dft.settings import HASHED, Settings
 from ccdcgan.dft.structures.hull import Thresholds
 from ccdcgan.dft.structures.references import ReferenceSource
 from ccdcgan.dft.structures.substitution import parse_system
@@ -202,12 +202,12 @@ class Campaign(Settings):
         """Whether what is generated is relaxed by a learnt potential before it is chosen."""
         chosen, screening = self.networks, self.loop.screening
         judged = chosen.preset != "paper" and chosen.variant != "dcgan"
-        return judged and screening.choose == "gain" and screening.prerelax > 0
+        return judged and screening.selection == "expected_gain" and screening.prerelax > 0
 
     @property
     def choice(self) -> dict[str, Any]:
         """What decides, beside the generator, which crystals are relaxed in a round."""
-        return self.model_dump(mode="json", include={"loop", "thresholds"})
+        return self.model_dump(mode="json", include={"loop", "thresholds"}, context=HASHED)
 
     def digest(self) -> str:
         """Hash of all that decides the result, with paths as the file has them.
@@ -220,7 +220,7 @@ class Campaign(Settings):
             "relaxation": later,
             "confirm": {"workers": True, "relaxation": later},
         }
-        plain = self.model_dump(mode="json", exclude=left_out)
+        plain = self.model_dump(mode="json", exclude=left_out, context=HASHED)
         text = json.dumps(self._as_written(plain), sort_keys=True)
         return digest(text, 16)
 

@@ -182,7 +182,7 @@ def judged(
     energies, gain = judge(pool.crystals)
     pool = replace(pool, energies=energies, gain=gain)
     reasons = left_out(energies, gain, most)
-    if screening.choose != "gain":
+    if screening.selection != "expected_gain":
         return pool, None, reasons
     novelty = knowledge.novelty()
     knowledge.keep()

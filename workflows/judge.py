@@ -41,7 +41,7 @@ class Judge:
         self.settings, self.errors = settings, errors
         preset = preset_of(settings)
         self.predict = Predictor(settings.elements, preset, files, settings.properties)
-        self.gains = settings.loop.screening.choose == "gain"
+        self.gains = settings.loop.screening.selection == "expected_gain"
         if self.gains:
             self.hull = knowledge.hull
             self.known: FloatArray = np.zeros((0, len(settings.properties)))

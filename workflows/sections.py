@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,7 +11,7 @@ from pymatgen.core import Composition
 from ccdcgan.dft.mistakes import did_you_mean, shown
 from ccdcgan.dft.relaxation.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.settings import Settings, VolumeRange
+from ccdcgan.dft.settings import Renamed, Settings, VolumeRange
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 
@@ -102,6 +103,10 @@ class NetworkSettings(Settings):
 class Screening(Settings):
     """What a decoded crystal must be before it is relaxed."""
 
+    renamed: ClassVar[Mapping[str, Renamed]] = {
+        "selection": Renamed("choose", {"expected_gain": "gain", "none": "any"})
+    }
+
     min_distance: float | None = Field(
         None,
         gt=0,
@@ -116,10 +121,10 @@ class Screening(Settings):
     max_formation_energy: float = Field(
         0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
     )
-    choose: Literal["gain", "any"] = Field(
-        "gain",
-        description="gain: by the expected gain in energy times the probability to be new; "
-        "any: as they were drawn.",
+    selection: Literal["expected_gain", "none"] = Field(
+        "expected_gain",
+        description="expected_gain: by the expected gain in energy times the probability to be "
+        "new; none: as they were drawn.",
     )
     per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
     prerelax: int = Field(

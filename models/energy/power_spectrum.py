@@ -157,7 +157,7 @@ class Surroundings:
         Returns
         -------
         along : array (n, n, 3, degrees · `RADIAL` · channels)
-            Gradients of an atom's spectrum along the vectors to a neighbour, summed over its images.
+            Of an atom's spectrum along the vectors to a neighbour, summed over its images.
             Of a spectrum, only what `by_element` gives for the neighbour.
         strained : array (n, elements, 6, degrees · `RADIAL` · channels)
             The same times the vectors, summed over the neighbours of an element.
