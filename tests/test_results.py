@@ -1,6 +1,7 @@
 """Asking for phases, in a folder and in a database, and files made of them."""
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -22,9 +23,10 @@ from pymatgen.io.optimade import OptimadeStructureAdapter
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.cli.results import Export, Query
 from ccdcgan.launchers.results.columns import COLUMNS, flat
 from ccdcgan.launchers.results.export import export
-from ccdcgan.launchers.results.query import Results, parse_where, phase_filter
+from ccdcgan.launchers.results.query import PhaseQuery, Results, parse_where
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
@@ -216,6 +218,8 @@ def test_documents_and_table(results):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
+        ({"fromula": "BiSe"}, ["'fromula'", "did you mean 'formula'"]),
+        ({"max_e_above_hull": "near"}, ["max_e_above_hull", "'near'"]),
         ({"formula": "Xx2"}, ["'Xx2'", "Bi2Se3"]),
         ({"formula": ""}, ["no formula"]),
         ({"formula": "[red]"}, ["no formula"]),
@@ -245,17 +249,26 @@ def test_what_cannot_be_asked_gets_one_line(results, asked, words):
     assert "\n" not in message and all(word in message for word in words), message
 
 
+@pytest.mark.parametrize("asking", [Query, Export])
+def test_every_field_of_a_question_is_an_option(asking):
+    own = {"workdir", "config", "format_", "structures", "out"}
+    assert {field.name for field in dataclasses.fields(asking)} - own == set(
+        PhaseQuery.model_fields
+    )
+    assert all(field.description for field in PhaseQuery.model_fields.values())
+
+
 def test_filter_document():
-    assert phase_filter() == {}
-    assert phase_filter(formula="Bi4Se6", label="stable") == {
+    assert PhaseQuery().filter == {}
+    assert PhaseQuery(formula="Bi4Se6", label="stable").filter == {
         "formula": "Bi2Se3",
         "label": "stable",
     }
     where = {"formula": "BiSe"}
-    assert phase_filter(where=where) == where
-    assert phase_filter(formula="Bi2Se3", where=where) == {"$and": [{"formula": "Bi2Se3"}, where]}
-    with pytest.raises(TypeError):
-        phase_filter(fromula="BiSe")
+    assert PhaseQuery(where=where).filter == where
+    assert PhaseQuery(formula="Bi2Se3", where=where).filter == {
+        "$and": [{"formula": "Bi2Se3"}, where]
+    }
     for text in ("{'a': 1}", "[1]", "", "3", "[" * 100_000):
         with pytest.raises(UserError, match="JSON"):
             parse_where(text)
@@ -263,7 +276,7 @@ def test_filter_document():
     for _ in range(2000):
         deep = {"$and": [deep]}
     with pytest.raises(UserError, match="deep"):
-        phase_filter(where=deep)
+        PhaseQuery(where=deep)
 
 
 def test_folders_without_phases(tmp_path):

@@ -282,7 +282,7 @@ def main() -> None:
         status = app(standalone_mode=False)
         if status == 130:
             raise KeyboardInterrupt
-        if status:
+        if isinstance(status, int) and status:
             sys.exit(status)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +19,7 @@ from ccdcgan.launchers.cli.terminal import Console, readable, readable_lines
 from ccdcgan.launchers.results.tables import csv_text
 
 if TYPE_CHECKING:
-    from ccdcgan.launchers.results.query import Filters, Results
+    from ccdcgan.launchers.results.query import Results
 
 #: Folder of a campaign that was given no other.
 DEFAULT_FOLDER = Path("ccdcgan-run")
@@ -56,80 +55,63 @@ SHOWN_FAILED = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands ``query`` and ``export``."""
-    app.command()(_asking(query))
-    app.command()(_asking(export))
+    app.command("query")(Query)
+    app.command("export")(Export)
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Question:
-    """What the options that both commands have ask for, and where."""
+    """Options that both commands have: where to ask, and the fields of a `PhaseQuery`.
 
-    results: Results
-    filters: Filters
-    sort: str
-    limit: int | None
+    Typer makes an instance of a command with what was given, and that runs it.
+    """
 
-    def phases(self, *, structures: bool) -> list[Mapping[str, Any]]:
-        return self.results.find(
-            sort=self.sort, limit=self.limit, structures=structures, **self.filters
-        )
-
-
-def question(
     workdir: Annotated[
         Path | None, typer.Option(help="Folder of a campaign; without one, ccdcgan-run.")
-    ] = None,
+    ] = None
     config: Annotated[
         Path | None, typer.Option(help="my_fireworks.yaml of a cluster: ask its MongoDB.")
-    ] = None,
+    ] = None
     formula: Annotated[
         str | None, typer.Option(help="In any multiple and order, as Bi2Se3 or Se6Bi4.")
-    ] = None,
-    elements: Annotated[str | None, typer.Option(help="Exactly these, as Bi-Se.")] = None,
-    containing: Annotated[str | None, typer.Option(help="At least these, as Bi-Se.")] = None,
+    ] = None
+    elements: Annotated[str | None, typer.Option(help="Exactly these, as Bi-Se.")] = None
+    containing: Annotated[str | None, typer.Option(help="At least these, as Bi-Se.")] = None
     max_e_above_hull: Annotated[
         float | None, typer.Option(help="Largest distance to the hull, eV/atom.")
-    ] = None,
+    ] = None
     label: Annotated[
         str | None,
         typer.Option(help="stable, metastable, unstable, 'not converged', untrusted or failed."),
-    ] = None,
+    ] = None
     campaign: Annotated[
         str | None, typer.Option(help="Digest of a campaign, or its beginning.")
-    ] = None,
+    ] = None
     origin: Annotated[
         str | None, typer.Option(help="element, reference, prototype, generated or adopted.")
-    ] = None,
+    ] = None
     engine: Annotated[
         str | None, typer.Option(help="What computed the energies, as SevenNet-0.")
-    ] = None,
+    ] = None
     distinct: Annotated[
         bool, typer.Option("--distinct/--all", help="Without those that match an earlier phase.")
-    ] = False,
+    ] = False
     where: Annotated[
         str | None, typer.Option(help="""MongoDB filter, as '{"nsites": {"$lte": 8}}'.""")
-    ] = None,
+    ] = None
     sort: Annotated[
         str, typer.Option(help="A column of --format csv; with a - before it, largest first.")
-    ] = "e_above_hull",
-    limit: Annotated[int | None, typer.Option(min=1, help="Most phases.")] = None,
-) -> Question:
-    """The question of a command line."""
-    from ccdcgan.launchers.results.query import parse_where
+    ] = "e_above_hull"
+    limit: Annotated[int | None, typer.Option(min=1, help="Most phases.")] = None
 
-    filters: Filters = {
-        "formula": formula,
-        "elements": elements,
-        "containing": containing,
-        "max_e_above_hull": max_e_above_hull,
-        "label": label,
-        "campaign": campaign,
-        "origin": origin,
-        "engine": engine,
-        "distinct": distinct or None,
-        "where": None if where is None else parse_where(where),
-    }
-    return Question(_results(workdir, config), filters, sort, limit)
+    def phases(self, *, structures: bool) -> list[Mapping[str, Any]]:
+        """Documents of the phases that are asked for."""
+        from ccdcgan.launchers.results.query import PhaseQuery
+
+        asked = {name: getattr(self, name) for name in PhaseQuery.model_fields}
+        # --all asks for all, and not for those that match an earlier one.
+        question = PhaseQuery.of({**asked, "distinct": self.distinct or None})
+        return _results(self.workdir, self.config).find(question, structures=structures)
 
 
 def _results(workdir: Path | None, config: Path | None) -> Results:
@@ -148,68 +130,56 @@ def _results(workdir: Path | None, config: Path | None) -> Results:
     return Results.in_folder(workdir or DEFAULT_FOLDER)
 
 
-def query(
-    asked: Question,
-    format_: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+@dataclass(kw_only=True)
+class Query(Question):
+    """Show the phases of campaigns, nearest to the hull first."""
+
+    format_: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table"
     structures: Annotated[
         bool, typer.Option("--structures", help="With the structures, in json.")
-    ] = False,
-) -> None:
-    """Show the phases of campaigns, nearest to the hull first."""
-    if format_ not in FORMATS:
-        raise UserError(f"unknown format {format_!r}: choose one of {', '.join(FORMATS)}")
-    if structures and format_ != "json":
-        raise UserError("--structures goes with --format json; ccdcgan export writes other formats")
-    phases = asked.phases(structures=structures)
-    if format_ == "json":
-        _print(to_json(phases, indent=1) + "\n")
-    elif format_ == "csv":
-        from ccdcgan.launchers.results.columns import COLUMNS, flat
+    ] = False
 
-        _print(readable_lines(csv_text(COLUMNS, map(flat, phases))))
-    elif phases:
-        from ccdcgan.launchers.results.query import FAILED
+    def __post_init__(self) -> None:
+        if self.format_ not in FORMATS:
+            raise UserError(f"unknown format {self.format_!r}: choose one of {', '.join(FORMATS)}")
+        if self.structures and self.format_ != "json":
+            raise UserError(
+                "--structures goes with --format json; ccdcgan export writes other formats"
+            )
+        phases = self.phases(structures=self.structures)
+        if self.format_ == "json":
+            _print(to_json(phases, indent=1) + "\n")
+        elif self.format_ == "csv":
+            from ccdcgan.launchers.results.columns import COLUMNS, flat
 
-        _print(_table(phases, SHOWN_FAILED if asked.filters["label"] == FAILED else SHOWN))
-        _note_levels(phases)
-    else:
-        typer.echo("no phase matches", err=True)
+            _print(readable_lines(csv_text(COLUMNS, map(flat, phases))))
+        elif phases:
+            from ccdcgan.launchers.results.query import FAILED
+
+            _print(_table(phases, SHOWN_FAILED if self.label == FAILED else SHOWN))
+            _note_levels(phases)
+        else:
+            typer.echo("no phase matches", err=True)
 
 
-def export(
+@dataclass(kw_only=True)
+class Export(Question):
+    """Write the phases of campaigns into a file."""
+
     out: Annotated[
         Path,
         typer.Argument(
             help=".zip (CIF and CSV), .extxyz, .json (pymatgen), .parquet or .jsonl (OPTIMADE)."
         ),
-    ],
-    asked: Question,
-) -> None:
-    """Write the phases of campaigns into a file."""
-    from ccdcgan.launchers.results.export import export
+    ]
 
-    phases = asked.phases(structures=True)
-    written = export(phases, out)
-    typer.echo(f"{written} phase{'s' if written > 1 else ''} in {out}")
-    _note_levels(phases)
+    def __post_init__(self) -> None:
+        from ccdcgan.launchers.results.export import export
 
-
-def _asking(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `question` in place of its argument ``asked``."""
-    own = inspect.signature(command, eval_str=True).parameters
-    shared = inspect.signature(question, eval_str=True).parameters
-
-    def run(**given: Any) -> None:
-        asked = question(**{name: given.pop(name) for name in shared})
-        command(asked=asked, **given)
-
-    # Typer reads a command's options off its signature.
-    options = {name: p for name, p in (own | shared).items() if name != "asked"}
-    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options.values()]
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__annotations__ = {name: p.annotation for name, p in options.items()}
-    run.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
-    return run
+        phases = self.phases(structures=True)
+        written = export(phases, self.out)
+        typer.echo(f"{written} phase{'s' if written > 1 else ''} in {self.out}")
+        _note_levels(phases)
 
 
 def _print(text: str) -> None:

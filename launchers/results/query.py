@@ -10,16 +10,17 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self
 
 from maggma.core import Sort, Store
 from maggma.stores import MemoryStore
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pymatgen.core import Composition, Element
 from pymongo.errors import OperationFailure, PyMongoError
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.mistakes import in_one_line, mistakes
 from ccdcgan.dft.structures.archives import Member, members
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, can_open, embedded_store
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 #: Label of what has no result; relaxations have it, not phases.
 FAILED = "failed"
 
+NO_OBJECT = 'a free filter is a JSON object, such as {"nsites": {"$lte": 8}}'
+
 #: Operators of free filters: those that both kinds of store have, none of which runs code.
 OPERATORS = (
     *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"),
@@ -41,93 +44,145 @@ OPERATORS = (
 )
 
 
-class Filters(TypedDict, total=False):
-    """The keyword arguments of `phase_filter`, which `Results` takes too."""
-
-    formula: str | None
-    elements: str | Sequence[str] | None
-    containing: str | Sequence[str] | None
-    max_e_above_hull: float | None
-    label: str | None
-    campaign: str | None
-    origin: str | None
-    engine: str | None
-    distinct: bool | None
-    where: Mapping[str, Any] | None
-
-
-def phase_filter(
-    *,
-    formula: str | None = None,
-    elements: str | Sequence[str] | None = None,
-    containing: str | Sequence[str] | None = None,
-    max_e_above_hull: float | None = None,
-    label: str | None = None,
-    campaign: str | None = None,
-    origin: str | None = None,
-    engine: str | None = None,
-    distinct: bool | None = None,
-    where: Mapping[str, Any] | None = None,
-) -> dict[str, object]:
-    """The MongoDB filter of a question; what is None is not asked.
-
-    Parameters
-    ----------
-    formula
-        In any multiple and order: Se3Bi2 asks for Bi2Se3.
-    elements, containing
-        Exactly these elements, at least these: ``Bi-Se`` or symbols.
-    max_e_above_hull
-        Largest distance to the hull, eV/atom.
-    label
-        stable, metastable (and not stable), unstable, not converged (on its way, with an energy),
-        untrusted, or failed: all that has not converged, also without an energy, which no other
-        question finds.
-    campaign
-        Digest of a campaign, or its beginning.
-    origin
-        element, reference, prototype, generated or adopted.
-    engine
-        Name of what computed the energies, in upper or lower case.
-    distinct
-        Only those that match no earlier phase of their campaign, or only those that do.
-    where
-        A filter in MongoDB's language, beside the others; nothing that runs code.
+class PhaseQuery(BaseModel):
+    """A question about phases; what is None is not asked.
 
     Raises
     ------
     UserError
         A value cannot be asked for; the message says what can.
     """
-    query: dict[str, object] = {}
-    if formula is not None:
-        query["formula"] = reduced_formula(formula)
-    symbols = {"$eq": elements, "$all": containing}
-    if wanted := {how: _symbols(these) for how, these in symbols.items() if these is not None}:
-        query["elements"] = wanted
-    if max_e_above_hull is not None:
-        if not math.isfinite(max_e_above_hull):
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    formula: str | None = Field(
+        None, description="In any multiple and order: Se3Bi2 asks for Bi2Se3."
+    )
+    elements: tuple[str, ...] | None = Field(
+        None, description="Exactly these elements: Bi-Se, or symbols."
+    )
+    containing: tuple[str, ...] | None = Field(None, description="At least these elements.")
+    max_e_above_hull: float | None = Field(
+        None, description="Largest distance to the hull, eV/atom."
+    )
+    label: str | None = Field(
+        None,
+        description="stable, metastable (and not stable), unstable, not converged (on its way, "
+        "with an energy), untrusted, or failed: all that has not converged, also without an "
+        "energy, which no other question finds.",
+    )
+    campaign: str | None = Field(None, description="Digest of a campaign, or its beginning.")
+    origin: str | None = Field(
+        None, description="element, reference, prototype, generated or adopted."
+    )
+    engine: str | None = Field(
+        None, description="Name of what computed the energies, in upper or lower case."
+    )
+    distinct: bool | None = Field(
+        None,
+        description="Only those that match no earlier phase of their campaign, or only those that "
+        "do.",
+    )
+    where: Mapping[str, Any] | None = Field(
+        None,
+        description="A filter in MongoDB's language, or JSON of one, beside the others; nothing "
+        "that runs code.",
+    )
+    sort: str = Field(
+        "e_above_hull", description="A column of `COLUMNS`; after a -, the largest first."
+    )
+    limit: int | None = Field(None, description="Most phases.")
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> Self:
+        """A question from its fields by name."""
+        try:
+            return cls(**asked)
+        except ValidationError as error:
+            wrong = list(mistakes(error, cls, asked).values())
+            raise UserError(in_one_line(wrong)) from None
+
+    @field_validator("formula")
+    @classmethod
+    def _reduce(cls, formula: str | None) -> str | None:
+        return None if formula is None else reduced_formula(formula)
+
+    @field_validator("elements", "containing", mode="before")
+    @classmethod
+    def _parse_symbols(cls, elements: str | Sequence[str] | None) -> list[str] | None:
+        return None if elements is None else _symbols(elements)
+
+    @field_validator("max_e_above_hull")
+    @classmethod
+    def _is_a_number(cls, distance: float | None) -> float | None:
+        if distance is not None and not math.isfinite(distance):
             raise UserError("the largest distance to the hull is a number of eV/atom")
-        query["e_above_hull"] = {"$lte": max_e_above_hull}
-    if label is not None:
-        query["label"] = _one_of(LABELS, label, "label")
-    if campaign is not None:
-        query["campaign"] = {"$regex": f"^{re.escape(campaign)}"}
-    if origin is not None:
-        query["origin.kind"] = _one_of(ORIGINS, origin, "origin")
-    if engine is not None:
-        query["level_of_theory.engine"] = {"$regex": f"^{re.escape(engine)}$", "$options": "i"}
-    if distinct is not None:
-        query["distinct"] = distinct
-    return query if where is None else _both(query, where)
+        return distance
 
+    @field_validator("label", "origin")
+    @classmethod
+    def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        choices = LABELS if info.field_name == "label" else ORIGINS
+        if value is not None and value not in choices:
+            raise UserError(
+                f"unknown {info.field_name} {value!r}: choose one of {', '.join(choices)}"
+            )
+        return value
 
-def _both(query: dict[str, object], where: Mapping[str, Any]) -> dict[str, object]:
-    """A filter, and a free one beside it."""
-    if not isinstance(where, Mapping):
-        raise UserError('a free filter is a JSON object, such as {"nsites": {"$lte": 8}}')
-    _check_operators(where)
-    return {"$and": [query, dict(where)]} if query and where else {**query, **where}
+    @field_validator("where", mode="before")
+    @classmethod
+    def _is_safe(cls, where: Any) -> Any:
+        if isinstance(where, str):
+            where = parse_where(where)
+        if not isinstance(where, Mapping | None):
+            raise UserError(NO_OBJECT)
+        _check_operators(where)
+        return where
+
+    @field_validator("sort")
+    @classmethod
+    def _is_a_column(cls, sort: str) -> str:
+        name = sort.removeprefix("-")
+        if name not in COLUMNS:
+            close = difflib.get_close_matches(name, COLUMNS, n=1) or [", ".join(COLUMNS)]
+            raise UserError(f"cannot sort by {name!r}: choose {close[0]}")
+        return sort
+
+    @field_validator("limit")
+    @classmethod
+    def _is_positive(cls, limit: int | None) -> int | None:
+        if limit is not None and limit < 1:
+            raise UserError("the limit is a number of phases from 1")
+        return limit
+
+    @property
+    def filter(self) -> dict[str, object]:
+        """The question as a MongoDB filter."""
+        symbols = {"$eq": self.elements, "$all": self.containing}
+        most, beginning, engine = self.max_e_above_hull, self.campaign, self.engine
+        asked = {
+            "formula": self.formula,
+            "elements": {how: list(these) for how, these in symbols.items() if these is not None}
+            or None,
+            "e_above_hull": None if most is None else {"$lte": most},
+            "label": self.label,
+            "campaign": None if beginning is None else {"$regex": f"^{re.escape(beginning)}"},
+            "origin.kind": self.origin,
+            "level_of_theory.engine": None
+            if engine is None
+            else {"$regex": f"^{re.escape(engine)}$", "$options": "i"},
+            "distinct": self.distinct,
+        }
+        query: dict[str, object] = {k: v for k, v in asked.items() if v is not None}
+        free = dict(self.where or {})
+        return {"$and": [query, free]} if query and free else query | free
+
+    @property
+    def order(self) -> dict[str, Sort | int]:
+        """Sorting by a column; the same everywhere where phases are equal in it."""
+        name = self.sort.removeprefix("-")
+        direction = Sort.Ascending if name == self.sort else Sort.Descending
+        return {COLUMNS[name].path: direction, "uid": Sort.Ascending}
 
 
 class Results:
@@ -183,21 +238,14 @@ class Results:
         return cls(settings.store_of(PHASES), settings.store_of(RESULTS))
 
     def find(
-        self,
-        *,
-        sort: str = "e_above_hull",
-        limit: int | None = None,
-        structures: bool = True,
-        **filters: Unpack[Filters],
+        self, query: PhaseQuery | None = None, *, structures: bool = True, **asked: Any
     ) -> list[Mapping[str, Any]]:
-        """Stored documents of the phases that pass all filters of `phase_filter`.
+        """Stored documents of the phases that a question is about.
 
         Parameters
         ----------
-        sort
-            A column of `COLUMNS`; with a leading ``-``, the largest first.
-        limit
-            Most phases.
+        query, asked
+            The question, or fields of a `PhaseQuery`.
         structures
             Whether the documents hold their structures.
 
@@ -206,20 +254,24 @@ class Results:
         UserError
             A value cannot be asked for, or the store does not understand the free filter.
         """
-        query, order = phase_filter(**filters), _order(sort)
-        if limit is not None and limit < 1:
-            raise UserError("the limit is a number of phases from 1")
+        query = query or PhaseQuery.of(asked)
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
-        store = self._asked(filters)
-        with _explained(filters.get("where")):
-            found = store.query(query, properties=hidden, sort=order, limit=limit or 0)
-            return [p for p in found if filters.get("label") == FAILED or _is_phase(p)]
+        store = self._asked(query)
+        with _explained(query.where):
+            found = store.query(
+                query.filter, properties=hidden, sort=query.order, limit=query.limit or 0
+            )
+            return [p for p in found if query.label == FAILED or _is_phase(p)]
 
-    def count(self, **filters: Unpack[Filters]) -> int:
-        """How many phases pass all filters of `phase_filter`."""
-        query, store = phase_filter(**filters), self._asked(filters)
-        with _explained(filters.get("where")):
-            return int(store.count(query))
+    def count(self, query: PhaseQuery | None = None, **asked: Any) -> int:
+        """How many phases a question is about, whatever its limit."""
+        query = query or PhaseQuery.of(asked)
+        with _explained(query.where):
+            return int(self._asked(query).count(query.filter))
+
+    def frame(self, query: PhaseQuery | None = None, **asked: Any) -> pd.DataFrame:
+        """The phases as a table with the columns of `COLUMNS`, as `find` takes the question."""
+        return as_frame(self.find(query, structures=False, **asked))
 
     def _has_failures(self) -> bool:
         if self._relaxations is None:
@@ -227,9 +279,9 @@ class Results:
         self._relaxations.connect()
         return self._relaxations.query_one({"converged": False}) is not None
 
-    def _asked(self, filters: Filters) -> Store:
+    def _asked(self, query: PhaseQuery) -> Store:
         """The store of what is asked for."""
-        if filters.get("label") != FAILED:
+        if query.label != FAILED:
             return self._store
         if self._relaxations is None:
             raise UserError(
@@ -239,14 +291,8 @@ class Results:
         from ccdcgan.launchers.results.failed import failed_phases
 
         self._relaxations.connect()
-        mine = phase_filter(campaign=filters.get("campaign"))
+        mine = PhaseQuery(campaign=query.campaign).filter
         return failed_phases(self._relaxations, self._store, mine)
-
-    def frame(
-        self, *, sort: str = "e_above_hull", limit: int | None = None, **filters: Unpack[Filters]
-    ) -> pd.DataFrame:
-        """The phases as a table with the columns of `COLUMNS`, as `find` chooses them."""
-        return as_frame(self.find(sort=sort, limit=limit, structures=False, **filters))
 
 
 def _is_phase(phase: Any) -> bool:
@@ -281,7 +327,7 @@ def parse_where(text: str) -> Mapping[str, Any]:
         reason = getattr(error, "msg", "nested too deeply")
         raise UserError(f"the free filter is not valid JSON: {reason}") from None
     if not isinstance(where, dict):
-        raise UserError('a free filter is a JSON object, such as {"nsites": {"$lte": 8}}')
+        raise UserError(NO_OBJECT)
     return where
 
 
@@ -309,22 +355,6 @@ def _symbols(elements: str | Sequence[str]) -> list[str]:
         if not Element.is_valid_symbol(symbol):
             raise UserError(f"unknown element {symbol!r}: write elements as in Bi-Se")
     return sorted(set(parts))
-
-
-def _one_of(choices: Sequence[str], value: str, name: str) -> str:
-    if value not in choices:
-        raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(choices)}")
-    return value
-
-
-def _order(sort: str) -> dict[str, Sort | int]:
-    """Sorting by a column; the same everywhere where phases are equal in it."""
-    name = sort.removeprefix("-")
-    if name not in COLUMNS:
-        close = difflib.get_close_matches(name, COLUMNS, n=1) or [", ".join(COLUMNS)]
-        raise UserError(f"cannot sort by {name!r}: choose {close[0]}")
-    direction = Sort.Ascending if name == sort else Sort.Descending
-    return {COLUMNS[name].path: direction, "uid": Sort.Ascending}
 
 
 def _check_operators(where: Any, depth: int = 0) -> None:
