@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
+
+from ccdcgan.dft.variables import variables
 
 
 class OutOfTimeError(Exception):
@@ -11,12 +12,6 @@ class OutOfTimeError(Exception):
 
 
 def seconds_left(now: float | None = None) -> float | None:
-    """Seconds until the queue ends this job; None where there is no end.
-
-    CCDCGAN_END_TIME, which our queue scripts set, or Slurm's own SLURM_JOB_END_TIME (from 23.02).
-    """
-    for variable in ("CCDCGAN_END_TIME", "SLURM_JOB_END_TIME"):
-        end = os.environ.get(variable, "")
-        if end.isdigit():
-            return float(end) - (time.time() if now is None else now)
-    return None
+    """Seconds until the queue ends this job; None where there is no end."""
+    end = variables().end_time
+    return None if end is None else end - (time.time() if now is None else now)

@@ -8,14 +8,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ccdcgan.dft.variables import PREFIX, variables
+
 #: Name of a package in a file of settings.
 PackageName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")]
 
 #: Packages that are trusted everywhere.
 PACKAGES = ("ccdcgan", "atomate2", "jobflow")
-
-#: Where a process keeps the others, for itself and for those that it starts.
-VARIABLE = "CCDCGAN_TRUSTED"
 
 
 def trust(packages: Iterable[str]) -> None:
@@ -23,12 +22,12 @@ def trust(packages: Iterable[str]) -> None:
 
     Beside `PACKAGES`. What the process has inherited counts no more.
     """
-    os.environ[VARIABLE] = ",".join(packages)
+    os.environ[f"{PREFIX}TRUSTED"] = ",".join(packages)
 
 
 def is_trusted(name: str) -> bool:
     """Whether a module is of a trusted package; nothing is imported."""
-    return package_of(name) in {*PACKAGES, *os.environ.get(VARIABLE, "").split(",")}
+    return package_of(name) in {*PACKAGES, *variables().trusted.split(",")}
 
 
 def package_of(name: object) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Maker
 
 from ccdcgan.dft.files import digest
+from ccdcgan.dft.variables import variables
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim
@@ -184,8 +183,7 @@ class GanMaker(Maker):
         start = monotonic()
         preset = preset_of(campaign)
         key = artifact_key("gan", constraint.key, preset.digest(), campaign.networks.goals)
-        folder = os.environ.get("CCDCGAN_CHECKPOINTS", "checkpoints")
-        checkpoint = Path(folder) / f"{key}.npz"
+        checkpoint = variables().checkpoints / f"{key}.npz"
 
         def train() -> dict[str, Any]:
             files, figures = train_generator(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.variables import variables
 from ccdcgan.models.energy.constraint import Starts
 from ccdcgan.models.energy.potential import Labelled
 from ccdcgan.models.pipeline import (
@@ -126,9 +125,9 @@ def stage_progress(stage: str) -> Callable[[int, int], None]:
 
 
 def stage_log(key: str) -> TrainingLog | None:
-    """Where a stage logs its losses: a folder of its own under ``CCDCGAN_LOGS``, if that is set."""
-    folder = os.environ.get("CCDCGAN_LOGS")
-    return TrainingLog(Path(folder) / key) if folder else None
+    """Where a stage logs its losses: a folder of its own, if there is one for logs."""
+    folder = variables().logs
+    return TrainingLog(folder / key) if folder else None
 
 
 def autoencoder_of(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from pathlib import Path
 from time import perf_counter, process_time
@@ -22,14 +21,15 @@ from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
+from ccdcgan.dft.variables import variables
 
 #: The latest geometry of a DFT code that ASE drives, in the folder of its content key.
 LAST = "last.json"
 
 
 def calculations_folder() -> Path:
-    """Where calculations live: CCDCGAN_CALCULATIONS, a folder that all workers of a class see."""
-    return Path(os.environ.get("CCDCGAN_CALCULATIONS", "calculations"))
+    """Where calculations live."""
+    return variables().calculations
 
 
 class Relaxer:

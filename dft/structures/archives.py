@@ -6,7 +6,6 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.variables import PREFIX, variables
 
-#: Largest content of a file, and of all that an archive unpacks to, MB: `VARIABLE` raises it.
-MOST_MB = 256
-VARIABLE = "CCDCGAN_MAX_UNPACKED"
+#: What raises the limit.
+VARIABLE = f"{PREFIX}MAX_UNPACKED"
 
 #: What unpacks to more than so many times its size was made to fill memories; CIF has about 5.
 MOST_RATIO = 200
@@ -46,17 +45,8 @@ class TooLargeError(UserError):
 
 
 def limit() -> int:
-    """Largest content, bytes.
-
-    Raises
-    ------
-    UserError
-        The environment variable is no number.
-    """
-    text = os.environ.get(VARIABLE) or str(MOST_MB)
-    if not text.isdecimal() or not 0 < int(text) < 10**7:
-        raise UserError(f"{VARIABLE}={text[:40]!r}: give a number of megabytes, as in 1000")
-    return int(text) * 1_000_000
+    """Largest content of a file, and of all that an archive unpacks to, bytes."""
+    return variables().max_unpacked * 1_000_000
 
 
 def _too_large(what: str) -> TooLargeError:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field
 from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.variables import variables
 from ccdcgan.launchers.check.check import engine_findings, folder_finding, versions
 from ccdcgan.launchers.check.cluster import Parts
 from ccdcgan.launchers.check.findings import Finding, tried
@@ -49,9 +50,6 @@ GONE = 2
 
 #: Seconds between two looks at the queue.
 POLL = 2.0
-
-#: Folders of a worker that every calculation writes to.
-FOLDERS = ("CCDCGAN_CALCULATIONS", "CCDCGAN_SPOOL")
 
 
 @dataclass
@@ -285,7 +283,7 @@ def inspect_worker(worker: str, campaign: dict[str, object]) -> dict[str, object
         What it is to be fit for.
     """
     began = time()
-    folder = Path(os.environ[FOLDERS[0]]).parent
+    folder = variables().calculations.parent
     return WorkerReport(
         host=socket.gethostname(),
         began=began,
@@ -298,9 +296,9 @@ def inspect_worker(worker: str, campaign: dict[str, object]) -> dict[str, object
 
 
 def _of_worker(worker: str, campaign: Campaign) -> Iterator[Finding]:
-    for variable in FOLDERS:
-        found = tried(partial(folder_finding, Path(os.environ[variable])))
-        if found.state != "ok":
+    # Every calculation writes to them.
+    for folder in (variables().calculations, variables().spool):
+        if folder and (found := tried(partial(folder_finding, folder))).state != "ok":
             yield found
     store: Any = jobflow.CURRENT_JOB.store
     for name, key in ((RESULTS, "key"), (DATA, "key"), (PHASES, "uid")):

@@ -23,6 +23,7 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import seconds_left
+from ccdcgan.dft.variables import variables
 from ccdcgan.launchers.cluster.database import address_in
 from ccdcgan.launchers.cluster.files import JOBSTORE
 from ccdcgan.launchers.cluster.launchpad import (
@@ -35,7 +36,7 @@ from ccdcgan.launchers.cluster.launchpad import (
     this_hour,
 )
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.storage.spool import Spool, patience
+from ccdcgan.workflows.storage.spool import Spool
 
 logger = logging.getLogger("ccdcgan")
 
@@ -74,14 +75,14 @@ def work(folder: Path, idle: float) -> int:
     -------
     Number of jobs that were run.
     """
-    pad = Pad.from_folder(folder, patience())
+    pad = Pad.from_folder(folder, variables().patience)
     worker = FWorker.from_file(str(folder / "my_fworker.yaml"))
     store: Any = jobflow.SETTINGS.JOB_STORE
     if isinstance(store.docs_store, MemoryStore):
         raise UserError(f"no JobStore in {folder.parent}: make it with ccdcgan cluster write")
     with address_in(f"uri in {folder.parent / JOBSTORE}"):
         store.connect()
-    store.docs_store._coll = RetryingCollection(store.docs_store._coll, patience())
+    store.docs_store._coll = RetryingCollection(store.docs_store._coll, variables().patience)
     Spool().deliver(store.additional_stores)
     stopping = Event()
 
@@ -126,7 +127,7 @@ def _sign_in(pad: Pad, name: str) -> str | None:
     if job_id is not None:
         job_id = job_id.split(".")[0]
         values = {"state": "running", "host": socket.gethostname(), "started_at": now()}
-        RetryingCollection(pad.db[QUEUE_JOBS], patience()).update_one(
+        RetryingCollection(pad.db[QUEUE_JOBS], variables().patience).update_one(
             {"_id": job_id}, {"$set": {"class": name, **values}}, upsert=True
         )
     return job_id

@@ -17,6 +17,7 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError,
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
+from ccdcgan.dft.variables import variables
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -28,11 +29,6 @@ DEADLINE, RATE = 10.0, 5e5
 PAUSE = 5.0
 
 DUPLICATE_KEY = 11000
-
-
-def patience() -> float:
-    """Seconds to wait for a database that is away: CCDCGAN_PATIENCE, by default an hour."""
-    return float(os.environ.get("CCDCGAN_PATIENCE", "3600"))
 
 
 def is_away(error: BaseException) -> bool:
@@ -50,9 +46,9 @@ def retry_while_unreachable(action: Callable[[], T], seconds: float | None = Non
     action
         What may be done twice: the answer of a first time may have been lost.
     seconds
-        Until giving up; by default `patience`.
+        Until giving up; by default those of `variables`.
     """
-    end = monotonic() + (patience() if seconds is None else seconds)
+    end = monotonic() + (variables().patience if seconds is None else seconds)
     while True:
         try:
             return action()
@@ -73,12 +69,11 @@ class Spool:
     ----------
     folder
         On a disk that all workers see; None writes straight through, for a store that is a file
-        itself. By default CCDCGAN_SPOOL.
+        itself. By default that of `variables`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        chosen = os.environ.get("CCDCGAN_SPOOL")
-        self.folder = folder or (Path(chosen) if chosen else None)
+        self.folder = folder or variables().spool
         self._away_until = 0.0
 
     def put(self, name: str, store: Store, document: Mapping[str, Any]) -> None:
@@ -130,9 +125,9 @@ class Spool:
         Raises
         ------
         UserError
-            The database was away for longer than `patience`.
+            The database was away for too long.
         """
-        end = monotonic() + patience()
+        end = monotonic() + variables().patience
         while not self.deliver(stores):
             if monotonic() >= end:
                 raise UserError(

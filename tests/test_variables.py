@@ -1,0 +1,64 @@
+"""Environment variables: documented, read anew when they change, and refused in one line."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.queue_time import seconds_left
+from ccdcgan.dft.variables import PREFIX, Variables, variables
+
+
+@pytest.fixture(autouse=True)
+def _without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(PREFIX) or name == "SLURM_JOB_END_TIME":
+            monkeypatch.delenv(name)
+
+
+def test_every_variable_is_in_the_table() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+    documented = set(re.findall(rf"^\| `{PREFIX}(\w+)` \|", text, re.MULTILINE))
+    assert {name.upper() for name in Variables.model_fields} <= documented
+
+
+def test_they_are_read_anew_where_they_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert variables().logs is None and variables().calculations == Path("calculations")
+    monkeypatch.setenv("CCDCGAN_LOGS", "there")
+    assert variables().logs == Path("there")
+    monkeypatch.setenv("CCDCGAN_LOGS", "")
+    assert variables().logs is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "slurms", "left"),
+    [(None, None, None), ("50", None, 10), (None, "60", 20), ("50", "60", 10), (None, "no", None)],
+)
+def test_the_end_of_the_queue_job(
+    ours: str | None, slurms: str | None, left: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("CCDCGAN_END_TIME", ours), ("SLURM_JOB_END_TIME", slurms)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert seconds_left(now=40.0) == left
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PATIENCE", "long", "CCDCGAN_PATIENCE='long': give the seconds to wait"),
+        ("PATIENCE", "nan", "as in 3600"),
+        ("MAX_UNPACKED", "0", "CCDCGAN_MAX_UNPACKED='0': give a number of megabytes, as in 1000"),
+        ("MAX_UNPACKED", "9" * 100, "megabytes"),
+    ],
+)
+def test_bad_values_get_one_line(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(UserError) as caught:
+        variables()
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 150
