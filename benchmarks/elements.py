@@ -27,7 +27,6 @@ from ccdcgan.dft.engines.potentials import MPTRJ_ELEMENTS, SevenNetEngine
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import end_members, ground_state
 from ccdcgan.dft.structures.sources import Prototype
 from ccdcgan.workflows.trust import LEAST
@@ -105,7 +104,7 @@ def relax(
         if content_key(candidate.structure, level, settings) in done:
             continue
         found = relaxer(candidate.structure)
-        structure = decode_structure(found.structure)
+        structure = found.structure
         second = found.second_opinion
         row = {
             "element": symbol,

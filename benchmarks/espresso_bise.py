@@ -24,7 +24,6 @@ from ccdcgan.dft.engines.espresso import EspressoEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
 
 # Experimental cells; for BiSe a guess near PBE's.
 BISMUTH = Structure(Lattice.rhombohedral(4.746, 57.23), ["Bi"] * 2, [[0.2339] * 3, [-0.2339] * 3])
@@ -63,7 +62,7 @@ def main() -> int:
     for name, start in (("BiSe", ROCKSALT), ("Bi", BISMUTH), ("Se", SELENIUM)):
         began = time.monotonic()
         result = relaxer(start)
-        relaxed = decode_structure(result.structure)
+        relaxed = result.structure
         line = {
             "crystal": name,
             "energy_eV_per_atom": result.energy_per_atom,

@@ -63,7 +63,7 @@ def documents(number: int, failed: int) -> Iterator[RelaxationDocument]:
         result = Relaxation(
             key=f"{i:032x}",
             level_of_theory=engine.level_of_theory(),
-            structure=cell.as_dict(),
+            structure=cell,
             energy_per_atom=None if bad else -3.0,
             converged=not bad,
             reason=f"failed in 4 ways: largest force is 0.{i % 90 + 10} eV/Å" if bad else None,
@@ -71,7 +71,7 @@ def documents(number: int, failed: int) -> Iterator[RelaxationDocument]:
             said="Error EDDDAV: Call to ZHEGV failed. Returncode = 7" if bad else None,
             frames=[] if bad else [frame] * 6,
         )
-        candidate = Candidate(origin=Origin(kind="prototype", id=str(i)), structure=cell.as_dict())
+        candidate = Candidate(origin=Origin(kind="prototype", id=str(i)), structure=cell)
         yield RelaxationDocument.of(result, candidate, CAMPAIGN.digest())
 
 

@@ -39,7 +39,6 @@ from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import ground_state, reference_table
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell, random_crystals
@@ -78,7 +77,7 @@ def crystal(system: str, number: int) -> Prototype | None:
 
 def row_of(system: str, number: int, result: Relaxation) -> Row:
     """What is kept of a relaxation."""
-    structure = decode_structure(result.structure)
+    structure = result.structure
     energy, second = result.energy_per_atom, result.second_opinion
     return {
         "system": system,
@@ -171,13 +170,13 @@ def document_of(
     return RelaxationDocument(
         key=origin.id,
         level_of_theory=SETTINGS.engine.level_of_theory(),
-        structure=structure.as_dict(),
+        structure=structure,
         energy_per_atom=energy,
         converged=True,
         second_opinion=opinion,
         campaign="false_minima",
         origin=origin,
-        initial_structure=structure.as_dict(),
+        initial_structure=structure,
     )
 
 

@@ -85,12 +85,12 @@ def documents(count: int) -> Iterator[RelaxationDocument]:
         yield RelaxationDocument(
             key=f"{number:032d}",
             level_of_theory=LEVEL,
-            structure=end.as_dict(),
+            structure=end,
             energy_per_atom=energy,
             converged=bool(number < len(ends) or rng.random() < 0.9),
             campaign="benchmark",
             origin=Origin(kind="prototype", id=str(number)),
-            initial_structure=start.as_dict(),
+            initial_structure=start,
         )
 
 

@@ -23,7 +23,6 @@ from ruamel.yaml import YAML
 
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import ground_state
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.launchers.local.homologous import known_crystals
@@ -72,7 +71,7 @@ def main() -> None:
         assert own is not None
         crystals[symbol] = own.structure
     results = {name: relaxer(structure) for name, structure in crystals.items()}
-    relaxed = {name: decode_structure(r.structure) for name, r in results.items()}
+    relaxed = {name: r.structure for name, r in results.items()}
     used = [n for n, r in results.items() if r.energy_per_atom is not None]
     hull = Hull(
         [relaxed[n].composition for n in used],

@@ -40,7 +40,6 @@ from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.relaxation.processes import relax_many
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.structures.substitution import candidates, starting_volume
@@ -122,8 +121,8 @@ class Archive:
             "frames": frames,
             "key": document.key,
             "origin": document.origin.model_dump(exclude_none=True),
-            "initial": packed(decode_structure(document.initial_structure)),
-            "final": packed(decode_structure(document.structure)),
+            "initial": packed(document.initial_structure),
+            "final": packed(document.structure),
             **document.model_dump(include=set(NUMBERS)),
         }
 
@@ -132,8 +131,8 @@ class Archive:
         return RelaxationDocument(
             key=row["key"],
             origin=Origin.model_validate(row["origin"]),
-            initial_structure=unpacked(row["initial"]).as_dict(),
-            structure=unpacked(row["final"]).as_dict(),
+            initial_structure=unpacked(row["initial"]),
+            structure=unpacked(row["final"]),
             level_of_theory=LEVEL,
             campaign="yield",
             frames=[Frame.model_validate(f) for f in row.get("frames", ())],
@@ -151,7 +150,7 @@ class Archive:
         for candidate in wanted:
             entries.setdefault(key_of(candidate, RELAXATION), candidate)
         todo = [key for key in entries if self.lacks(key, frames)]
-        structures = [decode_structure(entries[key].structure) for key in todo]
+        structures = [entries[key].structure for key in todo]
         done: list[RelaxationDocument] = []
         for number, result in relax_many(structures, RELAXATION, workers):
             done.append(RelaxationDocument.of(result, entries[todo[number]], "yield"))
@@ -173,7 +172,7 @@ def proposed(kind: str, prototypes: Sequence[Prototype]) -> list[Candidate]:
         Candidate(
             origin=Origin.model_validate({"kind": kind, "id": p.id}),
             # As the archive keeps it, so that the content keys are the same.
-            structure=unpacked(packed(p.structure)).as_dict(),
+            structure=unpacked(packed(p.structure)),
         )
         for p in prototypes
     ]
@@ -295,7 +294,7 @@ def ranked(
         trained, figures = train_constraints(
             crystals, ELEMENTS, preset, files, campaign.seed + number, guided=False
         )
-        structures = [decode_structure(c.structure) for c in left]
+        structures = [c.structure for c in left]
         errors = ERRORS.validate_python(figures["properties"])
         _, gain = Judge(knowledge, files | trained, errors)(structures)
         screening = campaign.loop.screening
@@ -344,9 +343,7 @@ def table(archive: Archive, first: Sequence[Claim], runs: dict[str, list[str]]) 
     everything = {k: archive.documents[k] for k in known}
     hull = Knowledge(Campaign(relaxation=RELAXATION), everything).hull
     start = [
-        decode_structure(archive.documents[e.key].structure)
-        for e in first
-        if archive.documents[e.key].converged
+        archive.documents[e.key].structure for e in first if archive.documents[e.key].converged
     ]
     rows: dict[str, Any] = {}
     for name, keys in sorted(runs.items()):

@@ -237,7 +237,7 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
         other = again.documents[key]
         for name in yields.NUMBERS:
             assert getattr(other, name) == getattr(document, name)
-        first, second = (Structure.from_dict(d.structure) for d in (document, other))
+        first, second = (d.structure for d in (document, other))
         assert first.lattice.matrix == pytest.approx(second.lattice.matrix, abs=1e-5)
     assert [e.key for e in again.relax(yields.proposed("prototype", salts), 1)] == list(
         again.documents

@@ -505,7 +505,7 @@ def test_relaxed_cell(real: EspressoEngine) -> None:
     )
     result = Relaxer(settings)(rocksalt(5.9))
     assert result.converged, result.reason
-    relaxed = Structure.from_dict(result.structure)
+    relaxed = result.structure
     assert relaxed.get_space_group_info()[0] == "Fm-3m"
     assert result.energy_per_atom is not None
 

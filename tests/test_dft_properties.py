@@ -30,7 +30,7 @@ def rocksalt(relaxer: Relaxer) -> Structure:
     start = Structure.from_spacegroup(
         "Fm-3m", Lattice.cubic(5.9), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]
     ).get_primitive_structure()
-    return Structure.from_dict(relaxer(start).structure)
+    return relaxer(start).structure
 
 
 def test_bulk_modulus_is_the_slope_of_the_pressure(relaxer: Relaxer) -> None:

@@ -164,7 +164,7 @@ def test_against_an_independent_run(make: Any, relaxer: Relaxer, sevennet: Calcu
     assert len(result.frames) <= 7
 
     # A fresh evaluation of what was stored gives what was stored.
-    stored = Structure.from_dict(result.structure)
+    stored = result.structure
     again = Atoms(
         [site.specie.symbol for site in stored],
         cell=stored.lattice.matrix,
@@ -198,7 +198,7 @@ def assert_rejected(result: Relaxation, reason: str, start: Structure) -> None:
     assert not result.converged
     assert result.energy_per_atom is None
     assert result.max_force is None
-    assert Structure.from_dict(result.structure) == start
+    assert result.structure == start
 
 
 @pytest.mark.parametrize(

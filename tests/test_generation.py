@@ -179,7 +179,7 @@ def test_stackings_of_what_is_stable_are_new_and_few_of_a_formula() -> None:
         document("high", stack(2, 1), 0.3),
     ]
     claims = [Claim(key=d.key, origin=d.origin) for d in known]
-    seen = SeenStructures(Structure.from_dict(d.structure) for d in known)
+    seen = SeenStructures(d.structure for d in known)
     limits = Limits(9, 2.4, (10.0, 60.0))
 
     def found(**loop) -> list[tuple[Origin, Structure]]:
@@ -191,7 +191,7 @@ def test_stackings_of_what_is_stable_are_new_and_few_of_a_formula() -> None:
     assert any(is_same(s, stack(1, 1)) and o.id.endswith("bismuth-+quintupl") for o, s in some)
     assert all((o.kind, o.round, o.sample) == ("generated", 3, None) for o, _ in some)
     assert not any("high" in o.id for o, _ in some)
-    again = SeenStructures(Structure.from_dict(d.structure) for d in known)
+    again = SeenStructures(d.structure for d in known)
     formulas = []
     for _, structure in some:
         assert limits.allow(structure) and again.add_if_new(structure)

@@ -166,8 +166,11 @@ def test_documents_that_name_modules_are_refused(bad: dict) -> None:
     """Jobflow decodes what a job hands on: the document must not get so far."""
     data = stored(ROCKSALT)
     origin = {"kind": "prototype", "id": "x"}
-    assert Candidate(origin=origin, structure=ROCKSALT).structure == ROCKSALT.as_dict()
-    assert Candidate(origin=origin, structure=data).structure == data
+    for given in (ROCKSALT, data):
+        candidate = Candidate(origin=origin, structure=given)
+        assert candidate.structure == ROCKSALT
+        plain = candidate.model_dump_json()
+        assert "@" not in plain and Candidate.model_validate_json(plain) == candidate
     data["sites"][0].update(bad)
     with pytest.raises(UserError, match="no part of a structure"):
         Candidate(origin=origin, structure=data)

@@ -8,7 +8,6 @@ import numpy as np
 from pymatgen.core import Composition
 from scipy.stats import kendalltau
 
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import displacement
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
@@ -112,7 +111,7 @@ def without_hull(
 ) -> list[Confirmation]:
     """What was confirmed where the other level has no hull: crystals and displacements alone."""
     crystals = ((c, documents[c.key]) for c in claims)
-    found = [unplaced(e, d, decode_structure(d.structure)) for e, d in crystals]
+    found = [unplaced(e, d, d.structure) for e, d in crystals]
     nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
     return [
         c.model_copy(update={"after": nowhere}) if c.converged else c
@@ -127,8 +126,7 @@ def _side_by_side(phases: Sequence[Phase], confirmed: Sequence[Phase]) -> list[C
         before = own[_name(phase)]
         moved = None
         if phase.energy_per_atom is not None:
-            start, end = (decode_structure(p.structure) for p in (before, phase))
-            moved = displacement(start, end)
+            moved = displacement(before.structure, phase.structure)
         found.append(
             Confirmation(
                 id=before.id,

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.relaxation.failure import FailureClass
-from ccdcgan.dft.structures.decoding import StructureDict
+from ccdcgan.dft.structures.decoding import StoredStructure
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 
@@ -59,7 +59,7 @@ class Candidate(BaseModel):
     """A structure that waits for its relaxation."""
 
     origin: Origin
-    structure: StructureDict = Field(description="pymatgen structure.")
+    structure: StoredStructure = Field(description="pymatgen structure.")
 
 
 class RelaxationDocument(Relaxation):
@@ -69,7 +69,7 @@ class RelaxationDocument(Relaxation):
     campaign: str = Field(description="Digest of the campaign that asked first.")
     finished_at: str | None = Field(None, description="When, in UTC (ISO 8601).")
     origin: Origin
-    initial_structure: StructureDict = Field(description="Unrelaxed pymatgen structure.")
+    initial_structure: StoredStructure = Field(description="Unrelaxed pymatgen structure.")
     properties: dict[str, float] = Field(
         default_factory=dict, description="Further numbers of the relaxed crystal, by name."
     )
@@ -78,10 +78,25 @@ class RelaxationDocument(Relaxation):
         default_factory=dict, description="Properties that could not be computed, and why."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _somewhere(cls, data: Any) -> Any:
+        """What ended nowhere is where it began, without an energy."""
+        if not isinstance(data, dict) or is_finite(data.get("structure", {})):
+            return data
+        return data | {
+            "structure": data.get("initial_structure"),
+            "energy_per_atom": None,
+            "max_force": None,
+            "max_stress": None,
+            "converged": False,
+            "failure": "crystal",
+            "reason": data.get("reason") or "geometry is not finite",
+            "second_opinion": None,
+        }
+
     @model_validator(mode="after")
     def _no_nan_beside(self) -> Self:
-        if not is_finite(self.structure):
-            self.structure = self.initial_structure
         for name in [name for name, n in self.properties.items() if not math.isfinite(n)]:
             del self.properties[name]
             self.lacking[name] = "not finite"
@@ -102,7 +117,7 @@ class RelaxationDocument(Relaxation):
     def of(cls, result: Relaxation, candidate: Candidate, campaign: str) -> RelaxationDocument:
         """What is stored of a relaxation that has just ended; `campaign` is a digest."""
         return cls(
-            **result.model_dump(),
+            **dict(result),
             campaign=campaign,
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             origin=candidate.origin,
@@ -129,7 +144,7 @@ class Phase(BaseModel):
     """A relaxed structure with its place on the hull."""
 
     id: str = Field(description="Content key of its relaxation.")
-    structure: StructureDict = Field(description="Relaxed pymatgen structure.")
+    structure: StoredStructure = Field(description="Relaxed pymatgen structure.")
     formula: str
     spacegroup: str
     energy_per_atom: FiniteOrNone = Field(
@@ -176,7 +191,7 @@ class Confirmation(BaseModel):
     key: str = Field(description="Content key of the confirming relaxation.")
     formula: str
     spacegroup: str = Field(description="Of the confirmed crystal.")
-    structure: StructureDict = Field(description="As relaxed at the confirming level.")
+    structure: StoredStructure = Field(description="As relaxed at the confirming level.")
     before: Place = Field(description="At the campaign's level, on the hull of all its phases.")
     after: Place = Field(description="At the confirming level, on the hull of what was confirmed.")
     converged: bool

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pymatgen.core import Composition, Structure
 
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.dft.structures.stacking import stackings
@@ -80,7 +79,7 @@ class Pool:
             "prerelaxed": self.prerelaxed,
         }
         origin = self.origins[number].model_copy(update=predicted)
-        return Candidate(origin=origin, structure=primitive_cell(self.crystals[number]).as_dict())
+        return Candidate(origin=origin, structure=primitive_cell(self.crystals[number]))
 
 
 def generated(
@@ -230,7 +229,7 @@ def new_stackings(
     settings = knowledge.campaign
     screening = settings.loop.screening
     parents = [
-        (p.id, primitive_cell(decode_structure(p.structure)), p.e_above_hull)
+        (p.id, primitive_cell(p.structure), p.e_above_hull)
         for p in knowledge.phases
         if p.distinct
         and p.e_above_hull is not None

@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field
 from pymatgen.core import Structure
 from scipy.stats import binomtest
 
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures, displacement
 from ccdcgan.workflows.documents import RelaxationDocument
@@ -80,7 +79,7 @@ def fates(documents: Sequence[RelaxationDocument], known: SeenStructures) -> lis
         if not document.converged:
             found.append("not converged")
             continue
-        structure = decode_structure(document.structure)
+        structure = document.structure
         if not own.add_if_new(structure):
             found.append("not unique")
         else:
@@ -130,10 +129,7 @@ def yield_of(
     for distance in distances:
         count = sum(e < 0 and above <= distance + 1e-9 for e, above in places)
         below[f"{distance:.2f}"] = share(count, n)
-    moved = [
-        displacement(decode_structure(d.initial_structure), decode_structure(d.structure))
-        for d in converged
-    ]
+    moved = [displacement(d.initial_structure, d.structure) for d in converged]
     stayed = np.array([m for m in moved if m is not None])
     energies = [place(d, hull)[0] for d in converged]
     return Yield(
@@ -154,5 +150,5 @@ def place(document: RelaxationDocument, hull: Hull) -> tuple[float, float]:
     """Formation energy and distance to the hull of a document with an energy, eV/atom."""
     energy = document.energy_per_atom
     assert energy is not None
-    found = hull.place(decode_structure(document.structure), energy)
+    found = hull.place(document.structure, energy)
     return found.formation_energy, found.e_above_hull

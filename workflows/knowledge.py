@@ -13,7 +13,6 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures, shape_of
 from ccdcgan.dft.structures.moments import is_magnetic
@@ -80,7 +79,6 @@ class Knowledge:
             claims = [Claim(key=key, origin=documents[key].origin) for key in sorted(documents)]
         self.campaign, self.claims = campaign, claims
         self.documents = {c.key: documents[c.key] for c in claims}
-        self._ends: dict[str, Structure] = {}
         self._stored = dict(facts or {})
         self.facts = self._grown(self._stored)
 
@@ -101,12 +99,10 @@ class Knowledge:
 
     def structure(self, key: str) -> Structure:
         """A relaxed structure."""
-        if key not in self._ends:
-            self._ends[key] = decode_structure(self.documents[key].structure)
-        return self._ends[key]
+        return self.documents[key].structure
 
     def _start(self, key: str) -> Structure:
-        return decode_structure(self.documents[key].initial_structure)
+        return self.documents[key].initial_structure
 
     def _grown(self, stored: Mapping[str, Fact]) -> dict[str, Fact]:
         """The facts of all documents: those that are stored, and classes of what is new."""
@@ -327,5 +323,9 @@ def knowledge_key(campaign: Campaign) -> str:
 
 
 def _source(document: RelaxationDocument) -> str:
-    parts = [document.converged, document.structure, document.initial_structure]
-    return digest(json.dumps(parts, sort_keys=True, default=str), 16)
+    parts: list[object] = [document.converged]
+    for structure in (document.structure, document.initial_structure):
+        moments = structure.site_properties.get("magmom")
+        rows = [structure.lattice.matrix.tolist(), structure.frac_coords.tolist()]
+        parts += [*rows, [site.species_string for site in structure], moments]
+    return digest(json.dumps(parts, default=str), 16)

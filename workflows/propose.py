@@ -12,7 +12,6 @@ from jobflow import Maker
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.elements import end_members
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.structures.sources import Prototype, collect
@@ -54,7 +53,7 @@ def adopted(store: Relaxations, campaign: Campaign) -> list[Candidate]:
     """What the store has of the campaign's system and level that ``ccdcgan adopt`` brought."""
     found = []
     for key, candidate in store.adopted():
-        composition = decode_structure(candidate.structure).composition
+        composition = candidate.structure.composition
         if {e.symbol for e in composition.elements} - set(campaign.elements):
             continue
         if composition.reduced_formula in campaign.database.without:
@@ -67,7 +66,7 @@ def adopted(store: Relaxations, campaign: Campaign) -> list[Candidate]:
 def _candidates(kind: str, prototypes: Sequence[Prototype]) -> Iterator[Candidate]:
     for prototype in prototypes:
         origin = Origin.model_validate({"kind": kind, "id": prototype.id})
-        yield Candidate(origin=origin, structure=prototype.structure.as_dict())
+        yield Candidate(origin=origin, structure=prototype.structure)
 
 
 @dataclass
@@ -110,6 +109,6 @@ class ProposeMaker(Maker):
 
 def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
     """Content key of a candidate's relaxation."""
-    structure = decode_structure(candidate.structure)
+    structure = candidate.structure
     level = relaxation.engine.level_of_theory(elements_of(structure))
     return content_key(structure, level, relaxation)

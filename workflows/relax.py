@@ -27,7 +27,6 @@ from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
 from ccdcgan.dft.relaxation.properties import PROPERTIES, compute
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Claim, RelaxationDocument
@@ -152,7 +151,7 @@ class RelaxMaker(Maker):
         """Compute what the campaign's goals ask for and the documents have not yet."""
         names = [p for p in settings.properties if p in PROPERTIES]
         todo = {key for name in names for key in store.without(keys, name)}
-        found = [(d, decode_structure(d.structure)) for d in store.get(sorted(todo)).values()]
+        found = [(d, d.structure) for d in store.get(sorted(todo)).values()]
         # Only crystals that hold every element are learnt from.
         whole = [(d, s) for d, s in found if len(s.composition) == len(settings.elements)]
         documents, structures = [d for d, _ in whole], [s for _, s in whole]
@@ -178,7 +177,7 @@ def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign)
     if not relaxation.second_opinion or relaxation.engine.second_opinion() is None:
         return
     documents = list(store.get(store.without_opinion(keys)).values())
-    structures = [decode_structure(d.structure) for d in documents]
+    structures = [d.structure for d in documents]
     for number, opinion in in_workers(ask_second, structures, relaxation, settings.workers):
         if opinion is not None:
             documents[number].second_opinion = opinion
@@ -228,7 +227,7 @@ def relax_missing(
     finished = before + len(done)
     total = len(wanted) if total is None else total
     progress.report(stage, finished, total)
-    structures = [decode_structure(wanted[key].structure) for key in todo]
+    structures = [wanted[key].structure for key in todo]
     for number, result in relaxed(structures, settings):
         store.put(RelaxationDocument.of(result, wanted[todo[number]], settings.digest()))
         finished += 1

@@ -10,7 +10,6 @@ import numpy as np
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.variables import variables
 from ccdcgan.models.energy.constraint import Starts
@@ -98,7 +97,7 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
     return [
         Labelled(
             cell=np.array(frame.cell),
-            species_index=np.array([index[s.specie.symbol] for s in decode_structure(d.structure)]),
+            species_index=np.array([index[s.specie.symbol] for s in d.structure]),
             positions=np.array(frame.positions),
             energy=frame.energy,
             forces=np.array(frame.forces),

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import combinations
 
 import numpy as np
-from pymatgen.core import Composition, Element
+from pymatgen.core import Element
 
 from ccdcgan.workflows.documents import RelaxationDocument
 
@@ -33,20 +33,11 @@ def untrusted(documents: Iterable[RelaxationDocument]) -> dict[str, str]:
     return found
 
 
-def composition_of(document: RelaxationDocument) -> Composition:
-    """Composition of a relaxed crystal, without building the crystal."""
-    counts: dict[str, float] = {}
-    for site in document.structure["sites"]:
-        for species in site["species"]:
-            counts[species["element"]] = counts.get(species["element"], 0.0) + species["occu"]
-    return Composition(counts)
-
-
 def lowest_elements(documents: Iterable[RelaxationDocument]) -> dict[str, RelaxationDocument]:
     """The lowest of each pure element by its symbol, converged or not."""
     found: dict[str, RelaxationDocument] = {}
     for document in documents:
-        composition = composition_of(document)
+        composition = document.structure.composition
         if document.energy_per_atom is None or not composition.is_element:
             continue
         symbol = composition.elements[0].symbol
@@ -83,7 +74,7 @@ def _too_deep(documents: list[RelaxationDocument]) -> dict[str, str]:
     ends = {Element(symbol): d.energy_per_atom or 0.0 for symbol, d in lowest.items()}
     found = {}
     for document in documents:
-        composition = composition_of(document)
+        composition = document.structure.composition
         if composition.is_element or not set(composition) <= set(ends):
             continue
         reference = sum(composition.get_atomic_fraction(e) * ends[e] for e in composition)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, Field, model_validator
+from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.relaxation.failure import FailureClass
-from ccdcgan.dft.structures.decoding import StructureDict
+from ccdcgan.dft.structures.decoding import StoredStructure
 
 
 class SecondOpinion(BaseModel):
@@ -29,7 +31,7 @@ class Relaxation(BaseModel):
 
     key: str = Field(description="Content key: input structure, level of theory and settings.")
     level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
-    structure: StructureDict = Field(description="Relaxed pymatgen structure.")
+    structure: StoredStructure = Field(description="Relaxed pymatgen structure.")
     energy_per_atom: float | None = Field(
         default=None, description="eV/atom at the level of theory."
     )
@@ -83,8 +85,11 @@ class Relaxation(BaseModel):
         return self
 
 
-def is_finite(structure: Mapping[str, Any]) -> bool:
-    """Whether the lattice and the coordinates of a stored structure are, as far as it has them."""
+def is_finite(structure: Structure | Mapping[str, Any]) -> bool:
+    """Whether lattice and coordinates of a structure, stored or not, are, as far as it has them."""
+    if isinstance(structure, Structure):
+        numbers = np.vstack([structure.lattice.matrix, structure.frac_coords])
+        return bool(np.isfinite(numbers).all())
     try:
         rows = [*structure["lattice"]["matrix"], *(site["abc"] for site in structure["sites"])]
         return math.isfinite(sum(sum(row) for row in rows))

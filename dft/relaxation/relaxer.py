@@ -55,7 +55,7 @@ class Relaxer:
         result = Relaxation(
             key=content_key(structure, level, settings),
             level_of_theory=level,
-            structure=structure.as_dict(),
+            structure=structure,
         )
         result.reason = settings.gate(structure)
         if result.reason:
@@ -107,7 +107,7 @@ class Relaxer:
         )
         if self.engine.is_magnetic and (moments := atoms.calc.results.get("magmoms")) is not None:
             crystal = with_moments(crystal, np.round(moments, 3).tolist())
-        result.structure = crystal.as_dict()
+        result.structure = crystal
         result.energy_per_atom = float(atoms.get_potential_energy() / len(atoms))
         result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         result.max_stress = float(np.abs(atoms.get_stress()).max())

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer, WithJsonSchema
 from pymatgen.core import DummySpecies, Element, Lattice, Species, Structure
 
 from ccdcgan.dft.errors import UserError
@@ -84,18 +84,31 @@ _MODULES = frozenset(
 )
 
 
-def _stored(data: Any) -> Any:
-    """A structure as a dictionary that monty can do no harm with: jobflow decodes job outputs.
+def encode_structure(structure: Structure) -> dict[str, Any]:
+    """A structure as `decode_structure` takes it: pymatgen's dictionary without names of code."""
+    plain: dict[str, Any] = _without_modules(structure.as_dict())
+    return plain
+
+
+def _without_modules(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_modules(v) for k, v in value.items() if not str(k).startswith("@")}
+    if isinstance(value, (list, tuple)):
+        return [_without_modules(part) for part in value]
+    return value
+
+
+def _stored(data: Any) -> Structure:
+    """The structure of a stored document.
 
     Raises
     ------
+    StructureError
+        It is none.
     UserError
-        It names another module than pymatgen's own, which decoding would import.
+        It names another module than pymatgen's own, which jobflow's decoder would import.
     """
-    if isinstance(data, Structure):
-        # jobflow hands a job its arguments with pymatgen's dictionaries turned into objects.
-        return data.as_dict()
-    left = [data]
+    left = [] if isinstance(data, Structure) else [data]
     while left:
         value = left.pop()
         if isinstance(value, Mapping):
@@ -108,11 +121,17 @@ def _stored(data: Any) -> Any:
             left.extend(value.values())
         elif isinstance(value, (list, tuple)):
             left.extend(value)
-    return data
+    return decode_structure(data)
 
 
-#: A pymatgen structure as documents hold it.
-StructureDict = Annotated[dict[str, Any], BeforeValidator(_stored)]
+#: A pymatgen structure in a document, stored as a plain dictionary. monty's own pydantic type would
+#: import what the data name.
+StoredStructure = Annotated[
+    InstanceOf[Structure],
+    BeforeValidator(_stored),
+    PlainSerializer(encode_structure, return_type=dict[str, Any]),
+    WithJsonSchema({"type": "object", "title": "pymatgen structure"}),
+]
 
 
 def named_type(value: object) -> str:

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import TOLERANCES, SeenStructures
 from ccdcgan.launchers.local.finished import Suitable, open_finished, read_suitable
@@ -127,7 +126,7 @@ def evaluate(
             ]
         )
     known = [
-        decode_structure(d.structure)
+        d.structure
         for origin, d in finished.phases
         if d.converged and (against == "all" or origin.kind != "generated")
     ]

@@ -13,7 +13,6 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.crystal import Passed, Skipped
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
@@ -55,7 +54,7 @@ class Finished:
 
     def crystals(self) -> list[Structure]:
         """Its converged crystals that hold every element."""
-        found = (decode_structure(d.structure) for d in self.documents if d.converged)
+        found = (d.structure for d in self.documents if d.converged)
         return [s for s in found if len(s.composition) == len(self.campaign.elements)]
 
     def relax(self, structures: Sequence[tuple[Origin, Structure]]) -> list[RelaxationDocument]:
@@ -63,7 +62,7 @@ class Finished:
 
         They are kept there, each once under its content key. The campaign itself does not change.
         """
-        candidates = [Candidate(origin=o, structure=s.as_dict()) for o, s in structures]
+        candidates = [Candidate(origin=o, structure=s) for o, s in structures]
         keys = [key_of(c, self.campaign.relaxation) for c in candidates]
         wanted: dict[str, Candidate] = {}
         for key, candidate in zip(keys, candidates, strict=True):

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, TOLERANCES, displacement, is_same
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
@@ -112,7 +111,7 @@ def known(folder: Path, references: Path | None = None) -> Known:
     own: defaultdict[str, list[_Crystal]] = defaultdict(list)
     for origin, document in finished.phases:
         if document.converged:
-            structure = decode_structure(document.structure)
+            structure = document.structure
             own[structure.composition.reduced_formula].append((origin, document, structure))
     return Known(
         campaign=campaign.digest(),
@@ -172,7 +171,7 @@ def _reference(
     hull: Hull,
 ) -> Reference:
     """A reference with its place on the hull and its matches among the phases of its formula."""
-    structure = decode_structure(document.structure)
+    structure = document.structure
     reference = Reference(
         id=crystal.id,
         key=document.key,
@@ -228,7 +227,7 @@ def _first(
         origin=origin,
         displacement=displacement(
             primitive_cell(structure),
-            primitive_cell(decode_structure(reference.structure)),
+            primitive_cell(reference.structure),
             tolerances,
         ),
         energy_difference=_difference(document, reference),

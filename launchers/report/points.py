@@ -34,11 +34,7 @@ def formation(phase: Phase) -> float | None:
 
 def amounts(phase: Phase) -> Counter[str]:
     """Return the number of atoms of each element in the cell."""
-    counts: Counter[str] = Counter()
-    for site in phase.structure["sites"]:
-        for species in site["species"]:
-            counts[species["element"]] += species.get("occu", 1)
-    return counts
+    return Counter(phase.structure.composition.get_el_amt_dict())
 
 
 def fractions(phase: Phase, system: Sequence[str]) -> list[float]:

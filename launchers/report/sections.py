@@ -82,7 +82,7 @@ def _best_row(rank: int, index: int, phase: Phase) -> str:
         _cell(str(rank), "num"),
         _cell(formula_html(phase.formula), "nowrap"),
         _cell(spacegroup_html(phase.spacegroup), "nowrap"),
-        _cell(str(len(phase.structure["sites"])), "num"),
+        _cell(str(len(phase.structure)), "num"),
         _cell(energy(phase.formation_energy_per_atom), "num"),
         _cell(energy(phase.e_above_hull), "num"),
         _cell(f'<span class="pill {phase.label}">{phase.label}</span>'),

@@ -32,7 +32,7 @@ class Shown:
     @classmethod
     def of(cls, phase: Phase) -> Shown:
         """A phase."""
-        lattice, sites = phase.structure["lattice"], phase.structure["sites"]
+        structure = phase.structure
         return cls(
             formula=phase.formula,
             spacegroup=phase.spacegroup,
@@ -42,9 +42,9 @@ class Shown:
             second=_second(phase),
             origin=origin_text(phase),
             file=phase.file or "–",
-            matrix=[[round(float(x), 5) for x in row] for row in lattice["matrix"]],
-            species=[site["species"][0]["element"] for site in sites],
-            frac=[round(float(x), 5) for site in sites for x in site["abc"]],
+            matrix=structure.lattice.matrix.round(5).tolist(),
+            species=[next(iter(site.species)).symbol for site in structure],
+            frac=structure.frac_coords.round(5).ravel().tolist(),
         )
 
 

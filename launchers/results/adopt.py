@@ -132,7 +132,7 @@ def _document(key: str, place: str, found: ExistingRun, campaign: Campaign) -> R
     result = Relaxation(
         key=key,
         level_of_theory=engine_of(campaign).level({}, run.pseudopotentials),
-        structure=run.structure.as_dict(),
+        structure=run.structure,
         energy_per_atom=run.energy_per_atom,
         max_force=run.max_force,
         max_stress=run.max_stress,
@@ -142,7 +142,7 @@ def _document(key: str, place: str, found: ExistingRun, campaign: Campaign) -> R
         frames=found.frames,
     )
     origin = Origin(kind="adopted", id=place)
-    candidate = Candidate(origin=origin, structure=found.initial.as_dict())
+    candidate = Candidate(origin=origin, structure=found.initial)
     return RelaxationDocument.of(result, candidate, campaign.digest())
 
 

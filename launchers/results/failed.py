@@ -10,7 +10,6 @@ from maggma.stores import MemoryStore
 from pydantic import ValidationError
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.phases import unplaced
 from ccdcgan.workflows.storage.stores import PHASES, phase_document
@@ -40,7 +39,7 @@ def failed_phases(relaxations: Store, phases: Store, query: Mapping[str, Any]) -
         try:
             document = RelaxationDocument.model_validate({**stored, "frames": []})
             claim = Claim(key=document.key, origin=document.origin)
-            phase = unplaced(claim, document, decode_structure(document.structure))
+            phase = unplaced(claim, document, document.structure)
         except (UserError, ValidationError):
             continue
         phase.label, phase.failure = "failed", phase.failure or "crystal"

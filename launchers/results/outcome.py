@@ -14,7 +14,6 @@ from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.cluster.launchpad import connect
 from ccdcgan.launchers.cluster.submit import find_campaign
 from ccdcgan.launchers.report.write import write_report
@@ -41,7 +40,7 @@ def write_results(outcome: Outcome, folder: Path) -> None:
     structures.mkdir()
     for phase in outcome.phases:
         if phase.file:
-            structure = decode_structure(phase.structure)
+            structure = phase.structure
             write_atomically(folder / phase.file, str(CifWriter(structure, symprec=0.01)))
     if confirmed := outcome.confirmed.crystals:
         text = to_json([crystal.model_dump(mode="json") for crystal in confirmed], indent=1)

@@ -20,7 +20,6 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
 from ccdcgan.dft.relaxation.key import content_key, elements_of
-from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.workdir import (
     CALCULATIONS,
     campaign_of,
@@ -183,11 +182,9 @@ def _checked(plain: Mapping[str, Any], campaign: Campaign) -> tuple[RelaxationDo
     """A stored document that the campaign could have written, or why it could not."""
     try:
         document = RelaxationDocument.model_validate(plain)
-        structure = decode_structure(document.initial_structure)
-        decode_structure(document.structure)
     except (ValidationError, UserError):
         return None, "damaged"
-    elements = elements_of(structure)
+    elements = elements_of(document.initial_structure)
     if not set(elements) <= set(campaign.system):
         return None, "other elements"
     if document.retry:
@@ -196,7 +193,7 @@ def _checked(plain: Mapping[str, Any], campaign: Campaign) -> tuple[RelaxationDo
     for relaxation in campaign.relaxations.values():
         level = relaxation.engine.level_of_theory(elements)
         levels.append(level)
-        if content_key(structure, level, relaxation) != document.key:
+        if content_key(document.initial_structure, level, relaxation) != document.key:
             continue
         # What custodian had to change is of another level, and has not converged.
         ran = document.level_of_theory.model_copy(

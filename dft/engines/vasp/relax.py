@@ -43,7 +43,7 @@ from ccdcgan.dft.relaxation.failure import MEMORY, MachineError, MachineFault, m
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.decoding import decode_structure, encode_structure
 from ccdcgan.dft.structures.moments import moments_of, with_moments
 
 #: Seconds between two looks at a calculation that another process has.
@@ -76,7 +76,7 @@ def relax_by_vasp(
     result = Relaxation(
         key=content_key(structure, level, settings),
         level_of_theory=level,
-        structure=structure.as_dict(),
+        structure=structure,
         reason=settings.gate(structure),
         attempts=0,
     )
@@ -103,10 +103,10 @@ def relax_by_vasp(
         if reason is not None:
             result.failure = "stopped" if calculation.stalled else "crystal"
         if run is None:
-            result.structure = calculation.geometry().as_dict()
+            result.structure = calculation.geometry()
             return result, None
         result.level_of_theory = engine.level(run.changed, run.pseudopotentials)
-        result.structure = run.structure.as_dict()
+        result.structure = run.structure
         result.energy_per_atom = run.energy_per_atom
         result.max_force, result.max_stress = run.max_force, run.max_stress
         result.converged = reason is None
@@ -153,8 +153,8 @@ def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSetting
         relaxer = Relaxer(settings.model_copy(update={"engine": engine.pre_relax}))
         relaxed = relaxer(structure)
         # What the potential rejects is VASP's to judge, from where it was.
-        found = structure.as_dict() if relaxed.energy_per_atom is None else relaxed.structure
-        write_atomically(stored, to_json(found))
+        found = structure if relaxed.energy_per_atom is None else relaxed.structure
+        write_atomically(stored, to_json(encode_structure(found)))
     # A potential keeps the order of the sites, and knows of no moments.
     return with_moments(decode_structure(json.loads(stored.read_text())), moments_of(structure))
 

@@ -20,7 +20,7 @@ from ccdcgan.dft.engines.vasp.existing import (
 from ccdcgan.dft.engines.vasp.files import Run
 from ccdcgan.dft.engines.vasp.inputs import by_element
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.decoding import StructureDict, decode_structure
+from ccdcgan.dft.structures.decoding import StoredStructure
 
 
 class PotcarSpec(BaseModel):
@@ -48,7 +48,7 @@ class _Inputs(BaseModel):
     parameters: dict[str, Any] = {}
     kpoints: _Grid
     potcar_spec: list[PotcarSpec]
-    structure: StructureDict
+    structure: StoredStructure
 
 
 class _Step(BaseModel):
@@ -59,7 +59,7 @@ class _Step(BaseModel):
 
 class _Outputs(BaseModel):
     energy: float
-    structure: StructureDict
+    structure: StoredStructure
     ionic_steps: list[_Step]
 
 
@@ -97,8 +97,8 @@ def read_task(
     """
     try:
         last = _Task.model_validate(document).calcs_reversed[0]
-        initial = decode_structure(last.input.structure)
-        final = decode_structure(last.output.structure)
+        initial = last.input.structure
+        final = last.output.structure
         step = last.output.ionic_steps[-1]
         force = float(np.linalg.norm(np.array(step.forces, float), axis=1).max())
         stress = float(np.abs(np.array(step.stress, float)).max() / KBAR)
