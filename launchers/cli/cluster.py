@@ -200,11 +200,15 @@ def worker(
     # FireWorks and jobflow bring handlers of their own: one for all would say everything twice.
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(asctime)s %(message)s"))
-    logging.getLogger("ccdcgan").addHandler(handler)
-    logging.getLogger("ccdcgan").setLevel(logging.INFO)
+    logger = logging.getLogger("ccdcgan")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     from ccdcgan.launchers.cluster.worker import work
 
-    _say(f"{work(folder, idle)} jobs were run")
+    try:
+        _say(f"{work(folder, idle)} jobs were run")
+    finally:
+        logger.removeHandler(handler)
 
 
 def _fireworks_settings(cluster: Cluster) -> None:
