@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import pymongo
+import pytest
 from pymongo.database import Database as Handle
 from pymongo.errors import PyMongoError
 
@@ -53,6 +54,16 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 60) 
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.1)
+
+
+#: Modules that know how long a database may take to answer.
+ASKING = ("cluster.database", "cluster.launchpad", "cluster.settings", "check.cluster")
+
+
+def give_up_soon(patch: pytest.MonkeyPatch, milliseconds: int) -> None:
+    """Wait no longer than this for a database that is not there."""
+    for module in ASKING:
+        patch.setattr(f"ccdcgan.launchers.{module}.SOON", milliseconds)
 
 
 def kill_processes(which: Callable[[psutil.Process], bool]) -> None:

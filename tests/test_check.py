@@ -12,7 +12,7 @@ from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from potcars import write_potcars
 from pymongo import MongoClient
-from services import free_port, wait_until
+from services import free_port, give_up_soon, wait_until
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
@@ -35,7 +35,7 @@ def place(database, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv(VARIABLE, database.uri)
     # What cannot be reached is to be told at once.
-    monkeypatch.setattr("ccdcgan.launchers.cluster.launchpad.SOON", 1000)
+    give_up_soon(monkeypatch, 1000)
     monkeypatch.setattr("ccdcgan.launchers.check.workers.POLL", 0.5)
     # Comparing candidates takes seconds, and is tested in test_outlook.py.
     monkeypatch.setattr("ccdcgan.launchers.check.outlook.COMPARED", 0)

@@ -20,7 +20,7 @@ from jobflow import Flow, Job
 from jobflow.managers.fireworks import flow_to_workflow
 from monty.json import MontyDecoder, jsanitize
 from pymatgen.core import Structure
-from services import Database, wait_until
+from services import Database, give_up_soon, wait_until
 from test_campaign import command
 
 from ccdcgan.dft.engines.vasp import side_by_side
@@ -68,7 +68,7 @@ class Here:
         monkeypatch.setenv("CCDCGAN_MONGODB_URI", database.uri)
         monkeypatch.setenv("FW_CONFIG_FILE", str(self.root / "config" / "FW_config.yaml"))
         monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)
-        monkeypatch.setattr(launchpad, "SOON", 200)
+        give_up_soon(monkeypatch, 200)
         monkeypatch.chdir(folder)
 
     def change(self, changes: Changes) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bson import ObjectId
 from pymatgen.core import Lattice, Structure
 from ruamel.yaml import YAML
+from services import give_up_soon
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
@@ -412,5 +413,5 @@ def test_folders_and_campaigns_that_do_not_fit(
         assert "in use" in says(folder, "--to", "folder")
     assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
     monkeypatch.setenv("CCDCGAN_MONGODB_URI", "mongodb://127.0.0.1:1/")
-    monkeypatch.setattr("ccdcgan.launchers.cluster.launchpad.SOON", 200)
+    give_up_soon(monkeypatch, 200)
     assert "cannot reach the database" in says(folder, "--to", "mongodb")

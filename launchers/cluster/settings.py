@@ -14,7 +14,7 @@ from ccdcgan.dft.mistakes import did_you_mean, shown, validated
 from ccdcgan.dft.settings import FilePath
 from ccdcgan.dft.trusted import PackageName
 from ccdcgan.dft.yaml_files import read_yaml
-from ccdcgan.launchers.cluster.database import Database, Section, Variable
+from ccdcgan.launchers.cluster.database import SOON, Database, Section, Variable
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 CLASSES = ("dft", "gpu", "light")
@@ -159,7 +159,7 @@ class Cluster(Section):
         from maggma.stores.gridfs import GridFSStore
 
         # Reads are repeated by pymongo itself, once it finds the server again.
-        options = {"serverSelectionTimeoutMS": 5000}
+        options = {"serverSelectionTimeoutMS": SOON}
         if name == DATA:
             blobs = self.stores.blobs
             return GridFSStore.from_uri(
