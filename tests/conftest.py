@@ -14,7 +14,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from maggma.stores import MemoryStore
 from potcars import write_potcars
-from services import Database, MongoServer, Slurm
+from services import Database, MongoServer, Slurm, in_memory
 from small_campaign import start
 
 # The same inputs each time, and none kept on disk.
@@ -56,7 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def service_folder() -> Iterator[Path]:
     # Not pytest's tmp_path: too long for a socket's name, and kept for days.
-    with tempfile.TemporaryDirectory(prefix="ccdcgan-", ignore_cleanup_errors=True) as folder:
+    kept = {"prefix": "ccdcgan-", "dir": in_memory(1), "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**kept) as folder:
         yield Path(folder)
 
 
