@@ -22,7 +22,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -103,7 +102,7 @@ def measure(crystals: Crystals, elements: Sequence[str], seeds: Sequence[int]) -
             seed,
         )
         seconds.append(perf_counter() - start)
-        own = asdict(errors[FORMATION_ENERGY])
+        own = errors[FORMATION_ENERGY].model_dump()
         found["constraint"].append([own[name] for name in FIGURES])
         test = split(len(truth), seed, settings)
         for name, baseline in (("composition", by_composition), ("soap", by_averaged_soap)):

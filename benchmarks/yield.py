@@ -44,6 +44,7 @@ from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Prototype, collect, random_crystals
 from ccdcgan.dft.structures.substitution import candidates, starting_volume
 from ccdcgan.launchers.workdir import embedded_store
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign
@@ -54,7 +55,6 @@ from ccdcgan.workflows.flow import RoundMaker
 from ccdcgan.workflows.judge import Judge
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import AutoencoderMaker
-from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 from ccdcgan.workflows.training import crystals_of, preset_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def train_constraints(
             _judged(crystals.starts),
         )
         out[CONSTRAINT] = model_bytes(constraint.model)
-        figures["properties"] = {name: asdict(e) for name, e in errors.items()}
+        figures["properties"] = {name: e.model_dump() for name, e in errors.items()}
         if not guided:
             return out, figures
         data = _with_drawn(data, constraint, *_draw_prior(graphs, space, arrays, preset, seed))

@@ -14,6 +14,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.structures.matching import SeenStructures, is_same
 from ccdcgan.launchers.local.homologous import stack
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.energy.power_spectrum import PAIR
@@ -24,7 +25,6 @@ from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.drawing import new_stackings
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sections import Screening
 from ccdcgan.workflows.training import crystals_of, preset_of

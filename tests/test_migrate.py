@@ -19,6 +19,7 @@ from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.documents import Origin, Phase, RelaxationDocument
+from ccdcgan.workflows.outputs import GanArtifact
 from ccdcgan.workflows.storage.stores import (
     DATA,
     PHASES,
@@ -89,7 +90,8 @@ def output(number, content, **metadata):
 
 
 def artifact(seed):
-    return {"files": {"gan.keras": WEIGHTS[seed:], "a.npz": b""}, "history": {"loss": [0.1 / 3]}}
+    files = {"gan.keras": WEIGHTS[seed:], "a.npz": b""}
+    return GanArtifact(files=files, history={"loss": [0.1 / 3]})
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def fill(monkeypatch):
         keys = {kind: artifact_key(kind, campaign.digest()) for kind in kinds}
         keys["generated"] = artifact_key("generated", keys["gan"], campaign.choice)
         for seed, key in enumerate(keys.values()):
-            cached_artifact(key, lambda seed=seed: artifact(seed))
+            cached_artifact(key, GanArtifact, lambda seed=seed: artifact(seed))
         documents = [relaxation(n, campaign) for n in numbers]
         if campaign.confirm:
             documents[3]["campaign"] = confirmed_campaign(campaign).digest()
@@ -211,7 +213,7 @@ def test_there_and_back(tmp_path, database, cluster, folder, fill, monkeypatch):
     for store in (cluster.job_store(), embedded_store(back)):
         store.connect()
         monkeypatch.setattr(jobflow.CURRENT_JOB, "store", store)
-        assert load_artifact(artifact_key("gan", DIGEST)) == artifact(2)
+        assert load_artifact(artifact_key("gan", DIGEST), GanArtifact) == artifact(2)
         loaded = store.get_output("job-1", load=True)
         assert [c["lattice"]["a"] for c in loaded["candidates"]] == [3 + n / 7 for n in range(1, 5)]
     # Into a folder that has it, too.

@@ -18,11 +18,11 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.models.energy.constraint import (
     Constraint,
     EnvironmentKernel,
-    Errors,
     Starts,
     train_constraint,
 )
 from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattled
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.goals import Goal, score
 from ccdcgan.models.gan.guide import TrainedGuide, objective, train_guide
 from ccdcgan.models.presets import ConstraintSettings, GuideSettings, load_preset, preset_from
@@ -66,7 +66,7 @@ def targets(structures: list[Structure]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[Constraint, dict[str, Errors]]:
+def trained() -> tuple[Constraint, dict[str, PropertyErrors]]:
     cells = crystals(120)
     names = ("formation_energy_per_atom", "volume_per_atom")
     return train_constraint(cells, targets(cells), names, np.zeros(120), ELEMENTS, SMALL, 4)
@@ -118,14 +118,16 @@ def test_kernel_is_that_of_its_definition() -> None:
         assert found[i, 5 + j] == pytest.approx(same * (x[i, 3:7] @ z[j, 3:7]) ** 3, rel=1e-4)
 
 
-def test_errors_on_held_out_crystals(trained: tuple[Constraint, dict[str, Errors]]) -> None:
+def test_errors_on_held_out_crystals(trained: tuple[Constraint, dict[str, PropertyErrors]]) -> None:
     energy, volume = (trained[1][name] for name in ("formation_energy_per_atom", "volume_per_atom"))
     assert energy.held_out == volume.held_out == energy.near_hull == 12
     assert energy.r2 > 0.95 and volume.r2 > 0.95
     assert energy.mae == energy.mae_near_hull
 
 
-def test_predicts_crystals_that_it_never_saw(trained: tuple[Constraint, dict[str, Errors]]) -> None:
+def test_predicts_crystals_that_it_never_saw(
+    trained: tuple[Constraint, dict[str, PropertyErrors]],
+) -> None:
     cells = crystals(40, seed=9)
     predicted = trained[0].predict(cells)
     assert predicted.shape == (40, 3, 2)
@@ -140,7 +142,7 @@ def test_predicts_crystals_that_it_never_saw(trained: tuple[Constraint, dict[str
 
 
 def test_members_disagree_more_where_nothing_was_learnt(
-    trained: tuple[Constraint, dict[str, Errors]],
+    trained: tuple[Constraint, dict[str, PropertyErrors]],
 ) -> None:
     inside = trained[0].predict(crystals(20, seed=5)).std(1)[:, 0].mean()
     lattice = Lattice.orthorhombic(3.0, 4.5, 7.0)
@@ -149,7 +151,7 @@ def test_members_disagree_more_where_nothing_was_learnt(
 
 
 def test_same_seed_same_constraint_also_in_another_process(
-    trained: tuple[Constraint, dict[str, Errors]], tmp_path: Path
+    trained: tuple[Constraint, dict[str, PropertyErrors]], tmp_path: Path
 ) -> None:
     cells = crystals(60)
     names = ("formation_energy_per_atom",)

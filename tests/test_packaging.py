@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "dft": set(),
     "models": {
-        *("dft.errors", "dft.files", "dft.mistakes", "dft.yaml_files"),
+        *("dft.errors", "dft.files", "dft.finite", "dft.mistakes", "dft.yaml_files"),
         "dft.structures.validity",
     },
     "workflows": {"dft", "models"},

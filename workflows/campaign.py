@@ -156,7 +156,7 @@ class Campaign(Settings):
         UserError
             One is not trusted here, cannot be used, or writes other inputs than at first.
         """
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         relaxation = self.relaxation.completed(self.elements)
         if relaxation is not self.relaxation:
             changed["relaxation"] = relaxation
@@ -177,7 +177,7 @@ class Campaign(Settings):
 
     def _with_one_stage(self) -> Campaign | None:
         """With one run of VASP where no stages are named; None where that changes nothing."""
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         if (relaxation := _one_stage(self.relaxation)) is not None:
             changed["relaxation"] = relaxation
         if self.confirm is not None:
@@ -192,7 +192,7 @@ class Campaign(Settings):
         if "engine" in chosen:
             return None
         old = SevenNetEngine()
-        update: dict[str, Any] = {"engine": old}
+        update: dict[str, object] = {"engine": old}
         if "optimizer" not in chosen:
             update["optimizer"] = old.optimizer
         return self.model_copy(update={"relaxation": self.relaxation.model_copy(update=update)})
@@ -205,7 +205,7 @@ class Campaign(Settings):
         return judged and screening.selection == "expected_gain" and screening.prerelax > 0
 
     @property
-    def choice(self) -> dict[str, Any]:
+    def choice(self) -> dict[str, object]:
         """What decides, beside the generator, which crystals are relaxed in a round."""
         return self.model_dump(mode="json", include={"loop", "thresholds"}, context=HASHED)
 

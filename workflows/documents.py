@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StoredStructure
@@ -21,13 +22,10 @@ SCHEMA_VERSION = 1
 SAME_ENERGY = 0.1
 
 
-def _finite(value: Any) -> Any:
-    """A number, or None for one that is not finite: failed calculations have left such."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+class Artifact(BaseModel):
+    """What a stage keeps under its key: networks as files, and what its kind has beside them."""
 
-
-#: A number that may be missing, and is finite where it is there.
-FiniteOrNone = Annotated[float | None, BeforeValidator(_finite)]
+    files: dict[str, bytes] = {}
 
 
 class Origin(BaseModel):

@@ -13,6 +13,7 @@ from pymatgen.core import Composition, Structure
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.dft.structures.stacking import stackings
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.sampling import POTENTIAL, SPACE, Files, draw_crystals, load_space
@@ -22,9 +23,6 @@ from ccdcgan.workflows.choosing import Novelty, choose
 from ccdcgan.workflows.documents import Candidate, Funnel, Origin
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.outputs import (
-    PropertyErrors,
-)
 from ccdcgan.workflows.prerelaxation import prerelaxed
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.training import preset_of

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 from jobflow import Maker
 
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim
-from ccdcgan.workflows.jobs import document_job, plain
+from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import load_files
 from ccdcgan.workflows.outputs import (
     AutoencoderOutput,
     ConstraintOutput,
     GanOutput,
+    GeneratedArtifact,
     GeneratedOutput,
 )
 from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact
@@ -45,11 +45,11 @@ class GenerateMaker(Maker):
         start = monotonic()
         key = artifact_key("generated", gan.key, campaign.choice)
 
-        def generate() -> dict[str, Any]:
+        def generate() -> GeneratedArtifact:
             files = load_files(autoencoder, constraint, gan)
             knowledge = Knowledge.of_job(entries, campaign)
             candidates, funnel = generated(knowledge, files, constraint.properties, gan.key, number)
-            return {"candidates": plain(candidates), "funnel": plain(funnel)}
+            return GeneratedArtifact(candidates=candidates, funnel=funnel)
 
-        artifact = cached_artifact(key, generate)
-        return GeneratedOutput(**artifact, seconds=monotonic() - start)
+        artifact = cached_artifact(key, GeneratedArtifact, generate)
+        return GeneratedOutput.of(artifact, seconds=monotonic() - start)

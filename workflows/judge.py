@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from pymatgen.core import Structure
 
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.sampling import Files, Predictor
 from ccdcgan.workflows.choosing import expected_gain
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.outputs import PropertyErrors
 from ccdcgan.workflows.prerelaxation import LearntCalculator
 from ccdcgan.workflows.training import crystals_of, preset_of, with_properties
 

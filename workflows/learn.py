@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobflow import Maker
 
@@ -14,10 +14,17 @@ from ccdcgan.dft.files import digest
 from ccdcgan.dft.variables import variables
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.documents import Claim
+from ccdcgan.workflows.documents import Artifact, Claim
 from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.outputs import AutoencoderOutput, ConstraintOutput, GanOutput
+from ccdcgan.workflows.outputs import (
+    AutoencoderArtifact,
+    AutoencoderOutput,
+    ConstraintArtifact,
+    ConstraintOutput,
+    GanArtifact,
+    GanOutput,
+)
 from ccdcgan.workflows.sections import SMALLEST_DATABASE
 from ccdcgan.workflows.storage.stores import (
     artifact_key,
@@ -60,18 +67,18 @@ class AutoencoderMaker(Maker):
             [s.key for s in samples],
         )
 
-        def make_and_evaluate() -> dict[str, Any]:
+        def make_and_evaluate() -> AutoencoderArtifact:
             progress.report(self.name, 0, 1)
             structures = [s.structure for s in samples]
             log = stage_log(key)
-            files, figures = autoencoder_of(
+            made = autoencoder_of(
                 structures, campaign.elements, preset, campaign.seed, shipped, log
             )
             progress.report(self.name, 1, 1)
-            return {"files": files, **figures}
+            return made
 
-        figures = figures_of(cached_artifact(key, make_and_evaluate))
-        return AutoencoderOutput(key=key, seconds=monotonic() - start, **figures)
+        artifact = cached_artifact(key, AutoencoderArtifact, make_and_evaluate)
+        return AutoencoderOutput.of(artifact, key=key, seconds=monotonic() - start)
 
 
 @dataclass
@@ -115,12 +122,13 @@ class ConstraintMaker(Maker):
         stage = f"{self.name}, round {number}"
         artifact = cached_artifact(
             key,
+            ConstraintArtifact,
             lambda: self._trained(
                 crystals, frames, autoencoder, campaign, campaign.seed + number, stage, key
             ),
         )
-        return ConstraintOutput(
-            key=key, foreign_frames=foreign, seconds=monotonic() - start, **figures_of(artifact)
+        return ConstraintOutput.of(
+            artifact, key=key, foreign_frames=foreign, seconds=monotonic() - start
         )
 
     @staticmethod
@@ -132,8 +140,8 @@ class ConstraintMaker(Maker):
         seed: int,
         stage: str,
         key: str,
-    ) -> dict[str, Any]:
-        """Files and figures of the artifact."""
+    ) -> ConstraintArtifact:
+        """What is trained where the artifact is not there yet."""
         from ccdcgan.models.energy.potential import fit_potential
         from ccdcgan.models.pipeline import train_constraints
         from ccdcgan.models.sampling import POTENTIAL
@@ -145,7 +153,7 @@ class ConstraintMaker(Maker):
             crystals,
             campaign.elements,
             preset,
-            load_artifact(autoencoder.key)["files"],
+            load_files(autoencoder),
             seed,
             guided=preset.gan.variant == "ccdcgan",
             progress=stage_progress(stage),
@@ -153,13 +161,13 @@ class ConstraintMaker(Maker):
         )
         if len({f.relaxation for f in frames}) >= SMALLEST_DATABASE:
             learnt, errors = fit_potential(frames, len(campaign.elements), seed)
-            figures["potential"] = asdict(errors)
+            figures["potential"] = errors
             if errors.used:
                 files[POTENTIAL] = learnt.to_bytes()
             else:
                 logger.warning("%s: the learnt potential is not used: %s", stage, errors)
         progress.report(stage, 1, 1)
-        return {"files": files, **figures}
+        return ConstraintArtifact(files=files, **figures)
 
 
 @dataclass
@@ -185,7 +193,7 @@ class GanMaker(Maker):
         key = artifact_key("gan", constraint.key, preset.digest(), campaign.networks.goals)
         checkpoint = variables().checkpoints / f"{key}.npz"
 
-        def train() -> dict[str, Any]:
+        def train() -> GanArtifact:
             files, figures = train_generator(
                 campaign.properties,
                 campaign.networks.goals,
@@ -197,22 +205,17 @@ class GanMaker(Maker):
                 progress=stage_progress(f"GAN, round {number}"),
                 log=stage_log(key),
             )
-            return {"files": files, **figures}
+            return GanArtifact(files=files, **figures)
 
-        figures = figures_of(cached_artifact(key, train))
+        artifact = cached_artifact(key, GanArtifact, train)
         # Only now that the generator is in the store is its checkpoint of no more use.
         checkpoint.unlink(missing_ok=True)
-        return GanOutput(key=key, seconds=monotonic() - start, **figures)
+        return GanOutput.of(artifact, key=key, seconds=monotonic() - start)
 
 
 def load_files(*stages: AutoencoderOutput | ConstraintOutput | GanOutput) -> Files:
     """The files of the stages whose jobs gave these outputs."""
     files: Files = {}
     for stage in stages:
-        files |= load_artifact(stage.key)["files"]
+        files |= load_artifact(stage.key, Artifact).files
     return files
-
-
-def figures_of(artifact: Mapping[str, Any]) -> dict[str, Any]:
-    """What an artifact holds beside its files."""
-    return {name: value for name, value in artifact.items() if name != "files"}

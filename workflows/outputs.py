@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
+from ccdcgan.dft.finite import FiniteOrNone
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import PotentialErrors
-from ccdcgan.workflows.documents import Candidate, Claim, FiniteOrNone, Funnel
+from ccdcgan.workflows.documents import Artifact, Candidate, Claim, Funnel
+
+#: atomate2's document of a run, as it is stored.
+TaskDocument = dict[str, Any]
 
 #: Losses or other values of a training, by name of the curve; null where one is not finite.
 History = dict[str, list[FiniteOrNone]]
@@ -25,6 +30,11 @@ class Timed(BaseModel):
 
     seconds: float = Field(description="Of the job, or of all jobs of its stage together.")
 
+    @classmethod
+    def of(cls, artifact: Artifact, **own: Any) -> Self:
+        """With what an artifact has beside its files."""
+        return cls(**artifact.model_dump(exclude={"files"}), **own)
+
 
 class ProposedOutput(Timed):
     """Structures of stage 1 that wait for their relaxation, and what was left out of them."""
@@ -35,53 +45,62 @@ class ProposedOutput(Timed):
 
 
 class RelaxedOutput(Timed):
-    """Entries of relaxed candidates, in their order, each content key once."""
+    """Claims on relaxed candidates, in their order, each content key once."""
 
     entries: list[Claim] = []
 
 
 class VaspOutput(RelaxedOutput):
-    """Entries of candidates that VASP has relaxed."""
+    """Claims on candidates that VASP has relaxed."""
 
-    tasks: dict[str, dict[str, Any]] = Field(
+    tasks: dict[str, TaskDocument] = Field(
         description="atomate2's documents of the runs that gave the energies, by content key."
     )
 
 
-class AutoencoderOutput(Timed):
-    """The autoencoders of a campaign."""
+class AutoencoderFigures(BaseModel):
+    """How good autoencoders are."""
 
-    key: str = Field("", description="Of the artifact with the networks.")
     match_fraction: float = Field(description="Share of the held-out crystals that it gives back.")
     held_out: int
 
 
-class PropertyErrors(BaseModel):
-    """Errors of a constraint for crystals that it has not seen, in the property's unit."""
-
-    mae: float
-    r2: FiniteOrNone = None
-    held_out: int
-    mae_near_hull: FiniteOrNone = None
-    r2_near_hull: FiniteOrNone = None
-    near_hull: int | None = Field(None, description="Held-out crystals that are near the hull.")
-    spread: float | None = Field(None, description="Standard deviation of the ensemble.")
-    unrelaxed: float | None = Field(
-        None, description="Root mean square error for what is not relaxed; the paper's has none."
-    )
+class AutoencoderArtifact(Artifact, AutoencoderFigures):
+    """Autoencoders with their figures."""
 
 
-class ConstraintOutput(Timed):
-    """The constraint of a round, its guide, and the potential learnt for it."""
+class AutoencoderOutput(AutoencoderFigures, Timed):
+    """The autoencoders of a campaign."""
 
     key: str = Field("", description="Of the artifact with the networks.")
+
+
+class ConstraintFigures(BaseModel):
+    """How good a constraint, its guide and the potential are."""
+
     properties: dict[str, PropertyErrors]
     guide: dict[str, PropertyErrors] = Field({}, description="Of the guide; empty without one.")
     history: History = Field({}, description="Losses of the guide.")
     potential: PotentialErrors | None = None
+
+
+class ConstraintArtifact(Artifact, ConstraintFigures):
+    """A constraint, its guide and the potential, with their figures."""
+
+
+class ConstraintOutput(ConstraintFigures, Timed):
+    """The constraint of a round, its guide, and the potential learnt for it."""
+
+    key: str = Field("", description="Of the artifact with the networks.")
     foreign_frames: int = Field(
         0, description="Relaxations whose frames have energies that are not theirs."
     )
+
+
+class GanArtifact(Artifact):
+    """A generator with its losses."""
+
+    history: History
 
 
 class GanOutput(Timed):
@@ -89,6 +108,13 @@ class GanOutput(Timed):
 
     key: str = Field("", description="Of the artifact with the networks.")
     history: History
+
+
+class GeneratedArtifact(Artifact):
+    """Generated candidates, and the funnel that led to them."""
+
+    candidates: list[Candidate]
+    funnel: Funnel
 
 
 class GeneratedOutput(Timed):

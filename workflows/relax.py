@@ -31,7 +31,7 @@ from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Claim, RelaxationDocument
 from ccdcgan.workflows.jobs import document_job, in_queue, plain
-from ccdcgan.workflows.outputs import RelaxedOutput, VaspOutput
+from ccdcgan.workflows.outputs import RelaxedOutput, TaskDocument, VaspOutput
 from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import Relaxations
 
@@ -244,7 +244,7 @@ def relaxed(
     return relax_many(structures, settings.relaxation, settings.workers)
 
 
-def task_of(folder: Path) -> dict[str, Any] | None:
+def task_of(folder: Path) -> TaskDocument | None:
     """atomate2's task document of a run of VASP; None where its files are gone or cut.
 
     It is kept beside the run, which has no such file itself, as atomate2 would take that for a part
@@ -253,7 +253,7 @@ def task_of(folder: Path) -> dict[str, Any] | None:
     from atomate2.vasp.jobs.base import get_vasp_task_document
 
     kept = folder.with_name(f"{folder.name}.task.json.gz")
-    task: dict[str, Any]
+    task: TaskDocument
     with contextlib.suppress(OSError, EOFError, ValueError):
         task = json.loads(gzip.decompress(kept.read_bytes()))
         return task

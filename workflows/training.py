@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
@@ -21,12 +20,13 @@ from ccdcgan.models.pipeline import (
 )
 from ccdcgan.models.presets import PRESETS, Preset
 from ccdcgan.models.representation.default import anchored
-from ccdcgan.models.sampling import Files, crystal_graphs, shipped_autoencoder
+from ccdcgan.models.sampling import crystal_graphs, shipped_autoencoder
 from ccdcgan.models.training import TrainingLog
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.outputs import AutoencoderArtifact
 from ccdcgan.workflows.phases import Sample
 from ccdcgan.workflows.sections import SMALLEST_DATABASE
 from ccdcgan.workflows.storage.stores import (
@@ -136,11 +136,8 @@ def autoencoder_of(
     seed: int,
     shipped: bool,
     log: TrainingLog | None,
-) -> tuple[Files, dict[str, Any]]:
-    """The shipped autoencoder, or one trained on 90% of the crystals, with its figures.
-
-    Figures are ``match_fraction``, the share of the ``held_out`` crystals that it gives back.
-    """
+) -> AutoencoderArtifact:
+    """The shipped autoencoder, or one trained on 90% of the crystals, with its figures."""
     cells = [anchored(s, 1)[0] for s in structures]
     # The shipped weights come from random crystals: every crystal is held out.
     files, held_out = shipped_autoencoder() if shipped else {}, cells
@@ -160,4 +157,6 @@ def autoencoder_of(
     fitting = [c for c in held_out if graphs.fits(c)]
     decoded = graphs.decode(graphs.encode(fitting))
     same = [d is not None and is_same(c, d) for c, d in zip(fitting, decoded, strict=True)]
-    return files, {"match_fraction": sum(same) / len(held_out), "held_out": len(held_out)}
+    return AutoencoderArtifact(
+        files=files, match_fraction=sum(same) / len(held_out), held_out=len(held_out)
+    )

@@ -108,7 +108,7 @@ def status_of(pad: Pad, cluster: Cluster, campaign: Submission, newest: int = 5)
     return found
 
 
-def _failed(cluster: Cluster, own: dict[str, Any], jobs: Sequence[Failure]) -> FailureCounts:
+def _failed(cluster: Cluster, own: Mapping[str, object], jobs: Sequence[Failure]) -> FailureCounts:
     """Structures that a campaign has no result of, and its failed jobs as those of a machine."""
     store = cluster.store_of(RESULTS)
     store.connect()

@@ -292,7 +292,7 @@ class _Run:
         progress.report(stage, 1, 1)
 
     def _autoencoder(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, Figures]:
-        made, figures = autoencoder_of(
+        made = autoencoder_of(
             [r.structure for r in self.data.rows],
             self.data.elements,
             self.folder.preset,
@@ -300,7 +300,7 @@ class _Run:
             self.shipped,
             TrainingLog(log),
         )
-        return made, {"shipped": self.shipped, **figures}
+        return made.files, {"shipped": self.shipped, **made.model_dump(exclude={"files"})}
 
     def _constraint(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, Figures]:
         assert self.data.crystals is not None

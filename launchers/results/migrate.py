@@ -20,13 +20,12 @@ from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.knowledge import knowledge_key
+from ccdcgan.workflows.storage.language import Document
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS, artifact_key, insert
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.settings import Cluster
 
-#: A stored document of any kind and version, which is handed on as it is.
-Document = dict[str, Any]
 Name = tuple[Any, ...]
 
 #: Characters of JSON that are written at a time, a whole number of documents.

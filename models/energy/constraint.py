@@ -14,6 +14,7 @@ from pymatgen.core import Structure
 from scipy.linalg import block_diag, cholesky, solve, solve_triangular
 
 from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattled
+from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.presets import ConstraintSettings
 from ccdcgan.models.representation.voxels import FloatArray
 
@@ -109,35 +110,6 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Errors:
-    """Errors of one property on crystals that the constraint never saw.
-
-    Attributes
-    ----------
-    mae, r2
-        Mean absolute error, in units of the property, and coefficient of determination.
-    mae_near_hull, r2_near_hull
-        The same for the crystals within `ConstraintSettings.near_hull` of the hull.
-    spread
-        Standard deviation of the members, averaged.
-    unrelaxed
-        Root mean square of the errors where the crystals within `ConstraintSettings.near_hull` of
-        the hull are judged by what they were relaxed from; by rattled copies where there is none.
-    held_out, near_hull
-        Numbers of crystals.
-    """
-
-    mae: float
-    r2: float
-    mae_near_hull: float
-    r2_near_hull: float
-    spread: float
-    unrelaxed: float
-    held_out: int
-    near_hull: int
-
-
-@dataclass(frozen=True)
 class Starts:
     """Geometries from which relaxations reached crystals.
 
@@ -162,7 +134,7 @@ def train_constraint(
     settings: ConstraintSettings,
     seed: int,
     starts: Starts | None = None,
-) -> tuple[Constraint, dict[str, Errors]]:
+) -> tuple[Constraint, dict[str, PropertyErrors]]:
     """Train the constraint on relaxed crystals, and on what they were relaxed from.
 
     A crystal's property is the mean over its atoms of a function of the atom's environment, a sum
@@ -365,20 +337,20 @@ def _errors(
     truth: FloatArray,
     near: NDArray[np.bool_],
     unrelaxed: tuple[FloatArray, FloatArray],
-) -> Errors:
+) -> PropertyErrors:
     predicted = members.mean(1)
     mae, r2 = error_figures(predicted, truth)
     mae_near, r2_near = error_figures(predicted[near], truth[near])
     missed = unrelaxed[0] - unrelaxed[1]
-    return Errors(
-        mae,
-        r2,
-        mae_near,
-        r2_near,
-        float(members.std(1).mean()),
-        float(np.sqrt((missed**2).mean())),
-        len(truth),
-        int(near.sum()),
+    return PropertyErrors(
+        mae=mae,
+        r2=r2,
+        held_out=len(truth),
+        mae_near_hull=mae_near,
+        r2_near_hull=r2_near,
+        near_hull=int(near.sum()),
+        spread=float(members.std(1).mean()),
+        unrelaxed=float(np.sqrt((missed**2).mean())),
     )
 
 

@@ -17,6 +17,7 @@ from bson import ObjectId
 from mongomock_ng.filtering import NOTHING, filter_applies, iter_key_candidates, resolve_sort_key
 from pymongo.errors import OperationFailure
 
+#: A document as MongoDB and maggma take it and give it: anything may stand in one.
 Document = dict[str, Any]
 #: What stands in an index, in sqlite's types; MongoDB's null is empty bytes.
 Value = str | int | float | bytes

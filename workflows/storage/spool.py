@@ -18,6 +18,7 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError,
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.variables import variables
+from ccdcgan.workflows.storage.language import Document
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -141,7 +142,7 @@ class Spool:
         return [] if self.folder is None else sorted(self.folder.glob("*.json"))
 
 
-def _update(store: Store, document: dict[str, Any]) -> None:
+def _update(store: Store, document: Document) -> None:
     try:
         store.update([document], key="key")
     except DuplicateKeyError:

@@ -170,7 +170,7 @@ class Collection:
                     )
         self._indexes = self._read_indexes()
 
-    def index_information(self) -> dict[str, dict[str, Any]]:
+    def index_information(self) -> dict[str, Document]:
         """Indexes as PyMongo describes them."""
         return {f"{field}_1": {"key": [(field, 1)]} for field in self._indexes}
 
@@ -322,9 +322,7 @@ class SqliteStore(MemoryStore):
             self._coll.close()
         self._coll = None
 
-    def update(
-        self, docs: list[dict[str, Any]] | dict[str, Any], key: list[str] | str | None = None
-    ) -> None:
+    def update(self, docs: list[Document] | Document, key: list[str] | str | None = None) -> None:
         """Store documents in one go, each in place of one with the same key.
 
         Parameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jobflow
 from maggma.core import Store
@@ -13,8 +13,11 @@ from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.decoding import decode_structure
-from ccdcgan.workflows.documents import Candidate, RelaxationDocument
+from ccdcgan.workflows.documents import Artifact, Candidate, RelaxationDocument
+from ccdcgan.workflows.storage.language import Document
 from ccdcgan.workflows.storage.spool import DUPLICATE_KEY, Spool, retry_while_unreachable
+
+A = TypeVar("A", bound=Artifact)
 
 #: Names of the JobStore's additional stores: relaxation documents under their content keys,
 #: artifacts and whatever of a job's output is too large for one document, and phases.
@@ -62,8 +65,11 @@ class Relaxations:
         return {d["key"]: bool(d["converged"]) for d in self._of(keys, {}, ["key", "converged"])}
 
     def _of(
-        self, keys: Iterable[str], criteria: dict[str, Any], properties: list[str] | None = None
-    ) -> Iterator[dict[str, Any]]:
+        self,
+        keys: Iterable[str],
+        criteria: Mapping[str, object],
+        properties: list[str] | None = None,
+    ) -> Iterator[Document]:
         """Documents of these keys that meet the criteria."""
         wanted = {"key": {"$in": sorted(set(keys))}, **criteria}
         return iter(self._store.query(wanted, properties))
@@ -112,7 +118,7 @@ class Relaxations:
         return {d["key"]: RelaxationDocument.model_validate(d) for d in found}
 
 
-def insert(store: Store, documents: list[dict[str, Any]]) -> None:
+def insert(store: Store, documents: list[Document]) -> None:
     """Store many documents whose names are not there, in one go."""
     try:
         store._collection.insert_many(documents, ordered=False)
@@ -132,29 +138,28 @@ def artifact_key(kind: str, *parts: Any) -> str:
     return f"{kind}-{digest(text, 24)}"
 
 
-def cached_artifact(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The artifact under a key, made and stored if it is not there yet.
-
-    An artifact is a dictionary of plain values, bytes and such dictionaries; bytes travel as
-    base64 text, which any store can hold.
-    """
+def cached_artifact(key: str, kind: type[A], make: Callable[[], A]) -> A:
+    """The artifact under a key, made and stored if it is not there yet."""
     store, spool = current_store(DATA), Spool()
     # One that was made while the database was away may lie on disk.
     spool.settle({DATA: store})
     found = store.query_one({"key": key})
     if found is None:
-        found = {"key": key, "value": _pack(make())}
+        made = make()
+        plain = made.model_dump(mode="json", exclude={"files"})
+        files = {"files": made.files} if made.files else {}
+        found = {"key": key, "value": _pack({**files, **plain})}
         spool.put(DATA, store, found)
         spool.settle({DATA: store})
-    return _unpack(found["value"])
+    return kind.model_validate(_unpack(found["value"]))
 
 
-def load_artifact(key: str) -> dict[str, Any]:
+def load_artifact(key: str, kind: type[A]) -> A:
     """The artifact under a key, which must be there."""
     found = current_store(DATA).query_one({"key": key})
     if found is None:
         raise RuntimeError(f"artifact {key} is missing from the store {DATA!r}")
-    return _unpack(found["value"])
+    return kind.model_validate(_unpack(found["value"]))
 
 
 def load_bytes(key: str) -> bytes | None:
@@ -168,7 +173,7 @@ def store_bytes(key: str, content: bytes) -> None:
     Spool().put(DATA, current_store(DATA), {"key": key, "value": _pack({"content": content})})
 
 
-def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: str) -> None:
+def publish(phases: Sequence[Document], campaign: str, system: str, hull: str) -> None:
     """Put a campaign's phases where people query them, in place of its earlier ones.
 
     Parameters
@@ -178,7 +183,7 @@ def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: 
     campaign, system, hull
         Digest of the campaign, its system as in Bi-Se, and key of the hull that judged the phases.
     """
-    documents: dict[str, dict[str, Any]] = {}
+    documents: dict[str, Document] = {}
     for phase in phases:
         document = {**phase_document(phase, campaign, system), "hull": hull}
         documents.setdefault(document["uid"], document)
@@ -194,7 +199,7 @@ def publish(phases: Sequence[dict[str, Any]], campaign: str, system: str, hull: 
     retry_while_unreachable(replace)
 
 
-def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> dict[str, Any]:
+def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> Document:
     """What is stored of a phase: itself, whose it is, and numbers to query by.
 
     ``density`` is in g/cm³, ``volume_per_atom`` in Å³.
@@ -213,6 +218,7 @@ def phase_document(phase: Mapping[str, Any], campaign: str, system: str) -> dict
 
 
 def _pack(value: Any) -> Any:
+    """Bytes as base64 text, which any store can hold, and names without dots."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dict):
