@@ -71,8 +71,7 @@ class Gth:
     def upf(self) -> str:
         """The text of the UPF file (version 2)."""
         betas: list[str] = []
-        sizes = [len(h) for _, h in self.channels]
-        total = sum(sizes)
+        total = sum(len(h) for _, h in self.channels)
         d = np.zeros((total, total))
         for angular, (radius, h) in enumerate(self.channels):
             first = len(betas)
@@ -88,7 +87,34 @@ class Gth:
                         cutoff_radius=MESH[-1],
                     )
                 )
-        header = {
+        attributes = "\n".join(f'    {key}="{value}"' for key, value in self._header().items())
+        return "\n".join(
+            [
+                '<UPF version="2.0.1">',
+                f"<PP_INFO>\n{self.name} for {self.element}, written by ccdcgan from the "
+                "parameters in CP2K's data; cite\nS. Goedecker, M. Teter, J. Hutter, Phys. Rev. B "
+                "54, 1703 (1996)\nC. Hartwigsen, S. Goedecker, J. Hutter, Phys. Rev. B 58, 3641 "
+                "(1998)\nM. Krack, Theor. Chem. Acc. 114, 145 (2005)\n</PP_INFO>",
+                f"<PP_HEADER\n{attributes}/>",
+                f'<PP_MESH mesh="{len(MESH)}">',
+                _block("PP_R", MESH),
+                _block("PP_RAB", np.full(len(MESH), MESH[1])),
+                "</PP_MESH>",
+                _block("PP_LOCAL", RYDBERG * self.local()),
+                "<PP_NONLOCAL>",
+                *betas,
+                _block("PP_DIJ", RYDBERG * d.ravel()),
+                "</PP_NONLOCAL>",
+                "<PP_PSWFC>\n</PP_PSWFC>",
+                _block("PP_RHOATOM", self.density()),
+                "</UPF>\n",
+            ]
+        )
+
+    def _header(self) -> dict[str, object]:
+        """Attributes of the UPF file's header."""
+        sizes = [len(h) for _, h in self.channels]
+        return {
             "generated": "converted from CP2K's GTH_POTENTIALS",
             "author": "see PP_INFO",
             "date": "",
@@ -113,31 +139,8 @@ class Gth:
             "l_local": -1,
             "mesh_size": len(MESH),
             "number_of_wfc": 0,
-            "number_of_proj": total,
+            "number_of_proj": sum(sizes),
         }
-        attributes = "\n".join(f'    {key}="{value}"' for key, value in header.items())
-        return "\n".join(
-            [
-                '<UPF version="2.0.1">',
-                f"<PP_INFO>\n{self.name} for {self.element}, written by ccdcgan from the "
-                "parameters in CP2K's data; cite\nS. Goedecker, M. Teter, J. Hutter, Phys. Rev. B "
-                "54, 1703 (1996)\nC. Hartwigsen, S. Goedecker, J. Hutter, Phys. Rev. B 58, 3641 "
-                "(1998)\nM. Krack, Theor. Chem. Acc. 114, 145 (2005)\n</PP_INFO>",
-                f"<PP_HEADER\n{attributes}/>",
-                f'<PP_MESH mesh="{len(MESH)}">',
-                _block("PP_R", MESH),
-                _block("PP_RAB", np.full(len(MESH), MESH[1])),
-                "</PP_MESH>",
-                _block("PP_LOCAL", RYDBERG * self.local()),
-                "<PP_NONLOCAL>",
-                *betas,
-                _block("PP_DIJ", RYDBERG * d.ravel()),
-                "</PP_NONLOCAL>",
-                "<PP_PSWFC>\n</PP_PSWFC>",
-                _block("PP_RHOATOM", self.density()),
-                "</UPF>\n",
-            ]
-        )
 
     def density(self) -> NDArray[np.float64]:
         """Radial charge 4πr²ρ that the self-consistent cycle starts from, 1/Bohr."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, process_time
 
@@ -62,14 +63,40 @@ class Relaxer:
             result.failure = "crystal"
             return result
         atoms = self.atoms(structure)
-        kept, before = None, 0.0
-        if not self.engine.is_potential:
-            kept = calculations_folder() / result.key / LAST
-            before = _go_on(atoms, kept, settings)
-        optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
-        reason: str | None = None
-        converged = False
+        kept = None if self.engine.is_potential else calculations_folder() / result.key / LAST
+        before = 0.0 if kept is None else _go_on(atoms, kept, settings)
+
+        def keep() -> None:
+            if kept is not None:
+                _keep(atoms, kept, before + clock() - start)
+
         most = settings.steps_of(structure)
+        converged, reason = self._optimized(atoms, most, result, keep)
+        result.seconds = before + clock() - start
+        result.host = socket.gethostname()
+        result.folder = None if kept is None else str(kept.parent.resolve())
+        if reason is None:
+            reason = settings.final_gate(atoms, atoms.get_potential_energy() / len(atoms))
+        if reason:
+            result.reason, result.failure = reason, "crystal"
+            return result
+        self._take(result, atoms)
+        result.converged = converged
+        if not converged:
+            result.reason, result.failure = f"not converged in {most} steps", "crystal"
+        result.second_opinion = self.second_opinion(atoms)
+        return result
+
+    def _optimized(
+        self, atoms: Atoms, most: int, result: Relaxation, keep: Callable[[], None]
+    ) -> tuple[bool, str | None]:
+        """Whether the atoms converge in so many steps, and why they are no crystal on the way.
+
+        The result gets its steps and frames; `keep` is called after each step.
+        """
+        settings = self.settings
+        optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
+        converged, reason = False, None
         try:
             for done in optimizer.irun(fmax=settings.fmax, steps=most):
                 converged = bool(done)
@@ -79,28 +106,33 @@ class Relaxer:
                     break
                 if converged or optimizer.nsteps in FRAME_STEPS[settings.optimizer]:
                     result.frames.append(Frame.of(atoms))
-                if kept is not None:
-                    _keep(atoms, kept, before + clock() - start)
+                keep()
         except MachineError:
             raise
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
-            fault = machine_fault(error, "")
-            # A potential's memory goes with the crystal, of which this one has too many neighbours.
-            if fault is not None and not (fault.is_memory and self.engine.is_potential):
-                raise fault.error(calculations_folder()) from None
-            said = " ".join(str(error).split())[:200]
-            failed = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
-            # What makes an optimizer fail may be what the calculator gave, and still has.
-            reason = wrong(getattr(atoms.calc, "results", {}), len(atoms)) or failed
+            reason = self._failed(error, atoms)
         result.steps = int(optimizer.nsteps)
-        result.seconds = before + clock() - start
-        result.host = socket.gethostname()
-        result.folder = None if kept is None else str(kept.parent.resolve())
-        if reason is None:
-            reason = settings.final_gate(atoms, atoms.get_potential_energy() / len(atoms))
-        if reason:
-            result.reason, result.failure = reason, "crystal"
-            return result
+        return converged, reason
+
+    def _failed(self, error: Exception, atoms: Atoms) -> str:
+        """Why an engine failed, where it is not the machine's fault.
+
+        Raises
+        ------
+        MachineError
+            It is.
+        """
+        fault = machine_fault(error, "")
+        # A potential's memory goes with the crystal, of which this one has too many neighbours.
+        if fault is not None and not (fault.is_memory and self.engine.is_potential):
+            raise fault.error(calculations_folder()) from None
+        said = " ".join(str(error).split())[:200]
+        failed = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
+        # What makes an optimizer fail may be what the calculator gave, and still has.
+        return wrong(getattr(atoms.calc, "results", {}), len(atoms)) or failed
+
+    def _take(self, result: Relaxation, atoms: Atoms) -> None:
+        """Give the result the crystal with its energy, largest force and stress."""
         relaxed = AseAtomsAdaptor.get_structure(atoms)
         crystal = Structure(
             relaxed.lattice, relaxed.species, relaxed.frac_coords, to_unit_cell=True
@@ -111,11 +143,6 @@ class Relaxer:
         result.energy_per_atom = float(atoms.get_potential_energy() / len(atoms))
         result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         result.max_stress = float(np.abs(atoms.get_stress()).max())
-        result.converged = converged
-        if not converged:
-            result.reason, result.failure = f"not converged in {most} steps", "crystal"
-        result.second_opinion = self.second_opinion(atoms)
-        return result
 
     def second_opinion(self, structure: Structure | Atoms) -> SecondOpinion | None:
         """The energy of a relaxed crystal by another engine; None where that has none."""

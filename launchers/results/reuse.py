@@ -107,35 +107,9 @@ def reuse(folder: Path, campaign: Campaign, store: Store, calculations: Path) ->
         The campaign's own relaxations, connected, and the folder of its calculations.
     """
     found = Taken(folder)
-    own = Relaxations(store)
-    finished: set[str] = set()
     with _relaxations_in(folder) as others:
-        keys = () if others is None else (d.get("key") for d in others.query({}, ["key"]))
-        here = own.converged(key for key in keys if isinstance(key, str))
-        batch: list[RelaxationDocument] = []
-        for plain in () if others is None else others.query({}):
-            found.total += 1
-            if plain.get("converged"):
-                finished.add(str(plain.get("key")))
-            document, fault = _checked(plain, campaign)
-            if document is None:
-                found.left_out[fault] += 1
-                continue
-            if document.key not in here:
-                batch.append(document)
-            elif document.converged and not here[document.key]:
-                own.put(document)
-            else:
-                found.there += 1
-                continue
-            here[document.key] = document.converged
-            found.taken += 1
-            if len(batch) == BATCH:
-                own.add(batch)
-                batch = []
-        if batch:
-            own.add(batch)
-    own.settle()
+        here = {} if others is None else _take(others, campaign, Relaxations(store), found)
+        finished = set() if others is None else set(others.distinct("key", {"converged": True}))
     if _relaxes_alike(campaign_of(folder), campaign):
         for path in _calculations_in(folder):
             if path.name not in finished and here.get(path.name) is not True:
@@ -144,6 +118,35 @@ def reuse(folder: Path, campaign: Campaign, store: Store, calculations: Path) ->
                 except InUseError:
                     found.running += 1
     return found
+
+
+def _take(others: Store, campaign: Campaign, own: Relaxations, found: Taken) -> dict[str, bool]:
+    """Store the relaxations that fit, and count; what is here then, and whether it converged."""
+    keys = (d.get("key") for d in others.query({}, ["key"]))
+    here = own.converged(key for key in keys if isinstance(key, str))
+    batch: list[RelaxationDocument] = []
+    for plain in others.query({}):
+        found.total += 1
+        document, fault = _checked(plain, campaign)
+        if document is None:
+            found.left_out[fault] += 1
+            continue
+        if document.key not in here:
+            batch.append(document)
+        elif document.converged and not here[document.key]:
+            own.put(document)
+        else:
+            found.there += 1
+            continue
+        here[document.key] = document.converged
+        found.taken += 1
+        if len(batch) == BATCH:
+            own.add(batch)
+            batch = []
+    if batch:
+        own.add(batch)
+    own.settle()
+    return here
 
 
 def reuse_on_cluster(

@@ -34,6 +34,7 @@ from ccdcgan.dft.engines.vasp.record import (
 )
 from ccdcgan.dft.engines.vasp.run import run_under_custodian
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.stages import Stage
 from ccdcgan.dft.engines.vasp.verdict import FORCE, STRESS, refused
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
@@ -90,18 +91,7 @@ def relax_by_vasp(
         start = _pre_relaxed(folder, structure, settings)
         calculation = Calculation(folder, start, settings)
         run, reason = _runs(calculation, engine)
-        attempts = calculation.attempts
-        result.attempts = len(attempts)
-        result.corrections = [c for a in attempts for c in a.corrections]
-        result.steps = sum(a.steps for a in attempts)
-        result.seconds = sum(a.seconds for a in attempts)
-        result.reason = reason
-        result.folder = str(folder.resolve())
-        if attempts:
-            result.host = attempts[-1].host or None
-            result.said = next((a.said for a in reversed(attempts) if reason and a.said), None)
-        if reason is not None:
-            result.failure = "stopped" if calculation.stalled else "crystal"
+        _tell_of_attempts(result, calculation, reason)
         if run is None:
             result.structure = calculation.geometry()
             return result, None
@@ -110,6 +100,7 @@ def relax_by_vasp(
         result.energy_per_atom = run.energy_per_atom
         result.max_force, result.max_stress = run.max_force, run.max_stress
         result.converged = reason is None
+        attempts = calculation.attempts
         if result.converged and not engine.keep_waves:
             for attempt in attempts:
                 for name in REUSED:
@@ -118,6 +109,22 @@ def relax_by_vasp(
         alike = [a for a in attempts if a.outcome == "done" and engine.is_of_the_level(a.stage)]
         result.frames = [frame for a in alike for frame in vasp_frames(calculation.path(a))]
         return result, calculation.path(attempts[-1])
+
+
+def _tell_of_attempts(result: Relaxation, calculation: Calculation, reason: str | None) -> None:
+    """Give a result what all runs together took, and why they came to none."""
+    attempts = calculation.attempts
+    result.attempts = len(attempts)
+    result.corrections = [c for a in attempts for c in a.corrections]
+    result.steps = sum(a.steps for a in attempts)
+    result.seconds = sum(a.seconds for a in attempts)
+    result.reason = reason
+    result.folder = str(calculation.folder.resolve())
+    if attempts:
+        result.host = attempts[-1].host or None
+        result.said = next((a.said for a in reversed(attempts) if reason and a.said), None)
+    if reason is not None:
+        result.failure = "stopped" if calculation.stalled else "crystal"
 
 
 @contextlib.contextmanager
@@ -191,24 +198,12 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
 
 def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:
     """One run; the record says how it ended."""
-    queue = seconds_left()
-    if queue is not None and queue < 2 * engine.buffer:
-        raise OutOfTimeError
-    limits = [queue, None if engine.walltime is None else 3600 * engine.walltime]
-    limit = min((x for x in limits if x is not None), default=None)
+    limit = _time_for_a_run(engine)
     stage = calculation.stage
-    name = engine.kinds[stage]
     geometry = calculation.geometry()
-    attempt = calculation.begin(name)
+    attempt = calculation.begin(engine.kinds[stage])
     path = calculation.path(attempt)
-    settings = calculation.settings
-    tags: dict[str, Any] = {}
-    if name == "relax":
-        # VASP looks at the forces before it symmetrises them: what it takes for small may not be.
-        tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
-        fmax = settings.fmax / 2**tight
-        tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
-    tags |= {**attempt.incar, **calculation.asked.get("incar", {})}
+    tags = _tags(calculation, attempt, engine.kinds[stage])
     start = time()
     run: Run | None = None
     left: list[str] = []
@@ -217,9 +212,9 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         calculation.take_waves(attempt)
         run_under_custodian(engine, path, limit)
         run = read_run(path)
-        attempt.reason = _refused(run, attempt, settings)
+        attempt.reason = _refused(run, attempt, calculation.settings)
         attempt.outcome = "failed" if attempt.reason else "done"
-        if name == "static" and _is_of_stress(attempt.reason):
+        if engine.kinds[stage] == "static" and _is_of_stress(attempt.reason):
             # The cell was relaxed with another basis: once more with that of its own.
             calculation.relax_again(attempt.reason)
     except UserError:
@@ -227,25 +222,7 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         calculation.attempts.remove(attempt)
         raise
     except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
-        fault = machine_fault(error, output_of(path))
-        if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():
-            # Not this structure's fault, and it would be every structure's.
-            calculation.attempts.remove(attempt)
-            raise MachineError(
-                f"VASP does not start: {vasp_command()!r} in {path} says "
-                f"{last_words(path) or failure(path, error)!r}"
-            ) from None
-        if fault is None and not started(path) and len(calculation.faults(SILENT)) < STALLED - 1:
-            fault = MachineFault(SILENT, last_words(path) or failure(path, error))
-        attempt.outcome, attempt.reason = "failed", failure(path, error)
-        if fault is not None:
-            blamed = fault.is_memory and _is_the_crystals(calculation, attempt)
-            attempt.fault = fault.what
-            attempt.reason = f"{fault.what} of {attempt.host}: {fault.words}"
-            if not blamed:
-                attempt.outcome = "stopped"
-                raise fault.error(path) from None
-            attempt.reason += ": twice, where others pass: it needs more memory"
+        _note_failure(error, calculation, attempt)
     except BaseException:
         attempt.outcome, attempt.reason = "stopped", INTERRUPTED
         raise
@@ -258,6 +235,63 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
             attempt.outcome = "stopped"
         calculation.save()
     return run, attempt.reason
+
+
+def _time_for_a_run(engine: VaspEngine) -> float | None:
+    """Seconds that a run may take, None without a limit.
+
+    Raises
+    ------
+    OutOfTimeError
+        The queue's time is nearly over.
+    """
+    queue = seconds_left()
+    if queue is not None and queue < 2 * engine.buffer:
+        raise OutOfTimeError
+    limits = [queue, None if engine.walltime is None else 3600 * engine.walltime]
+    return min((x for x in limits if x is not None), default=None)
+
+
+def _tags(calculation: Calculation, attempt: Attempt, kind: Stage) -> dict[str, Any]:
+    """INCAR tags of a run beside those of its stage."""
+    tags: dict[str, Any] = {}
+    if kind == "relax":
+        settings = calculation.settings
+        # VASP looks at the forces before it symmetrises them: what it takes for small may not be.
+        tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
+        fmax = settings.fmax / 2**tight
+        tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
+    return {**tags, **attempt.incar, **calculation.asked.get("incar", {})}
+
+
+def _note_failure(error: Exception, calculation: Calculation, attempt: Attempt) -> None:
+    """Note in its record how a run failed.
+
+    Raises
+    ------
+    MachineError
+        It is not the crystal's fault.
+    """
+    path = calculation.path(attempt)
+    fault = machine_fault(error, output_of(path))
+    if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():
+        # Not this structure's fault, and it would be every structure's.
+        calculation.attempts.remove(attempt)
+        raise MachineError(
+            f"VASP does not start: {vasp_command()!r} in {path} says "
+            f"{last_words(path) or failure(path, error)!r}"
+        ) from None
+    if fault is None and not started(path) and len(calculation.faults(SILENT)) < STALLED - 1:
+        fault = MachineFault(SILENT, last_words(path) or failure(path, error))
+    attempt.outcome, attempt.reason = "failed", failure(path, error)
+    if fault is not None:
+        blamed = fault.is_memory and _is_the_crystals(calculation, attempt)
+        attempt.fault = fault.what
+        attempt.reason = f"{fault.what} of {attempt.host}: {fault.words}"
+        if not blamed:
+            attempt.outcome = "stopped"
+            raise fault.error(path) from None
+        attempt.reason += ": twice, where others pass: it needs more memory"
 
 
 def _refused(run: Run, attempt: Attempt, settings: RelaxationSettings) -> str | None:

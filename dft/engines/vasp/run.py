@@ -33,7 +33,34 @@ def run_under_custodian(engine: VaspEngine, folder: Path, seconds: float | None)
     seconds
         Time until it must have stopped; None without a limit.
     """
-    from atomate2.vasp.run import DEFAULT_HANDLERS, run_vasp
+    from atomate2.vasp.run import run_vasp
+
+    prefix = ending_with_us()
+    # Custodian takes the second one where only Γ is sampled.
+    programs: tuple[Program, Program] = ("std", "gam")
+    if program_of(folder) == "ncl":
+        programs = ("ncl", "ncl")
+    standard, gamma = (" ".join([*prefix, vasp_command(program)]) for program in programs)
+    try:
+        with _stopped_by_sigterm():
+            run_vasp(
+                vasp_cmd=standard,
+                vasp_gamma_cmd=gamma,
+                handlers=_handlers(engine, seconds),
+                custodian_kwargs={
+                    "directory": str(folder),
+                    "polling_time_step": engine.polling,
+                    # Looks for the end at each polling, for errors every tenth time.
+                    "monitor_freq": 10,
+                },
+            )
+    finally:
+        _end_processes(folder)
+
+
+def _handlers(engine: VaspEngine, seconds: float | None) -> list[Any]:
+    """atomate2's error handlers, which go on from the last geometry, and stop a run in time."""
+    from atomate2.vasp.run import DEFAULT_HANDLERS
     from custodian.vasp.handlers import (
         FrozenJobErrorHandler,
         NonConvergingErrorHandler,
@@ -60,27 +87,7 @@ def run_under_custodian(engine: VaspEngine, folder: Path, seconds: float | None)
         # Custodian would count from the first run of this process.
         os.environ.pop("CUSTODIAN_WALLTIME_START", None)
         handlers.append(WalltimeHandler(wall_time=seconds, buffer_time=engine.buffer))
-    prefix = ending_with_us()
-    # Custodian takes the second one where only Γ is sampled.
-    programs: tuple[Program, Program] = ("std", "gam")
-    if program_of(folder) == "ncl":
-        programs = ("ncl", "ncl")
-    standard, gamma = (" ".join([*prefix, vasp_command(program)]) for program in programs)
-    try:
-        with _stopped_by_sigterm():
-            run_vasp(
-                vasp_cmd=standard,
-                vasp_gamma_cmd=gamma,
-                handlers=handlers,
-                custodian_kwargs={
-                    "directory": str(folder),
-                    "polling_time_step": engine.polling,
-                    # Looks for the end at each polling, for errors every tenth time.
-                    "monitor_freq": 10,
-                },
-            )
-    finally:
-        _end_processes(folder)
+    return handlers
 
 
 @contextlib.contextmanager

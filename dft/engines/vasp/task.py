@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -115,13 +115,6 @@ def read_task(
     except (IndexError, TypeError, ValueError, UserError):
         raise UnsuitableError("the document cannot be read") from None
     complete = last.has_vasp_completed in (True, "successful")
-    symbols = [symbol for symbol, _ in groupby(sites)]
-    potentials = {
-        symbol: library.titles[symbol]
-        if symbol in specs and spec.is_as(specs[symbol])
-        else f"{spec.titel}, another file"
-        for symbol, spec in zip(symbols, last.input.potcar_spec, strict=False)
-    }
     steps = len(last.output.ionic_steps)
     run = Run(
         structure=final,
@@ -130,7 +123,7 @@ def read_task(
         max_stress=stress,
         electronic=complete and step.num_electronic_steps < most,
         ionic=complete and steps < int(incar.get("NSW") or 0),
-        pseudopotentials=potentials,
+        pseudopotentials=_pseudopotentials(sites, last.input.potcar_spec, library, specs),
     )
     return ExistingRun(
         ordered_moments(initial, incar),
@@ -139,3 +132,19 @@ def read_task(
         run,
         steps,
     )
+
+
+def _pseudopotentials(
+    sites: Sequence[str],
+    used: Sequence[PotcarSpec],
+    library: Library,
+    specs: Mapping[str, PotcarSpec],
+) -> dict[str, str]:
+    """Titles of the POTCARs, by element; said of those that are not the library's."""
+    symbols = [symbol for symbol, _ in groupby(sites)]
+    return {
+        symbol: library.titles[symbol]
+        if symbol in specs and spec.is_as(specs[symbol])
+        else f"{spec.titel}, another file"
+        for symbol, spec in zip(symbols, used, strict=False)
+    }
