@@ -44,7 +44,7 @@ from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell, random_crystals
 from ccdcgan.dft.structures.substitution import starting_volume
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
-from ccdcgan.workflows.trust import composition_of, untrusted
+from ccdcgan.workflows.trust import untrusted
 
 SYSTEMS = (
     *("Be-Pd", "Mg-O", "Al-O", "Ga-N", "Na-Cl", "K-Br", "Ca-F", "Zn-S", "Mo-S", "Bi-Se"),
@@ -192,7 +192,7 @@ def judge(system: str, rows: Sequence[Row]) -> Row:
     sane = {key for key, value in beyond.items() if abs(value) <= SANE}
     good = [*elements, *(documents[key] for key in sane)]
     hull = Hull(
-        [composition_of(d) for d in good],
+        [d.structure.composition for d in good],
         [d.energy_per_atom or 0.0 for d in good],
         [d.level_of_theory for d in good],
         system.split("-"),
@@ -200,7 +200,7 @@ def judge(system: str, rows: Sequence[Row]) -> Row:
     low = {
         key
         for key, d in documents.items()
-        if hull.e_above_hull(composition_of(d), d.energy_per_atom or 0.0) < COUNTS
+        if hull.e_above_hull(d.structure.composition, d.energy_per_atom or 0.0) < COUNTS
     }
     lower = {key for key, value in beyond.items() if value < -FALSE}
     return {

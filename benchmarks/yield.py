@@ -50,7 +50,7 @@ from ccdcgan.models.sampling import shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import choose
 from ccdcgan.workflows.documents import Candidate, Claim, Origin, RelaxationDocument
-from ccdcgan.workflows.evaluation import Share, new_crystals, place, share, yield_of
+from ccdcgan.workflows.evaluation import Share, fates, place, share, yield_of
 from ccdcgan.workflows.flow import RoundMaker
 from ccdcgan.workflows.judge import Judge
 from ccdcgan.workflows.knowledge import Knowledge
@@ -350,7 +350,8 @@ def table(archive: Archive, first: Sequence[Claim], runs: dict[str, list[str]]) 
         documents = [archive.documents[k] for k in keys]
         rows[name] = yield_of(documents, start, hull).model_dump()
         size = max(1, len(keys) // ROUNDS)
-        found = new_crystals(documents, SeenStructures(start))
+        judged = zip(documents, fates(documents, SeenStructures(start)), strict=True)
+        found = [document for document, fate in judged if fate == "new"]
         low = {d.key for d in found if (p := place(d, hull))[0] < 0 and p[1] <= 0.1}
         rows[name]["by_round_0.10"] = [
             sum(k in low for k in keys[i : i + size]) for i in range(0, len(keys), size)

@@ -13,7 +13,7 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures, displacement
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
-from ccdcgan.workflows.evaluation import new_crystals, place, share, yield_of
+from ccdcgan.workflows.evaluation import fates, place, share, yield_of
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
 
@@ -138,14 +138,13 @@ def test_yield_of_nothing() -> None:
     assert failed.displacement is None and failed.mean_formation_energy is None
 
 
-def test_new_crystals_teach_what_is_known() -> None:
+def test_fates_teach_what_is_known() -> None:
     known = SeenStructures([CSCL])
     documents = [relaxed(s, above=0.0) for s in (CSCL, ROCKSALT, ROCKSALT * (1, 1, 2), FLUORITE)]
     documents.append(relaxed(ZINCBLENDE, above=0.0, converged=False))
-    found = new_crystals(documents, known)
-    assert found == [documents[1], documents[3]]
+    assert fates(documents, known) == ["known", "new", "not unique", "new", "not converged"]
     assert ROCKSALT in known and FLUORITE in known and ZINCBLENDE not in known
-    assert new_crystals(documents, known) == []
+    assert "new" not in fates(documents, known)
 
 
 # --- displacement -------------------------------------------------------------------------------

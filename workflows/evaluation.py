@@ -87,17 +87,6 @@ def fates(documents: Sequence[RelaxationDocument], known: SeenStructures) -> lis
     return found
 
 
-def new_crystals(
-    documents: Sequence[RelaxationDocument], known: SeenStructures
-) -> list[RelaxationDocument]:
-    """Converged documents whose crystal matches nothing known and nothing before it.
-
-    `known` learns them.
-    """
-    judged = zip(documents, fates(documents, known), strict=True)
-    return [document for document, fate in judged if fate == "new"]
-
-
 def yield_of(
     documents: Sequence[RelaxationDocument],
     known: Sequence[Structure],

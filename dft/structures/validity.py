@@ -154,12 +154,6 @@ def neighbours(
     return first[others], second[others], distances[others]
 
 
-def shortest_distance(crystal: Structure | Atoms) -> float:
-    """Shortest distance in Å between atoms, periodic images included; at most 3.5 Å."""
-    distances = neighbours(crystal)[2]
-    return float(distances.min()) if len(distances) else CUTOFF
-
-
 def overlap(atoms: Atoms, most: float = np.inf) -> bool:
     """Whether a pair is closer than `SHORTEST` of its covalent radii, and than a distance (Å)."""
     first, second, distances = neighbours(atoms)

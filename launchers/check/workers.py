@@ -199,7 +199,7 @@ def _answer(
 
 
 def _report(cluster: Cluster, one: _Sent) -> Iterator[Finding]:
-    with _documents(cluster) as documents:
+    with cluster.store_of("documents") as documents:
         found = documents.query_one({"uuid": one.uuid}, ["output"])
     if found is None:
         yield Finding("missing", f"{one.name} worker: its output is not among the documents")
@@ -227,16 +227,6 @@ def _report(cluster: Cluster, one: _Sent) -> Iterator[Finding]:
         yield Finding("note", f"{where}: other versions than here: {', '.join(others)}")
 
 
-@contextlib.contextmanager
-def _documents(cluster: Cluster) -> Iterator[Any]:
-    store = cluster.store_of("documents")
-    store.connect()
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 def _clean_up(
     pad: Pad, cluster: Cluster, run: str, sent: Sequence[_Sent], home: Path, good: bool
 ) -> None:
@@ -245,7 +235,7 @@ def _clean_up(
         for workflow in pad.workflows.find({"metadata.campaign": run}, {"nodes": 1}):
             pad.delete_wf(workflow["nodes"][0])
         pad.db[QUEUE_JOBS].delete_many({"_id": {"$in": [one.job_id for one in sent]}})
-        with _documents(cluster) as documents:
+        with cluster.store_of("documents") as documents:
             documents.remove_docs({"uuid": {"$in": [one.uuid for one in sent]}})
     end = monotonic() + LEAVING
     while still := [one for one in sent if one.job_id in _queue_lines([one])]:

@@ -94,13 +94,9 @@ def asked_for(pad: Pad, cluster: Cluster, query: Query) -> list[str]:
         for task in job["spec"]["_tasks"]
         if "job" in task
     ]
-    store = cluster.store_of("documents")
-    store.connect()
-    try:
-        wanted = {"uuid": {"$in": uuids}, "output.entries": {"$exists": True}}
+    wanted = {"uuid": {"$in": uuids}, "output.entries": {"$exists": True}}
+    with cluster.store_of("documents") as store:
         outputs = [document["output"] for document in store.query(wanted, ["output.entries.key"])]
-    finally:
-        store.close()
     return sorted({entry["key"] for output in outputs for entry in output["entries"]})
 
 

@@ -110,13 +110,9 @@ def status_of(pad: Pad, cluster: Cluster, campaign: Submission, newest: int = 5)
 
 def _failed(cluster: Cluster, own: Mapping[str, object], jobs: Sequence[Failure]) -> FailureCounts:
     """Structures that a campaign has no result of, and its failed jobs as those of a machine."""
-    store = cluster.store_of(RESULTS)
-    store.connect()
-    try:
-        query, fields = {"converged": False, **own}, ["key", "origin", "failure"]
-        stored = [FailedStructure.of(d) for d in store.query(query, [*fields, "reason"])]
-    finally:
-        store.close()
+    query, fields = {"converged": False, **own}, ["key", "origin", "failure", "reason"]
+    with cluster.store_of(RESULTS) as store:
+        stored = [FailedStructure.of(d) for d in store.query(query, fields)]
     machines = [
         FailedStructure(kind="machine", formula=None, origin=None, reason=job.reason)
         for job in jobs

@@ -188,15 +188,12 @@ def to_folder(folder: Path, campaign: Campaign, cluster: Cluster) -> list[Moved]
 
 @contextlib.contextmanager
 def _open(store: Any, owner: str | None = None) -> Iterator[Shelves]:
-    store.connect()
-    try:
+    with store:
         stores = {"documents": store.docs_store, **store.additional_stores}
         yield {
             what: Shelf(stores[name], fields, owner if what == OUTPUTS else None)
             for what, (name, fields) in KINDS.items()
         }
-    finally:
-        store.close()
 
 
 def _names_of(campaign: Campaign, there: Shelves) -> dict[str, set[Name]]:

@@ -24,10 +24,6 @@ ROW = 200
 #: λ of eq. (5). The released code sets it to zero; the paper does not.
 WEIGHT_DECAY = 1e-6
 
-#: ω of eq. (2), the weight of the formation energy in the loss of the CCDCGAN generator. The
-#: released code weighs the mean of exp(E_f) instead, which rewards an ever lower energy less.
-ENERGY_WEIGHT = 0.1
-
 #: Negative slope of the leaky ReLU; momentum of the batch normalisation (Keras's own is 0.99).
 SLOPE, MOMENTUM, DROPOUT = 0.2, 0.8, 0.25
 
@@ -58,8 +54,6 @@ class PaperOptimizer:
 AUTOENCODER = PaperOptimizer(0.003, 0.9, 0.99, batch=1)
 GAN = PaperOptimizer(0.002, 0.5, 0.999, batch=128)
 CONSTRAINT = PaperOptimizer(0.002, 0.5, 0.999, batch=128)
-
-GAN_STEPS = 1_000_000
 
 
 def build_paper_sites_autoencoder(

@@ -19,6 +19,9 @@ from pymongo.errors import OperationFailure
 
 #: A document as MongoDB and maggma take it and give it: anything may stand in one.
 Document = dict[str, Any]
+#: MongoDB's code of an error: a unique index has the value already.
+DUPLICATE_KEY = 11000
+
 #: What stands in an index, in sqlite's types; MongoDB's null is empty bytes.
 Value = str | int | float | bytes
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError,
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import file_stem, to_json, write_atomically
 from ccdcgan.dft.variables import variables
-from ccdcgan.workflows.storage.language import Document
+from ccdcgan.workflows.storage.language import DUPLICATE_KEY
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -28,8 +29,6 @@ DEADLINE, RATE = 10.0, 5e5
 
 #: Seconds between two tries to reach a database that is away.
 PAUSE = 5.0
-
-DUPLICATE_KEY = 11000
 
 
 def is_away(error: BaseException) -> bool:
@@ -58,6 +57,18 @@ def retry_while_unreachable(action: Callable[[], T], seconds: float | None = Non
                 raise
             logger.warning("the database is away (%s): waiting", _short(error))
             sleep(min(PAUSE, max(0.0, end - monotonic())))
+
+
+@contextlib.contextmanager
+def unless_there() -> Iterator[None]:
+    """Stores what nobody else has stored at the same moment under the same name."""
+    try:
+        yield
+    except DuplicateKeyError:
+        pass
+    except BulkWriteError as error:
+        if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
+            raise
 
 
 class Spool:
@@ -104,8 +115,8 @@ class Spool:
                 found = json.loads(text)
                 if found["store"] not in stores:
                     continue
-                with pymongo.timeout(DEADLINE + len(text) / RATE):
-                    _update(stores[found["store"]], found["document"])
+                with pymongo.timeout(DEADLINE + len(text) / RATE), unless_there():
+                    stores[found["store"]].update([found["document"]], key="key")
             except (PyMongoError, BSONError, ValueError, TypeError, KeyError) as error:
                 if is_away(error):
                     logger.warning("the database is away (%s): %s waits", _short(error), path)
@@ -140,17 +151,6 @@ class Spool:
     def waiting(self) -> list[Path]:
         """Files that are not in the database yet."""
         return [] if self.folder is None else sorted(self.folder.glob("*.json"))
-
-
-def _update(store: Store, document: Document) -> None:
-    try:
-        store.update([document], key="key")
-    except DuplicateKeyError:
-        pass
-    except BulkWriteError as error:
-        # Somebody has stored the same content key at the same moment.
-        if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
-            raise
 
 
 def _short(error: BaseException) -> str:

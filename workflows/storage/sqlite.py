@@ -26,6 +26,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from ccdcgan.dft.errors import UserError
 from ccdcgan.workflows.storage.connections import File
 from ccdcgan.workflows.storage.language import (
+    DUPLICATE_KEY,
     Document,
     Filter,
     Needed,
@@ -43,8 +44,6 @@ FORMAT = 1
 
 #: Documents that are read at a time, and values that are given to sqlite one by one.
 BATCH, MARKS = 100, 1000
-
-DUPLICATE_KEY = 11000
 
 
 class Collection:

@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 
 import jobflow
 from maggma.core import Store
-from pymongo.errors import BulkWriteError
 
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import Artifact, Candidate, RelaxationDocument
 from ccdcgan.workflows.storage.language import Document
-from ccdcgan.workflows.storage.spool import DUPLICATE_KEY, Spool, retry_while_unreachable
+from ccdcgan.workflows.storage.spool import Spool, retry_while_unreachable, unless_there
 
 A = TypeVar("A", bound=Artifact)
 
@@ -120,12 +119,8 @@ class Relaxations:
 
 def insert(store: Store, documents: list[Document]) -> None:
     """Store many documents whose names are not there, in one go."""
-    try:
+    with unless_there():
         store._collection.insert_many(documents, ordered=False)
-    except BulkWriteError as error:
-        # Somebody has stored the same name at the same moment.
-        if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
-            raise
 
 
 #: To be raised when artifacts hold something else than before: older ones are made anew.
