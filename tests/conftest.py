@@ -37,12 +37,21 @@ atexit.register(shutil.rmtree, os.environ["CCDCGAN_CALCULATIONS"], ignore_errors
 
 
 #: Files that take minutes: begun first, so that no process works alone at the end.
-LONGEST = ("test_cluster_campaign", "test_cluster", "test_run", "test_continuation", "test_train")
+LONGEST = (
+    "test_cluster_campaign",
+    "test_run",
+    "test_cluster",
+    "test_continuation",
+    "test_retry_cluster",
+    "test_dft_engines",
+    "test_vasp_campaign",
+    "test_train",
+)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share fixtures: of several processes (-n 2 --dist loadgroup) one has them."""
+    """A file's tests share fixtures: of several processes (-n 3 --dist loadgroup) one has them."""
     items.sort(key=lambda i: LONGEST.index(i.path.stem) if i.path.stem in LONGEST else len(LONGEST))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -97,16 +97,23 @@ def rounds(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def undisturbed(rounds: int, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Folder of the same campaign, run on this machine."""
-    if rounds == 1:
-        return Path(request.getfixturevalue("finished"))
-    folder = tmp_path / "undisturbed" / "run"
-    folder.parent.mkdir()
-    process = start(folder, of_rounds(rounds))
-    output, _ = process.communicate(timeout=30 * MINUTES)
-    assert process.returncode == 0, output
-    return folder
+def undisturbed(rounds: int, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path]:
+    """Folder of the same campaign, run on this machine, once it is called for.
+
+    By then another process of the tests has run it.
+    """
+
+    def run() -> Path:
+        if rounds == 1:
+            return Path(request.getfixturevalue("finished"))
+        folder = tmp_path / "undisturbed" / "run"
+        folder.parent.mkdir()
+        process = start(folder, of_rounds(rounds))
+        output, _ = process.communicate(timeout=30 * MINUTES)
+        assert process.returncode == 0, output
+        return folder
+
+    return run
 
 
 @pytest.fixture
@@ -176,7 +183,7 @@ def test_disturbed_campaign_ends_with_the_phases_of_the_local_run(
     code, said = campaign.run("fetch", campaign.file, "--workdir", campaign.folder / "results")
     assert code == 0, said
     summary, phases = results(campaign.folder / "results")
-    expected_summary, expected_phases = results(undisturbed)
+    expected_summary, expected_phases = results(undisturbed())
     assert phases == expected_phases
     for one in (summary, expected_summary):
         one.pop("wall_seconds")
