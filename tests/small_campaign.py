@@ -34,11 +34,11 @@ def of_rounds(number: int) -> str:
     return CAMPAIGN.replace("rounds: 1", f"rounds: {number}")
 
 
-def start(folder: Path, text: str = CAMPAIGN) -> subprocess.Popen[str]:
+def start(folder: Path, text: str = CAMPAIGN, *options: object) -> subprocess.Popen[str]:
     """``ccdcgan run`` of the campaign in a folder."""
     campaign = folder.parent / "campaign.yaml"
     campaign.write_text(text)
-    return ccdcgan("run", campaign, "--workdir", folder, cwd=folder.parent)
+    return ccdcgan("run", campaign, "--workdir", folder, *options, cwd=folder.parent)
 
 
 def results(folder: Path) -> tuple[dict, list[dict]]:

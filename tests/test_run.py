@@ -10,9 +10,9 @@ import pytest
 from jobflow import Flow, run_locally
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Structure
-from small_campaign import results, start
+from small_campaign import CAMPAIGN, results, start
 
-from ccdcgan.launchers.workdir import embedded_store
+from ccdcgan.launchers.workdir import embedded_store, relaxations_of
 from ccdcgan.workflows.campaign import load_campaign
 from ccdcgan.workflows.generate import GenerateMaker
 from ccdcgan.workflows.learn import ConstraintMaker, GanMaker
@@ -151,8 +151,14 @@ def test_a_potential_that_learnt_nothing_stops_no_round(finished, tmp_path, monk
 
 def test_killed_and_started_again(finished, tmp_path):
     """Kill -9 in the middle of relaxations; in trainings, too: test_cluster_campaign.py."""
+    # The database is taken from the other run, the crystals of the round are not.
+    relaxed = tmp_path / "relaxed"
+    shutil.copytree(finished, relaxed)
+    others = relaxations_of(embedded_store(relaxed))
+    others.remove_docs({"origin.kind": "generated"})
+    others.close()
     folder = tmp_path / "run"
-    process = start(folder)
+    process = start(folder, CAMPAIGN, "--reuse", relaxed)
     assert process.stdout is not None
     stage = "relaxations, round 1: 1"
     seen = next((line for line in process.stdout if line.startswith(stage)), None)
