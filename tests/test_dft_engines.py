@@ -334,6 +334,20 @@ def test_each_head_has_the_parameters_of_its_functional() -> None:
     assert chgnet.level_of_theory().dispersion == "D4 of r2SCAN"
 
 
+def test_weights_of_the_package_are_found_without_importing_it() -> None:
+    from sevenn.util import pretrained_name_to_path
+
+    paths = {name: pretrained_name_to_path(name) for name in ("7net-0", "7net-l3i5", "7net-mf-0")}
+    code = (
+        "import json, sys; from ccdcgan.dft.engines.potentials import _sevennet_file; "
+        "print(json.dumps({name: str(_sevennet_file(name)) for name in sys.argv[1:]})); "
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == paths
+
+
 def test_a_checkpoint_of_ones_own_says_its_functional(tmp_path: Path) -> None:
     from sevenn.util import pretrained_name_to_path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -165,6 +166,13 @@ _CHECKPOINTS = {
     "7net-mf-0": "SevenNet-MF-0",
 }
 
+#: Their files, below the folder of weights in the package.
+_WEIGHTS = {
+    "7net-0": "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+    "7net-l3i5": "SevenNet_l3i5/checkpoint_l3i5.pth",
+    "7net-mf-0": "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
+}
+
 _HEADS = {"7net-mf-0": ("PBE", "R2SCAN")}
 
 
@@ -241,6 +249,12 @@ def _sevennet_file(checkpoint: str) -> Path:
     path = Path(checkpoint)
     if path.is_file():
         return path
+    # The package takes seconds to import, with torch: most jobs need no more than the file's hash.
+    package = find_spec("sevenn") if checkpoint in _WEIGHTS else None
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "pretrained_potentials" / _WEIGHTS[checkpoint]
+        if path.is_file():
+            return path
     from sevenn import util
 
     try:
