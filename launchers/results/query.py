@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from maggma.core import Sort, Store
-from maggma.stores import MemoryStore
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pymatgen.core import Composition, Element
 from pymongo.errors import OperationFailure, PyMongoError
 
-from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import in_one_line, mistakes
-from ccdcgan.dft.structures.archives import Member, members
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame
+from ccdcgan.launchers.results.phases_file import is_phase, read_phases
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, can_open, embedded_store
-from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document
+from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +220,7 @@ class Results:
             ):
                 return results
         if file.exists():
-            return cls(_read(file, workdir))
+            return cls(read_phases(file, workdir))
         raise UserError(f"{workdir} has no phases yet: the first come with its database")
 
     @classmethod
@@ -261,7 +259,7 @@ class Results:
             found = store.query(
                 query.filter, properties=hidden, sort=query.order, limit=query.limit or 0
             )
-            return [p for p in found if query.label == FAILED or _is_phase(p)]
+            return [p for p in found if query.label == FAILED or is_phase(p)]
 
     def count(self, query: PhaseQuery | None = None, **asked: Any) -> int:
         """How many phases a question is about, whatever its limit."""
@@ -293,24 +291,6 @@ class Results:
         self._relaxations.connect()
         mine = PhaseQuery(campaign=query.campaign).filter
         return failed_phases(self._relaxations, self._store, mine)
-
-
-def _is_phase(phase: Any) -> bool:
-    """Whether a stored document has what every phase has.
-
-    Versions before this one have published energies that are no numbers, and a database may be
-    written by others.
-    """
-    if not isinstance(phase, Mapping):
-        return False
-    energy = phase.get("energy_per_atom")
-    if not isinstance(energy, (int, float)) or not math.isfinite(energy):
-        return False
-    try:
-        LevelOfTheory.model_validate(phase.get("level_of_theory"))
-    except ValidationError:
-        return False
-    return isinstance(phase.get("formula"), str) and isinstance(phase.get("id"), str)
 
 
 def parse_where(text: str) -> Mapping[str, Any]:
@@ -385,34 +365,3 @@ def _explained(where: Mapping[str, Any] | None) -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"the free filter is not understood: {reason}") from None
-
-
-def _content(file: Path) -> bytes:
-    """A packed file's content, within the limits of what is unpacked."""
-    for member in members(file):
-        if isinstance(member, Member):
-            return member.load()
-        raise ValueError(member.reason)
-    raise ValueError("it is empty")
-
-
-def _read(file: Path, workdir: Path) -> Store:
-    """The phases of phases.json.gz in a store, as those that have an energy are in a database."""
-    from ccdcgan.workflows.campaign import load_campaign
-
-    try:
-        phases = json.loads(_content(file))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    campaign = load_campaign(workdir / CAMPAIGN_FILE)
-    digest, system = campaign.digest(), "-".join(sorted(campaign.elements))
-    listed = phases if isinstance(phases, list) else []
-    try:
-        documents = [phase_document(p, digest, system) for p in listed if _is_phase(p)]
-    except UserError as error:
-        raise UserError(f"{file} holds a phase that is none: {error}") from None
-    store = MemoryStore(PHASES, key="uid")
-    store.connect()
-    if documents:
-        store._collection.insert_many(list({d["uid"]: d for d in reversed(documents)}.values()))
-    return store
