@@ -18,7 +18,7 @@ from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 
 SCHEMA_VERSION = 1
 
-#: By less than this (eV/atom) do energies of one geometry differ.
+#: Tolerance of two energies of one geometry, eV/atom.
 SAME_ENERGY = 0.1
 
 

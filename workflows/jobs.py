@@ -15,7 +15,7 @@ from ccdcgan.dft.files import digest
 
 def worker_class(name: str) -> JobConfig:
     """Job settings that route a job to a worker class (``dft``, ``gpu`` or ``light``)."""
-    # Jobs that a job gives birth to keep their own class: jobflow would hand them their parent's.
+    # Jobs that a job adds keep their own class: jobflow would hand them their parent's.
     # FireWorks reads the first key, jobflow-remote the second.
     return JobConfig(
         expose_store=True,
@@ -83,7 +83,7 @@ def in_stage(job: Job, stage: str, inherit: bool = True) -> Job:
     job, stage
         The job, and what it belongs to.
     inherit
-        Whether jobs that it gives birth to belong to the stage as well.
+        Whether jobs that it adds belong to the stage as well.
     """
     job.update_metadata({"stage": stage}, dynamic=inherit)
     return job

@@ -23,7 +23,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 
 T = TypeVar("T")
 
-#: Seconds in which a process must have ended whose parent is gone.
+#: Timeout of a process whose parent is gone, s.
 PATIENCE = 15.0
 
 _relaxer: Relaxer | None = None

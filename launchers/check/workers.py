@@ -42,13 +42,13 @@ from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
-#: Seconds in which workers that have done their jobs leave the queue.
+#: Timeout of workers that have done their jobs, s.
 LEAVING = 30.0
 
 #: Looks in a row at which a queue job is not in the queue, until it counts as gone.
 GONE = 2
 
-#: Seconds between two looks at the queue.
+#: Interval between two looks at the queue, s.
 POLL = 2.0
 
 

@@ -18,7 +18,7 @@ from ccdcgan.launchers.cluster.settings import Cluster, Queue, Worker
 from ccdcgan.launchers.cluster.variables import ENVIRONMENT, environment_text
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
-#: Seconds, at least, after which the lock that a killed worker left on a campaign is broken.
+#: Least timeout of a lock that a killed worker left on a campaign, s.
 LOCKED = 60.0
 
 #: Names of the files that the workers of a folder share.

@@ -26,10 +26,10 @@ from ccdcgan.launchers.cluster.recovery import mend
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.workflows.storage.spool import is_away
 
-#: So many queue jobs of a class that end in a row before their worker starts: something is wrong.
-STILLBORN = 3
+#: Queue jobs of a class in a row whose end before their worker starts ends the launcher.
+FAILED_STARTS = 3
 
-#: Seconds that one launcher may need for a round; then another takes over.
+#: Lease of a launcher, s: one that needs longer for a round is replaced by another.
 LEASE = 120.0
 
 
@@ -37,7 +37,7 @@ class QueueAwayError(UserError):
     """The queue does not tell which jobs it has."""
 
 
-#: So many jobs that were refused are named.
+#: Most jobs that were refused and are named.
 TOLD = 5
 
 
@@ -192,12 +192,12 @@ def _alive(pad: Pad, adapter: CommonAdapter, name: str) -> int:
             # The worker may have signed out since.
             state = "ended" if job["state"] == "running" else "stillborn"
             jobs.update_one({"_id": job_id, "state": job["state"]}, {"$set": {"state": state}})
-    last = list(jobs.find({"class": name}).sort("submitted_at", -1).limit(STILLBORN))
-    if len(last) == STILLBORN and all(job["state"] == "stillborn" for job in last):
+    last = list(jobs.find({"class": name}).sort("submitted_at", -1).limit(FAILED_STARTS))
+    if len(last) == FAILED_STARTS and all(job["state"] == "stillborn" for job in last):
         # Told once; the next try counts from anew.
         jobs.update_many({"class": name, "state": "stillborn"}, {"$set": {"state": "ended"}})
         raise UserError(
-            f"{STILLBORN} queue jobs of class {name} ended before a worker started: "
+            f"{FAILED_STARTS} queue jobs of class {name} ended before a worker started: "
             f"{last_words(Path(last[0]['folder']))}"
         )
     return sum(job_id in there for job_id in ours)

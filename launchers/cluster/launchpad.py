@@ -182,7 +182,7 @@ class Pad(LaunchPad):
         return old_new
 
     def _update_wf(self, wf: Workflow, updated_ids: Iterable[int]) -> None:
-        """FireWorks'; what is born or runs again in a paused or cancelled campaign waits."""
+        """FireWorks'; what is added or runs again in a paused or cancelled campaign waits."""
         query = {"_id": wf.metadata.get("campaign"), "held": {"$exists": True}}
         if found := self.campaigns.find_one(query, {"held": 1}):
             for fw_id in updated_ids:

@@ -20,7 +20,7 @@ from ccdcgan.workflows.storage.spool import Spool
 #: person runs it again: it may be what kills its workers.
 TRIES = 5
 
-#: Seconds that a job may be without its workflow, which is written after it.
+#: Timeout of a job without its workflow, which is written after it, s.
 YOUNG = 600.0
 
 
@@ -216,7 +216,7 @@ def change_states(pad: Pad, campaign: str, before: Iterable[str], after: str) ->
     for workflow in pad.workflows.find({"metadata.campaign": campaign}, {"nodes": 1}):
         node = workflow["nodes"][0]
         with WFLock(pad, node):
-            # Only now: a job that has just ended may have given birth to others.
+            # Only now: a job that has just ended may have added others.
             lazy = pad.get_wf_by_fw_id_lzyfw(node)
             parents, states = lazy.links.parent_links, lazy.fw_states
             those = {"spec.campaign": campaign, "state": {"$in": list(before)}}
@@ -246,7 +246,7 @@ def change_states(pad: Pad, campaign: str, before: Iterable[str], after: str) ->
 
 
 def _hold(pad: Pad, campaign: str, state: str) -> None:
-    """Note in which state a campaign's jobs are born from now on; what was cancelled stays so."""
+    """Note the state of jobs that a campaign adds from now on; what was cancelled stays so."""
     query = {"_id": campaign, "held": {"$ne": "DEFUSED"}}
     if state == "WAITING":
         pad.db[CAMPAIGNS].update_one(query, {"$unset": {"held": ""}})

@@ -24,7 +24,7 @@ from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.flow import InverseDesignMaker
 
-#: Seconds after which a submission that was begun and not finished is taken over.
+#: Timeout of a submission that was begun and not finished, s: then it is taken over.
 UNFINISHED = 60.0
 
 #: States of jobs for which nothing more is done.

@@ -43,7 +43,7 @@ logger = logging.getLogger("ccdcgan")
 #: A worker takes no job in the last seconds of its queue time.
 LAST_CALL = 60.0
 
-#: Seconds between two writes of a job's progress.
+#: Interval between two writes of a job's progress, s.
 EVERY = 2.0
 
 #: How reports of relaxations begin.
@@ -122,7 +122,7 @@ def work(folder: Path, idle: float) -> int:
 
 
 def _sign_in(pad: Pad, name: str) -> str | None:
-    """Tell the launcher that the queue job has come to life."""
+    """Note for the launcher that the queue job has started."""
     job_id = next((os.environ[v] for v in JOB_ID_VARIABLES if v in os.environ), None)
     if job_id is not None:
         job_id = job_id.split(".")[0]

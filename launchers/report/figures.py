@@ -41,7 +41,7 @@ def energy(value: float | None, digits: int = 3) -> str:
 
 
 def is_generated(phase: Phase) -> bool:
-    """Tell whether the network made this phase, rather than the prototype database."""
+    """Whether the network made this phase, rather than the prototype database."""
     return phase.origin.kind == "generated"
 
 

@@ -1,4 +1,7 @@
-"""Crystal graphs: crystals as fixed-length numbers (cell, composition, one code an element)."""
+"""Crystal graphs: crystals as fixed-length numbers (cell, composition, one code an element).
+
+The word is the paper's: no graph of atoms and bonds is meant.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Seconds to wait for the writes of others.
+#: Timeout of the writes of others, s.
 TIMEOUT = 60.0
 
 

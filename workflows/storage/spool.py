@@ -24,10 +24,10 @@ from ccdcgan.workflows.storage.language import DUPLICATE_KEY
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
 
-#: Seconds that one write may take before the database counts as away, and bytes more a second.
+#: Timeout of one write, s, and the bytes that add a second to it.
 DEADLINE, RATE = 10.0, 5e5
 
-#: Seconds between two tries to reach a database that is away.
+#: Pause between two tries to reach a database that is away, s.
 PAUSE = 5.0
 
 

@@ -47,7 +47,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure, encode_structure
 from ccdcgan.dft.structures.moments import moments_of, with_moments
 
-#: Seconds between two looks at a calculation that another process has.
+#: Interval between two looks at a calculation that another process has, s.
 PAUSE = 2.0
 
 #: A run that ends before its first electronic step without a word of VASP's.

@@ -17,7 +17,7 @@ from ccdcgan.dft.engines.vasp.command import Program, program_of, vasp_command
 from ccdcgan.dft.engines.vasp.files import geometry
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 
-#: Seconds in which a program must have ended that is told to.
+#: Timeout of a program that was asked to end, s.
 PATIENCE = 5.0
 
 
