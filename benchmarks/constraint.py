@@ -36,7 +36,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.networks.data import parse_references, prepared
+from ccdcgan.launchers.networks.data import prepared
+from ccdcgan.launchers.networks.energies import parse_references
 from ccdcgan.models.energy.constraint import error_figures, train_constraint
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.pipeline import Crystals

@@ -39,7 +39,8 @@ from scipy.stats import binomtest
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.matching import SeenStructures
-from ccdcgan.launchers.networks.data import Data, parse_references, prepared
+from ccdcgan.launchers.networks.data import Data, prepared
+from ccdcgan.launchers.networks.energies import parse_references
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.models.pipeline import train_constraints, train_generator
 from ccdcgan.models.presets import Preset

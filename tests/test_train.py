@@ -28,7 +28,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.sources import AflowSource, Filters, collect
 from ccdcgan.dft.structures.substitution import candidates
 from ccdcgan.launchers.cli import app as cli
-from ccdcgan.launchers.networks.data import EnergyKey
+from ccdcgan.launchers.networks.energies import EnergyKey
 from ccdcgan.launchers.networks.sample import asked_compositions
 from ccdcgan.models.presets import FORMAT
 
@@ -227,7 +227,8 @@ def test_autoencoder_from_a_folder_of_cif_files(
 
 
 def learnt(path: Path, **options: Any) -> tuple[Any, list[str]]:
-    from ccdcgan.launchers.networks.data import parse_references, prepared
+    from ccdcgan.launchers.networks.data import prepared
+    from ccdcgan.launchers.networks.energies import parse_references
     from ccdcgan.models.presets import load_preset
 
     (path.parent / "tiny.yaml").write_text(TINY)

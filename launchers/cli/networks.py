@@ -60,7 +60,7 @@ def train(
     ] = False,
 ) -> None:
     """Train networks on a file of crystals; a killed training goes on where it was."""
-    from ccdcgan.launchers.networks.data import EnergyKey
+    from ccdcgan.launchers.networks.energies import EnergyKey
     from ccdcgan.launchers.networks.train import Options, figures_table, train
 
     if energy_per_atom and energy is None:
