@@ -55,13 +55,13 @@ def test_digest_knows_what_decides_the_result():
 def test_first_names_are_understood_and_hashed(
     first: str, selection: str, digest: str, artifact: str
 ) -> None:
-    from ccdcgan.workflows.storage.stores import artifact_key
+    from ccdcgan.workflows.generate import generated_keys
 
     for name, value in (("choose", first), ("selection", selection), ("selection", first)):
         campaign = parse_campaign({"loop": {"screening": {name: value}}}, "x")
         assert campaign.loop.screening.selection == selection
         assert campaign.digest() == digest
-        assert artifact_key("generated", "g", campaign.choice) == artifact
+        assert generated_keys("g", campaign)[1] == artifact
         stored = campaign.model_dump(mode="json")
         assert stored["loop"]["screening"]["selection"] == selection
         assert "choose" not in stored["loop"]["screening"]

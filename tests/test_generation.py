@@ -8,12 +8,10 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import numpy as np
 import pytest
-from crystals import ANTIFLUORITE, BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE, fcc
+from crystals import ANTIFLUORITE, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE, fcc
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.structures.matching import SeenStructures, is_same
-from ccdcgan.launchers.local.homologous import stack
 from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.energy.potential import Potential
@@ -21,8 +19,7 @@ from ccdcgan.models.energy.power_spectrum import PAIR
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import Files, shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
-from ccdcgan.workflows.drawing import new_stackings
+from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.screening import Limits
@@ -168,38 +165,3 @@ def test_limits_that_are_left_open_follow_what_is_known() -> None:
         assert not Limits.of(Screening(), known).allow(crystal)
     chosen = Screening(min_distance=2.2, volume_range=(5.0, 9.0))
     assert Limits.of(chosen, known) == Limits(20, 2.2, (5.0, 9.0))
-
-
-def test_stackings_of_what_is_stable_are_new_and_few_of_a_formula() -> None:
-    selenium = Structure(Lattice.cubic(3.2), ["Se"], [[0] * 3])
-    known = [
-        document("bismuth-", BISMUTH, 0.0),
-        document("selenium", selenium, 0.0),
-        document("quintuple", stack(0, 1), -0.3),
-        document("high", stack(2, 1), 0.3),
-    ]
-    claims = [Claim(key=d.key, origin=d.origin) for d in known]
-    seen = SeenStructures(d.structure for d in known)
-    limits = Limits(9, 2.4, (10.0, 60.0))
-
-    def found(**loop) -> list[tuple[Origin, Structure]]:
-        campaign = parse_campaign({"loop": loop}, "test")
-        knowledge = Knowledge(campaign, {d.key: d for d in known}, claims)
-        return new_stackings(knowledge, seen, limits, 3)
-
-    some = found(stackings=100, screening={"per_formula": 1})
-    assert any(is_same(s, stack(1, 1)) and o.id.endswith("bismuth-+quintupl") for o, s in some)
-    assert all((o.kind, o.round, o.sample) == ("generated", 3, None) for o, _ in some)
-    assert not any("high" in o.id for o, _ in some)
-    again = SeenStructures(d.structure for d in known)
-    formulas = []
-    for _, structure in some:
-        assert limits.allow(structure) and again.add_if_new(structure)
-        assert set(structure.symbol_set) == {"Bi", "Se"}
-        formulas.append(structure.composition.reduced_formula)
-    assert max(formulas.count(f) for f in formulas) <= 3
-    assert len(some) > 3 and [s for _, s in found(stackings=3)] == [s for _, s in some][:3]
-    # What is only looked at is not known from then on.
-    assert [o for o, _ in found(stackings=100, screening={"per_formula": 1})] == [
-        o for o, _ in some
-    ]

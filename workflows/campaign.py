@@ -20,6 +20,7 @@ from ccdcgan.dft.mistakes import validated
 from ccdcgan.dft.relaxation.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.settings import HASHED, Settings
+from ccdcgan.dft.structures.compositions import multiples
 from ccdcgan.dft.structures.hull import Thresholds
 from ccdcgan.dft.structures.references import ReferenceSource
 from ccdcgan.dft.structures.substitution import parse_system
@@ -31,6 +32,7 @@ from ccdcgan.workflows.sections import (
     DatabaseSettings,
     LoopSettings,
     NetworkSettings,
+    SearchSettings,
 )
 
 #: Beginnings of the keys that make a campaign the one it is: what its numbers stand for and what
@@ -53,10 +55,15 @@ AMOUNTS = (".second_opinion", ".gan_steps", ".guide_epochs", ".autoencoder_epoch
 class Campaign(Settings):
     """One search for new crystals of one chemical system."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"confirm", "references", "trusted", "written"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"confirm", "references", "search", "trusted", "written"}
+    )
 
     system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
     seed: int = Field(0, ge=0, lt=2**24)
+    search: SearchSettings = Field(
+        SearchSettings(), description="What is generated; by default all of the system."
+    )
     database: DatabaseSettings = DatabaseSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
     references: tuple[ReferenceSource, ...] = Field(
@@ -102,6 +109,14 @@ class Campaign(Settings):
                     f"database.without: {formula!r} is no compound of {'-'.join(self.system)}, of "
                     "all its elements and no other"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Campaign:
+        try:
+            self.searched()
+        except UserError as error:
+            raise ValueError(f"search.compositions: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -198,16 +213,41 @@ class Campaign(Settings):
         return self.model_copy(update={"relaxation": self.relaxation.model_copy(update=update)})
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the proposal sources; the last ones get what the first ones leave."""
+        if self.loop.sources is not None:
+            return self.loop.sources
+        chosen = self.networks
+        if chosen.preset == "paper" or chosen.variant == "dcgan":
+            return ("generator",)
+        return ("stackings", "substitution", "variation", "generator")
+
+    def searched(self) -> list[list[int]]:
+        """Numbers of atoms of each element in the cells that are searched for; none for all."""
+        most = self.loop.screening.max_sites
+        return multiples(self.search.compositions, self.system, most, self.search.min_sites)
+
+    @property
     def prerelaxes(self) -> bool:
         """Whether what is generated is relaxed by a learnt potential before it is chosen."""
         chosen, screening = self.networks, self.loop.screening
         judged = chosen.preset != "paper" and chosen.variant != "dcgan"
         return judged and screening.selection == "expected_gain" and screening.prerelax > 0
 
-    @property
-    def choice(self) -> dict[str, object]:
-        """What decides, beside the generator, which crystals are relaxed in a round."""
-        return self.model_dump(mode="json", include={"loop", "thresholds"}, context=HASHED)
+    def choice(self, *, rounds: bool) -> dict[str, object]:
+        """What decides, beside the generator, which crystals are relaxed in a round.
+
+        Parameters
+        ----------
+        rounds
+            Whether their number is among it, as in earlier versions.
+        """
+        return self.model_dump(
+            mode="json",
+            include={"loop", "search", "thresholds"},
+            exclude=None if rounds else {"loop": {"rounds"}},
+            context=HASHED,
+        )
 
     def digest(self) -> str:
         """Hash of all that decides the result, with paths as the file has them.

@@ -36,7 +36,7 @@ def expected_gain(
     structures: Sequence[Structure],
     hull: Hull,
     goals: Sequence[Goal],
-    below: float,
+    below: FloatArray | float,
     known: FloatArray,
 ) -> NDArray[np.float64]:
     """By how much (eV/atom) structures are expected to be better than the threshold, (n,).
@@ -57,8 +57,8 @@ def expected_gain(
         Convex hull of what is known.
     goals
         What is sought.
-    below
-        Threshold of the distance to the hull, eV/atom.
+    below : array (n,)
+        Distance to the hull from which an improvement counts, eV/atom.
     known : array (k, properties)
         Properties of known crystals.
     """
@@ -72,7 +72,8 @@ def expected_gain(
     worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
     others = [g for g in goals if g.property != FORMATION_ENERGY]
     usual = float(np.median(score(known, names, others))) if others else 0.0
-    limit = worth * np.minimum(ground + below, 0.0) + usual
+    reach = np.broadcast_to(below, len(structures))[judged]
+    limit = worth * np.minimum(ground + reach, 0.0) + usual
     own = sum((g.weight * errors[g.property]) ** 2 for g in goals)
     deviation = np.sqrt(scores.var(1) + own) + 1e-9
     better = limit - scores.mean(1)

@@ -38,6 +38,9 @@ class Origin(BaseModel):
         description="Prototype and assignment, model and sample, the beginnings of the content "
         "keys of the crystals that a stacking is made of, or where a run that was adopted lies."
     )
+    source: str | None = Field(
+        None, description="Proposal source of what was generated; null of earlier versions."
+    )
     round: int | None = Field(None, description="Round that generated it, from 1.")
     model: str | None = Field(None, description="Key of the generator.")
     sample: int | None = Field(None, description="Index of the noise vector.")
@@ -46,6 +49,13 @@ class Origin(BaseModel):
     prerelaxed: bool | None = Field(
         None, description="Whether a potential learnt from the campaign has relaxed it before."
     )
+
+    @property
+    def source_name(self) -> str:
+        """Proposal source; of a generated crystal of an earlier version, what its name says."""
+        if self.kind != "generated":
+            return self.kind
+        return self.source or ("stackings" if self.is_stacking else "generator")
 
     @property
     def is_stacking(self) -> bool:
@@ -215,14 +225,15 @@ class Agreement(BaseModel):
 class Funnel(BaseModel):
     """What became of the samples of one round before any is relaxed.
 
-    valid: of the decoded samples; stackings: judged beside those, null without any; screened:
-    passed every screen and chosen for relaxation. left_out: of a round that chose nothing, why,
-    and how many crystals.
+    sampled: proposed by all sources; valid: of the decoded ones; proposed: the valid by source;
+    screened: passed every screen and chosen for relaxation. left_out: of a round that chose
+    nothing, why, and how many crystals. stackings: judged beside the samples, of earlier versions.
     """
 
     sampled: int = 0
     decoded: int = 0
     valid: int = 0
+    proposed: dict[str, int] = {}
     stackings: int | None = None
     screened: int = 0
     left_out: dict[str, int] = {}
@@ -237,6 +248,23 @@ class Funnel(BaseModel):
         )
 
 
+#: Distances to the hull that finds are counted within, eV/atom. What is made lies mostly within
+#: the first (Sun et al., Sci. Adv. 2, e1600225 (2016)).
+DEPTHS = (0.025, 0.05, 0.1)
+
+
+class SourceCounts(BaseModel):
+    """What a proposal source has brought in one round."""
+
+    proposed: int = Field(0, description="Candidates that passed the screen of sane crystals.")
+    relaxed: int = 0
+    new: int = Field(0, description="Distinct crystals that were not known.")
+    within: dict[str, int] = Field(
+        default_factory=dict,
+        description="Of those, how many lie within a distance of the hull, eV/atom.",
+    )
+
+
 class RoundCounts(Funnel):
     """The funnel of one round to its end.
 
@@ -249,6 +277,7 @@ class RoundCounts(Funnel):
     distinct: int = 0
     distinct_metastable: int = 0
     distinct_stable: int = 0
+    sources: dict[str, SourceCounts] = {}
 
 
 class DatabaseCounts(BaseModel):

@@ -6,25 +6,26 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Structure
 
-from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import primitive_cell
-from ccdcgan.dft.structures.stacking import stackings
+from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.representation.voxels import FloatArray
-from ccdcgan.models.sampling import POTENTIAL, SPACE, Files, draw_crystals, load_space
+from ccdcgan.models.sampling import POTENTIAL, Files
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import Novelty, choose
 from ccdcgan.workflows.documents import Candidate, Funnel, Origin
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.prerelaxation import prerelaxed
-from ccdcgan.workflows.screening import Limits
+from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
+from ccdcgan.workflows.sources.base import Context, Proposal
+from ccdcgan.workflows.sources.budget import rewards, shares
+from ccdcgan.workflows.sources.registry import source_of
 from ccdcgan.workflows.training import preset_of
 
 logger = logging.getLogger("ccdcgan")
@@ -32,9 +33,8 @@ logger = logging.getLogger("ccdcgan")
 #: So many times the crystals that are wanted, of a formula and in all, are pre-relaxed.
 PRERELAXED = 6
 
-
-#: Stackings of one formula that are judged, in units of those that may be relaxed of it.
-STACKED = 3
+#: By less than this (eV/atom) the learnt potential does not tell versions of a crystal apart.
+EVEN = 0.005
 
 
 @dataclass
@@ -60,10 +60,11 @@ class Pool:
     prerelaxed: bool | None = None
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[Origin, Structure]]) -> Pool:
+    def of(cls, proposals: Sequence[Proposal]) -> Pool:
         """Crystals that nobody has judged."""
-        origins, crystals = [o for o, _ in pairs], [c for _, c in pairs]
-        return cls(origins, crystals, np.full(len(pairs), np.nan), np.ones(len(pairs)))
+        crystals = [p.structure for p in proposals if p.structure is not None]
+        n = len(crystals)
+        return cls([p.origin for p in proposals], crystals, np.full(n, np.nan), np.ones(n))
 
     @property
     def stacked(self) -> list[bool]:
@@ -102,66 +103,54 @@ def generated(
     loop, screening = settings.loop, settings.loop.screening
     stage = f"sampling, round {number}"
     progress.report(stage, 0, loop.samples)
-    limits = Limits.of(screening, load_space(files[SPACE])[1]["extremes"])
-    drawn = draw(settings, files, model, number)
-    valid = [(origin, c) for origin, c in drawn if c is not None and limits.allow(c)]
-    known = knowledge.seen()
-    stacked = new_stackings(knowledge, known, limits, number) if loop.stackings else []
-    pool, novelty, reasons = judged(
-        Pool.of(valid + stacked), knowledge, known, files, errors, limits
-    )
+    context = Context(knowledge, knowledge.seen(), files, model, number)
+    proposals = proposed(context)
+    valid = [p for p in proposals if p.structure is not None and context.limits.allow(p.structure)]
+    pool, novelty, reasons = judged(Pool.of(valid), context, errors)
     progress.report(stage, loop.samples, loop.samples)
     chosen = choose(
         pool.crystals,
         pool.gain,
-        known,
+        context.seen,
         screening.per_formula,
         loop.relaxations,
         novelty,
         stacked=pool.stacked,
     )
     funnel = Funnel(
-        sampled=loop.samples,
-        decoded=sum(c is not None for _, c in drawn),
+        sampled=len(proposals),
+        decoded=sum(p.structure is not None for p in proposals),
         valid=len(valid),
-        stackings=len(stacked) if loop.stackings else None,
+        proposed=dict.fromkeys(settings.sources, 0) | Counter(p.origin.source_name for p in valid),
         screened=len(chosen),
         left_out={} if chosen else reasons,
     )
+    for source, count in funnel.proposed.items():
+        if not count:
+            logger.warning("round %d: the source %s had nothing to propose", number, source)
     if not chosen:
         logger.warning("%s", funnel.nothing_chosen(number))
     return [pool.candidate(n) for n in chosen], funnel
 
 
-def draw(
-    campaign: Campaign, files: Files, model: str, number: int
-) -> list[tuple[Origin, Structure | None]]:
-    """Samples of a generator; None where a crystal graph could not be decoded."""
-    preset, noise_seed = preset_of(campaign), campaign.seed * 1000 + number
-    decoded = draw_crystals(campaign.loop.samples, noise_seed, campaign.elements, preset, files)
-    return [
-        (
-            Origin(
-                kind="generated",
-                id=f"{preset.gan.variant}:{number}-{i}",
-                round=number,
-                model=model,
-                sample=i,
-                noise_seed=noise_seed,
-            ),
-            crystal,
-        )
-        for i, crystal in enumerate(decoded)
-    ]
+def proposed(context: Context) -> list[Proposal]:
+    """Candidates of all sources; what one leaves of its share goes to those after it."""
+    campaign = context.campaign
+    brought = rewards(context.knowledge.phases, campaign.thresholds.stable)
+    share = shares(campaign.sources, brought, context.rng("budget"))
+    found: list[Proposal] = []
+    for name in campaign.sources:
+        left = campaign.loop.samples - len(found)
+        count = round(left * share[name] / sum(share[n] for n in list(share)))
+        if name == "stackings":
+            count = max(count, campaign.loop.stackings)
+        found += source_of(name)(context, count)
+        del share[name]
+    return found
 
 
 def judged(
-    pool: Pool,
-    knowledge: Knowledge,
-    known: SeenStructures,
-    files: Files,
-    errors: Mapping[str, PropertyErrors],
-    limits: Limits,
+    pool: Pool, context: Context, errors: Mapping[str, PropertyErrors]
 ) -> tuple[Pool, Novelty | None, dict[str, int]]:
     """Crystals with what is predicted of them; the best pre-relaxed where there is a potential.
 
@@ -170,6 +159,7 @@ def judged(
     pool, novelty, reasons
         Novelty where the gain chooses; reasons, as of `left_out`, in case nothing is chosen.
     """
+    knowledge, files = context.knowledge, context.files
     screening = knowledge.campaign.loop.screening
     most = screening.max_formation_energy
     reasons = left_out(pool.energies, pool.gain, most)
@@ -184,7 +174,7 @@ def judged(
     novelty = knowledge.novelty()
     knowledge.keep()
     if POTENTIAL in files:
-        pool = _prerelaxed(pool, known, novelty, files[POTENTIAL], knowledge.campaign, limits)
+        pool = _prerelaxed(pool, context, novelty)
         energies, gain = judge(pool.crystals, Potential.from_bytes(files[POTENTIAL]))
         pool = replace(pool, energies=energies, gain=gain)
         if pool.crystals:
@@ -192,65 +182,59 @@ def judged(
     return pool, novelty, reasons
 
 
-def _prerelaxed(
-    pool: Pool,
-    known: SeenStructures,
-    novelty: Novelty,
-    potential: bytes,
-    settings: Campaign,
-    limits: Limits,
-) -> Pool:
+def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
     """The most promising crystals as the learnt potential relaxes them."""
+    settings, limits = context.campaign, context.limits
     loop, screening = settings.loop, settings.loop.screening
     # What is chosen here counts as known for this choice only.
     chosen = choose(
         pool.crystals,
         pool.gain,
-        known.copy(),
+        context.seen.copy(),
         PRERELAXED * screening.per_formula,
         PRERELAXED * loop.relaxations,
         novelty.copy(),
         shortlist=4,
         stacked=pool.stacked,
     )
-    before = [pool.crystals[i] for i in chosen]
-    relaxed = prerelaxed(before, potential, settings.elements, screening.prerelax, settings.workers)
-    crystals = [new if limits.allow(new) else old for old, new in zip(before, relaxed, strict=True)]
-    origins = [pool.origins[i] for i in chosen]
-    return Pool(origins, crystals, pool.energies[chosen], pool.gain[chosen], True)
+    potential = context.files[POTENTIAL]
+    relax = partial(
+        prerelaxed,
+        potential=potential,
+        elements=settings.elements,
+        steps=screening.prerelax,
+        workers=settings.workers,
+    )
+    owners, before = _with_symmetric(chosen, [pool.crystals[i] for i in chosen])
+    after = [n if limits.allow(n) else o for o, n in zip(before, relax(before), strict=True)]
+    # What has come near a symmetry on its way is also relaxed within it.
+    owners, versions = _with_symmetric(owners, after)
+    crystals = [*after, *relax(versions[len(after) :])]
+    calculator = LearntCalculator(Potential.from_bytes(potential), settings.elements)
+    energies = [calculator.energy_per_atom(c) for c in crystals]
+    kept = _most_symmetric(owners, energies)
+    numbers = [owners[i] for i in kept]
+    return Pool(
+        [pool.origins[i] for i in numbers],
+        [crystals[i] for i in kept],
+        pool.energies[numbers],
+        pool.gain[numbers],
+        True,
+    )
 
 
-def new_stackings(
-    knowledge: Knowledge, known: SeenStructures, limits: Limits, number: int
-) -> list[tuple[Origin, Structure]]:
-    """New stackings of known crystals within the stable threshold of their hull."""
-    settings = knowledge.campaign
-    screening = settings.loop.screening
-    parents = [
-        (p.id, primitive_cell(p.structure), p.e_above_hull)
-        for p in knowledge.phases
-        if p.distinct
-        and p.e_above_hull is not None
-        and p.e_above_hull <= settings.thresholds.stable
-    ]
-    if not parents:
-        return []
-    keys, crystals, distances = zip(*parents, strict=True)
-    seen, counts = known.copy(), Counter[str]()
-    found: list[tuple[Origin, Structure]] = []
-    for parts, made in stackings(crystals, distances, limits.max_sites):
-        composition = sum((crystals[i].composition for i in parts), Composition())
-        formula = composition.reduced_formula
-        if len(composition) < len(settings.elements):
-            continue
-        name = "+".join(keys[i][:8] for i in parts)
-        origin = Origin(kind="generated", id=f"stacking:{name}", round=number)
-        for crystal in made:
-            if len(found) == settings.loop.stackings:
-                return found
-            if counts[formula] == STACKED * screening.per_formula:
-                break
-            if limits.allow(crystal) and seen.add_if_new(crystal):
-                counts[formula] += 1
-                found.append((origin, crystal))
-    return found
+def _with_symmetric(
+    owners: Sequence[int], crystals: Sequence[Structure]
+) -> tuple[list[int], list[Structure]]:
+    """Crystals, and after them their versions of higher symmetry, each with its number."""
+    higher = [(owner, s) for owner, c in zip(owners, crystals, strict=True) for s in ladder(c)]
+    return [*owners, *(o for o, _ in higher)], [*crystals, *(s for _, s in higher)]
+
+
+def _most_symmetric(owners: Sequence[int], energies: Sequence[float]) -> list[int]:
+    """Of the versions of each crystal the last that is not above the lowest by more than `EVEN`."""
+    lowest: dict[int, float] = {}
+    for owner, energy in zip(owners, energies, strict=True):
+        lowest[owner] = min(energy, lowest.get(owner, energy))
+    kept = {o: i for i, o in enumerate(owners) if energies[i] <= lowest[o] + EVEN}
+    return list(kept.values())

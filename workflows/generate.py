@@ -43,7 +43,7 @@ class GenerateMaker(Maker):
         from ccdcgan.workflows.drawing import generated
 
         start = monotonic()
-        key = artifact_key("generated", gan.key, campaign.choice)
+        key, earlier = generated_keys(gan.key, campaign)
 
         def generate() -> GeneratedArtifact:
             files = load_files(autoencoder, constraint, gan)
@@ -51,5 +51,14 @@ class GenerateMaker(Maker):
             candidates, funnel = generated(knowledge, files, constraint.properties, gan.key, number)
             return GeneratedArtifact(candidates=candidates, funnel=funnel)
 
-        artifact = cached_artifact(key, GeneratedArtifact, generate)
+        artifact = cached_artifact(key, GeneratedArtifact, generate, earlier)
         return GeneratedOutput.of(artifact, seconds=monotonic() - start)
+
+
+def generated_keys(gan: str, campaign: Campaign) -> tuple[str, str]:
+    """Keys of the artifact of a round's candidates: today's, and that of earlier versions."""
+    # A campaign of more rounds begins with the same ones.
+    today, earlier = (
+        artifact_key("generated", gan, campaign.choice(rounds=rounds)) for rounds in (False, True)
+    )
+    return today, earlier

@@ -13,6 +13,7 @@ from ccdcgan.dft.structures.elements import off_the_table
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
+    DEPTHS,
     Claim,
     DatabaseCounts,
     Funnel,
@@ -20,6 +21,7 @@ from ccdcgan.workflows.documents import (
     RelaxationDocument,
     RoundCounts,
     SecondPlace,
+    SourceCounts,
 )
 from ccdcgan.workflows.failures import grouped
 from ccdcgan.workflows.trust import lowest_elements
@@ -156,6 +158,7 @@ def round_counts(phases: Sequence[Phase], number: int, funnel: Funnel) -> RoundC
     """The funnel of one round; `funnel` holds what was counted before the relaxations."""
     own = [p for p in phases if p.origin.kind == "generated" and p.origin.round == number]
     new = [p for p in own if p.distinct]
+    names = {**dict.fromkeys([p.origin.source_name for p in own], 0), **funnel.proposed}
     return RoundCounts(
         **funnel.model_dump(),
         relaxed=sum(p.energy_per_atom is not None for p in own),
@@ -163,7 +166,37 @@ def round_counts(phases: Sequence[Phase], number: int, funnel: Funnel) -> RoundC
         distinct=len(new),
         distinct_metastable=sum(p.label in {"stable", "metastable"} for p in new),
         distinct_stable=sum(p.label == "stable" for p in new),
+        sources={
+            name: _source_counts([p for p in own if p.origin.source_name == name], proposed)
+            for name, proposed in names.items()
+        },
     )
+
+
+def _source_counts(own: Sequence[Phase], proposed: int) -> SourceCounts:
+    new = [p for p in own if p.distinct and p.converged and p.label != "untrusted"]
+    distances = [p.e_above_hull for p in new if p.e_above_hull is not None]
+    return SourceCounts(
+        proposed=proposed,
+        relaxed=sum(p.energy_per_atom is not None for p in own),
+        new=len(new),
+        within={f"{depth:g}": sum(d <= depth + 1e-9 for d in distances) for depth in DEPTHS},
+    )
+
+
+def sources_of(rounds: Sequence[RoundCounts]) -> dict[str, SourceCounts]:
+    """What each source has brought in all rounds together."""
+    found: dict[str, SourceCounts] = {}
+    for counts in rounds:
+        for name, here in counts.sources.items():
+            total = found.get(name, SourceCounts())
+            found[name] = SourceCounts(
+                proposed=total.proposed + here.proposed,
+                relaxed=total.relaxed + here.relaxed,
+                new=total.new + here.new,
+                within={d: n + total.within.get(d, 0) for d, n in here.within.items()},
+            )
+    return found
 
 
 def ranked(phases: Sequence[Phase]) -> list[Phase]:

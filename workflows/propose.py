@@ -43,6 +43,8 @@ def substituted(
     if not kept:
         reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
         raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
+    searched = campaign.search.compositions
+    kept.sort(key=lambda p: p.structure.composition.reduced_formula not in searched)
     if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
         rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
         kept = kept[: chosen.max_candidates]
@@ -87,7 +89,12 @@ class ProposeMaker(Maker):
             chosen.sources, chosen.filters, len(campaign.elements), campaign.seed, magnetic=magnetic
         )
         kept = substituted(campaign, prototypes, rejected)
-        elements = end_members(campaign.elements, chosen.element_sites, chosen.own_element_sites)
+        elements = end_members(
+            campaign.elements,
+            chosen.element_sites,
+            chosen.own_element_sites,
+            own_only=chosen.elements == "own",
+        )
         references, unread = load_references(
             campaign.references, campaign.elements, magnetic=magnetic
         )

@@ -8,7 +8,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
 from ccdcgan.models.representation.voxels import FloatArray
-from ccdcgan.workflows.sections import Screening
+from ccdcgan.workflows.sections import Screening, SearchSettings
 
 
 @dataclass(frozen=True)
@@ -23,26 +23,39 @@ class Limits:
         Shortest distance, Å.
     volume_range
         Å³ per atom.
+    min_sites
+        Fewest atoms in the cell.
+    formulas
+        Reduced formulas that are searched for; none for all.
     """
 
     max_sites: int
     min_distance: float
     volume_range: tuple[float, float]
+    min_sites: int = 1
+    formulas: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, screening: Screening, known: FloatArray) -> Limits:
+    def of(
+        cls, screening: Screening, known: FloatArray, search: SearchSettings | None = None
+    ) -> Limits:
         """Those of a screening; where it leaves one open, it follows from known crystals.
 
         Parameters
         ----------
         known : array (3,)
             Of the `extremes` of known crystals.
+        search
+            What is searched for; by default everything.
         """
+        search = search or SearchSettings()
         shortest, small, large = map(float, known)
         return cls(
             screening.max_sites,
             screening.min_distance or 0.8 * shortest,
             screening.volume_range or (0.6 * small, 1.2 * large),
+            search.min_sites,
+            frozenset(search.compositions),
         )
 
     def problem(self, structure: Structure) -> str | None:
@@ -51,6 +64,10 @@ class Limits:
             return reason
         if len(structure) > self.max_sites:
             return f"more than {self.max_sites} atoms"
+        if len(structure) < self.min_sites:
+            return f"fewer than {self.min_sites} atoms"
+        if self.formulas and structure.composition.reduced_formula not in self.formulas:
+            return "of no composition that is searched for"
         low, high = self.volume_range
         volume = structure.volume / len(structure)
         if not low <= volume <= high:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pymatgen.core import Composition
 
 from ccdcgan.dft.mistakes import did_you_mean, shown
@@ -14,6 +14,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.settings import Renamed, Settings, VolumeRange
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
+from ccdcgan.workflows.sources.registry import check_source
 
 #: A training needs at least this many crystals that hold every element.
 SMALLEST_DATABASE = 15
@@ -23,10 +24,33 @@ SMALLEST_DATABASE = 15
 KNOWN_PROPERTIES = (FORMATION_ENERGY, "e_above_hull", "volume_per_atom", "density", *PROPERTIES)
 
 
+def _reduced(formulas: tuple[str, ...]) -> tuple[str, ...]:
+    """Reduced formulas, sorted: what is asked for alike is the same campaign."""
+    reduced = set()
+    for formula in formulas:
+        try:
+            reduced.add(Composition(formula).reduced_formula)
+        except Exception:  # noqa: BLE001  pymatgen raises many kinds
+            raise ValueError(f"{formula!r} is no formula such as Bi2Se3") from None
+    return tuple(sorted(reduced))
+
+
+Formulas = Annotated[tuple[str, ...], AfterValidator(_reduced)]
+
+
+class SearchSettings(Settings):
+    """What is searched for among all crystals of the system."""
+
+    compositions: Formulas = Field(
+        (), description="Formulas, as in [Bi2Se3, Bi4Se3]; empty for all."
+    )
+    min_sites: int = Field(1, ge=1, description="Fewest atoms in the cell.")
+
+
 class DatabaseSettings(Settings):
     """Stage 1: which prototypes are substituted and relaxed."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"without", "own_element_sites"})
+    added: ClassVar[frozenset[str]] = frozenset({"without", "own_element_sites", "elements"})
 
     sources: tuple[Source, ...] = Field((AflowSource(),), min_length=1)
     filters: Filters = Filters()
@@ -35,6 +59,11 @@ class DatabaseSettings(Settings):
         ge=20,
         description="Small cells first, then cut here, and so for each system of fewer elements, "
         "which the hull needs; null for all.",
+    )
+    elements: Literal["all", "own"] = Field(
+        "all",
+        description="End members: the lowest of all elemental prototypes, or each element's own "
+        "known structure alone, which is quicker.",
     )
     element_sites: int = Field(
         4, ge=3, description="Most atoms in the cell of a prototype of a pure element."
@@ -45,21 +74,9 @@ class DatabaseSettings(Settings):
         description="Most atoms in the cell of an element's own ground state, such as 32 of S8, "
         "29 of alpha-Mn, 12 of alpha-B12.",
     )
-    without: tuple[str, ...] = Field(
+    without: Formulas = Field(
         (), description="Compositions to leave out of the prototypes, as in [Bi2Se3, BiSe]."
     )
-
-    @field_validator("without")
-    @classmethod
-    def _reduce(cls, formulas: tuple[str, ...]) -> tuple[str, ...]:
-        """Reduced formulas, sorted: what is asked for alike is the same campaign."""
-        reduced = set()
-        for formula in formulas:
-            try:
-                reduced.add(Composition(formula).reduced_formula)
-            except Exception:  # noqa: BLE001  pymatgen raises many kinds
-                raise ValueError(f"{formula!r} is no formula such as Bi2Se3") from None
-        return tuple(sorted(reduced))
 
 
 class NetworkSettings(Settings):
@@ -138,10 +155,16 @@ class Screening(Settings):
 class LoopSettings(Settings):
     """Stage 3: rounds of generate, decode, screen, relax."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"stackings"})
+    added: ClassVar[frozenset[str]] = frozenset({"stackings", "sources"})
 
     rounds: int = Field(2, ge=1)
-    samples: int = Field(4000, ge=1, description="Crystal graphs drawn a round.")
+    samples: int = Field(4000, ge=1, description="Candidates proposed a round, by all sources.")
+    sources: tuple[Annotated[str, AfterValidator(check_source)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="What proposes candidates: generator, variation, substitution, stackings, "
+        "random; null for the first four, and for the generator alone where nothing judges.",
+    )
     stackings: int = Field(
         0,
         ge=0,

@@ -163,7 +163,7 @@ def _as_element(prototype: Prototype, symbol: str) -> Prototype:
 
 
 def end_members(
-    elements: Sequence[str], max_sites: int, own_sites: int = OWN_SITES
+    elements: Sequence[str], max_sites: int, own_sites: int = OWN_SITES, *, own_only: bool = False
 ) -> list[Prototype]:
     """Candidate structures of each pure element, its own first, then the library's.
 
@@ -176,6 +176,8 @@ def end_members(
         are never cut off.
     own_sites
         Most atoms of an element's own structure.
+    own_only
+        Whether the library's are left out where the own one is there.
 
     Raises
     ------
@@ -190,7 +192,7 @@ def end_members(
         own = ground_state(symbol)
         first = [own] if own is not None and len(own.structure) <= own_sites else []
         others = [_as_element(p, symbol) for p in library(max(max_sites, 3))]
-        for candidate in first + others:
+        for candidate in first if own_only and first else first + others:
             if seen[_space_group(candidate.structure)].add_if_new(candidate.structure):
                 found.append(candidate)
     return found

@@ -8,7 +8,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -291,7 +291,12 @@ def decorations(
 
 
 def random_crystals(
-    elements: list[str], count: int, max_sites: int, seed: int, attempts: int = 200
+    elements: list[str],
+    count: int,
+    max_sites: int,
+    seed: int,
+    compositions: Sequence[Sequence[int]] = (),
+    attempts: int = 200,
 ) -> Iterator[Prototype | Skipped]:
     """Random crystals, space group and composition drawn uniformly among compatible pairs.
 
@@ -305,6 +310,8 @@ def random_crystals(
         Most atoms in the primitive cell.
     seed
         The same seed gives the same crystals.
+    compositions
+        Numbers of atoms of each kind to draw from; none for all.
     attempts
         Draws for one crystal before it is given up.
     """
@@ -317,9 +324,12 @@ def random_crystals(
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         for _ in range(attempts):
-            total = int(rng.integers(k, max_sites + 1))
-            cuts = np.sort(rng.choice(np.arange(1, total), k - 1, replace=False))
-            counts = [int(c) for c in np.diff([0, *cuts, total])]
+            if compositions:
+                counts = list(compositions[int(rng.integers(len(compositions)))])
+            else:
+                total = int(rng.integers(k, max_sites + 1))
+                cuts = np.sort(rng.choice(np.arange(1, total), k - 1, replace=False))
+                counts = [int(c) for c in np.diff([0, *cuts, total])]
             spacegroup = int(rng.integers(1, 231))
             group = Group(spacegroup, quick=False)
             # Wyckoff multiplicities are those of the conventional cell, counts the primitive one's.

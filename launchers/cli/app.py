@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli import adopt, cluster, failures, migrate, networks, results
+from ccdcgan.launchers.cli import adopt, cluster, failures, migrate, networks, predict, results
 from ccdcgan.launchers.cli.cluster import Reuse
 from ccdcgan.launchers.cli.errors import explain
 from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, tell
@@ -218,6 +218,7 @@ failures.register(app)
 results.register(app)
 migrate.register(app)
 adopt.register(app)
+predict.register(app)
 
 
 def _prepare(out: Path | None) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from ccdcgan.launchers.cli.terminal import Console, tell
-from ccdcgan.workflows.documents import Agreement, Confirmation, Outcome, RoundCounts
+from ccdcgan.workflows.documents import DEPTHS, Agreement, Confirmation, Outcome, RoundCounts
+from ccdcgan.workflows.phases import sources_of
 
 #: Most crystals that are listed.
 MOST = 10
@@ -18,6 +19,8 @@ def print_outcome(outcome: Outcome, workdir: Path) -> None:
     """The rounds in numbers, the best crystals, what was confirmed, and where the report is."""
     summary, out = outcome.summary, Console()
     out.print(_rounds(f"{'–'.join(summary.system)}: generated crystals", summary.rounds))
+    if any(counts.sources for counts in summary.rounds):
+        out.print(_sources(summary.rounds))
     for line in summary.warnings:
         tell("note", "yellow", line, out)
     best = [p for p in outcome.phases if p.file]
@@ -43,10 +46,23 @@ def _rounds(title: str, rounds: Sequence[RoundCounts]) -> Table:
     for number in range(1, len(rounds) + 1):
         table.add_column(str(number), justify="right")
     # Of what is left out, the warnings tell.
-    for stage in (name for name in RoundCounts.model_fields if name != "left_out"):
+    for stage in RoundCounts.model_fields:
         counts = [getattr(counts, stage) for counts in rounds]
-        if None not in counts:
+        if all(isinstance(number, int) for number in counts):
             table.add_row(stage.replace("_", ", "), *map(str, counts))
+    return table
+
+
+def _sources(rounds: Sequence[RoundCounts]) -> Table:
+    """What each source has brought, all rounds together."""
+    table = Table(title="new crystals by source")
+    for name in ("source", "proposed", "relaxed", "new"):
+        table.add_column(name, justify="left" if name == "source" else "right")
+    for depth in DEPTHS:
+        table.add_column(f"within {depth:g}", justify="right")
+    for name, counts in sources_of(rounds).items():
+        numbers = (counts.proposed, counts.relaxed, counts.new, *counts.within.values())
+        table.add_row(name, *map(str, numbers))
     return table
 
 

@@ -90,6 +90,9 @@ class Question:
     origin: Annotated[
         str | None, typer.Option(help="element, reference, prototype, generated or adopted.")
     ] = None
+    source: Annotated[
+        str | None, typer.Option(help="What proposed it, as variation or generator.")
+    ] = None
     engine: Annotated[
         str | None, typer.Option(help="What computed the energies, as SevenNet-0.")
     ] = None

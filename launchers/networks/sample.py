@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ase.io
 import numpy as np
-from pymatgen.core import Composition, Structure
+from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json, write_atomically, zipped
+from ccdcgan.dft.structures.compositions import multiples
 from ccdcgan.launchers.networks.folder import (
     STAGES,
     ModelFolder,
@@ -35,32 +35,11 @@ def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndar
     UserError
         A formula is none, has other elements than the system, or is larger than `most` atoms.
     """
-    counts: list[list[int]] = []
-    system = "-".join(elements)
-    for part in (p.strip() for p in text.split(",")):
-        try:
-            amounts = {getattr(s, "symbol", str(s)): n for s, n in Composition(part).items()}
-            whole = [round(n) for n in amounts.values()]
-            if not whole or not np.allclose(whole, list(amounts.values())):
-                raise ValueError("not whole")
-            # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
-            amounts = {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
-        except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
-            raise UserError(f"--composition {part!r} is no formula such as Bi2Se3") from None
-        foreign = sorted(set(amounts) - set(elements))
-        if foreign:
-            raise UserError(f"--composition {part}: {', '.join(foreign)} is not in {system}")
-        lacking = [e for e in elements if e not in amounts]
-        if lacking:
-            raise UserError(
-                f"--composition {part} lacks {', '.join(lacking)}: the networks draw crystals "
-                f"that hold every element of {system}"
-            )
-        one = [round(amounts[e]) for e in elements]
-        if sum(one) > most:
-            raise UserError(f"--composition {part}: {sum(one)} atoms are more than {most}")
-        counts += [[n * k for n in one] for k in range(1, most // sum(one) + 1)]
-    return np.array(list(dict.fromkeys(map(tuple, counts))))
+    formulas = [part.strip() for part in text.split(",")]
+    try:
+        return np.array(multiples(formulas, elements, most))
+    except UserError as error:
+        raise UserError(f"--composition {error}") from None
 
 
 def _asked(

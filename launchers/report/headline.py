@@ -62,7 +62,7 @@ def cards(summary: Summary, best: Sequence[Phase]) -> str:
     labels = [p.label for p in best]
     match, constraint = summary.autoencoder.match_fraction, summary.constraint
     items = [
-        (count(stage_totals(summary.rounds)["sampled"]), "", "crystals sampled by the generator"),
+        (count(stage_totals(summary.rounds)["sampled"]), "", "candidates proposed"),
         (count(labels.count("stable")), "", "new stable structures"),
         (count(labels.count("metastable")), "", "new metastable structures"),
         (energy(best[0].e_above_hull if best else None), "eV/atom", "best above the hull"),

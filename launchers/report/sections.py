@@ -15,7 +15,16 @@ from ccdcgan.launchers.report.figures import (
     stage_totals,
     stages,
 )
-from ccdcgan.workflows.documents import Curve, DatabaseCounts, Phase, RoundCounts, Summary
+from ccdcgan.workflows.documents import (
+    DEPTHS,
+    Curve,
+    DatabaseCounts,
+    Phase,
+    RoundCounts,
+    SourceCounts,
+    Summary,
+)
+from ccdcgan.workflows.phases import sources_of
 
 
 def text(value: str | int | None) -> str:
@@ -144,13 +153,33 @@ def funnel(rounds: Sequence[RoundCounts]) -> str:
         for name, counts in named
     )
     stackings = sum(counts.stackings or 0 for counts in rounds)
+    brought = sources_of(rounds)
     beside = f" Beside the samples {stackings} stackings of known crystals were judged."
     return (
         '<div id="funnel" class="plot"></div><div class="gap"></div>'
         + table(heads, rows)
         + '<p class="caption">Metastable and stable count distinct structures. '
         f"A stage without a bar let nothing pass.{beside if stackings else ''}</p>"
+        + (_sources(brought) if brought else "")
     )
+
+
+def _sources(brought: Mapping[str, SourceCounts]) -> str:
+    """What each proposal source has brought."""
+    heads = [
+        '<th>source</th><th class="num">proposed</th><th class="num">relaxed</th>',
+        '<th class="num">new</th>',
+        *(f'<th class="num">within {depth:g} eV/atom</th>' for depth in DEPTHS),
+    ]
+    rows = (
+        f'<tr><th scope="row">{text(name)}</th>'
+        + "".join(_cell(count(n), "num") for n in (c.proposed, c.relaxed, c.new))
+        + "".join(_cell(count(n), "num") for n in c.within.values())
+        + "</tr>"
+        for name, c in brought.items()
+    )
+    note = "New: unlike every crystal of the database and every one that was generated before."
+    return f'<div class="gap"></div>{table(heads, rows)}<p class="caption">{note}</p>'
 
 
 def database(counts: DatabaseCounts) -> str:

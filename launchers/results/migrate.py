@@ -19,9 +19,10 @@ from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store, open_workdi
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
+from ccdcgan.workflows.generate import generated_keys
 from ccdcgan.workflows.knowledge import knowledge_key
 from ccdcgan.workflows.storage.language import Document
-from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS, artifact_key, insert
+from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS, insert
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.settings import Cluster
@@ -215,7 +216,7 @@ def _names_of(campaign: Campaign, there: Shelves) -> dict[str, set[Name]]:
     keys.update(document["key"] for document in asked)
     # What a generator has drawn is named by no output: see GenerateMaker.
     generators = {key for key in keys if key.startswith("gan-")}
-    keys |= {artifact_key("generated", key, campaign.choice) for key in generators}
+    keys |= {key for gan in generators for key in generated_keys(gan, campaign)}
     if keys:
         keys.add(knowledge_key(campaign))
     for key in keys:

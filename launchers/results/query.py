@@ -73,6 +73,9 @@ class PhaseQuery(BaseModel):
     origin: str | None = Field(
         None, description="element, reference, prototype, generated or adopted."
     )
+    source: str | None = Field(
+        None, description="Proposal source of generated crystals, as variation."
+    )
     engine: str | None = Field(
         None, description="Name of what computed the energies, in upper or lower case."
     )
@@ -166,6 +169,7 @@ class PhaseQuery(BaseModel):
             "label": self.label,
             "campaign": None if beginning is None else {"$regex": f"^{re.escape(beginning)}"},
             "origin.kind": self.origin,
+            "origin.source": self.source,
             "level_of_theory.engine": None
             if engine is None
             else {"$regex": f"^{re.escape(engine)}$", "$options": "i"},

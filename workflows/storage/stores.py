@@ -133,12 +133,19 @@ def artifact_key(kind: str, *parts: Any) -> str:
     return f"{kind}-{digest(text, 24)}"
 
 
-def cached_artifact(key: str, kind: type[A], make: Callable[[], A]) -> A:
-    """The artifact under a key, made and stored if it is not there yet."""
+def cached_artifact(
+    key: str, kind: type[A], make: Callable[[], A], earlier: str | None = None
+) -> A:
+    """The artifact under a key, made and stored if it is not there yet.
+
+    One that an earlier version has stored under its own key, `earlier`, is taken as it is.
+    """
     store, spool = current_store(DATA), Spool()
     # One that was made while the database was away may lie on disk.
     spool.settle({DATA: store})
     found = store.query_one({"key": key})
+    if found is None and earlier is not None:
+        found = store.query_one({"key": earlier})
     if found is None:
         made = make()
         plain = made.model_dump(mode="json", exclude={"files"})

@@ -1,0 +1,106 @@
+"""Command for the crystal structure of given compositions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.local.predict import Prediction
+
+#: Crystals that are listed.
+LISTED = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command ``predict``."""
+    app.command("predict")(predict)
+
+
+def predict(
+    formulas: Annotated[list[str], typer.Argument(help="Compositions, as Bi2Se3 TiC.")],
+    workdir: Annotated[
+        Path, typer.Option(help="Folder; each formula gets one of its own in it.")
+    ] = Path("ccdcgan-predict"),
+    budget: Annotated[
+        int, typer.Option(min=1, help="Relaxations after which no further round begins.")
+    ] = 200,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Time after which no further round begins.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for all crystals, lowest first.")
+    ] = None,
+    without_prototypes: Annotated[
+        bool,
+        typer.Option(
+            "--without-prototypes",
+            help="Leave out all prototypes of the composition, to see whether it is found anew.",
+        ),
+    ] = False,
+    max_atoms: Annotated[int, typer.Option(min=2, help="Most atoms in the cell.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
+    campaign: Annotated[
+        Path | None,
+        typer.Option(help="Campaign file with engine, relaxation, networks and workers."),
+    ] = None,
+) -> None:
+    """Predict the crystal structure of compositions; the same command goes on."""
+    from ccdcgan.dft.files import to_json, write_atomically
+    from ccdcgan.launchers.local import predict as local
+    from ccdcgan.workflows.campaign import load_campaign
+
+    base = None if campaign is None else load_campaign(campaign)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UserError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    asked = [
+        local.campaign_of(
+            formula,
+            base=base,
+            max_sites=max_atoms,
+            without_prototypes=without_prototypes,
+            seed=seed,
+        )
+        for formula in formulas
+    ]
+    found = []
+    for settings in asked:
+        (formula,) = settings.search.compositions
+        with progress_bars(console):
+            prediction = local.predict(settings, workdir / formula, budget, minutes, _say)
+        found.append(prediction)
+        Console().print(_table(prediction))
+        if json_file is not None:
+            plain = [one.model_dump(mode="json") for one in found]
+            text = to_json(plain if len(asked) > 1 else plain[0], indent=1)
+            write_atomically(json_file, text + "\n")
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True)
+
+
+def _table(prediction: Prediction) -> Table:
+    """The lowest crystals of a formula."""
+    title = (
+        f"{prediction.formula}: {len(prediction.structures)} crystals, {prediction.relaxed} "
+        f"relaxations, {prediction.seconds / 60:.1f} min"
+    )
+    table = Table(title=title)
+    for name in ("space group", "atoms", "eV/atom", "above lowest", "by"):
+        table.add_column(name)
+    for one in prediction.structures[:LISTED]:
+        table.add_row(
+            one.spacegroup,
+            str(len(one.structure)),
+            f"{one.energy_per_atom:.4f}",
+            f"{one.e_above_lowest:.4f}",
+            one.source,
+        )
+    return table

@@ -1,0 +1,177 @@
+"""Crystal structures of given compositions: ``ccdcgan predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+
+from pydantic import BaseModel, Field
+from pymatgen.core import Composition, Element
+
+from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.decoding import StoredStructure
+from ccdcgan.launchers.local.run import run_campaign
+from ccdcgan.workflows.campaign import Campaign, parse_campaign
+from ccdcgan.workflows.documents import Outcome, Phase
+
+#: Relaxations of a round, and prototypes that the networks begin with.
+ROUND, PROTOTYPES = 20, 60
+
+#: Most rounds, whatever the budget.
+MOST_ROUNDS = 100
+
+
+class PredictedStructure(BaseModel):
+    """A crystal of the formula."""
+
+    structure: StoredStructure
+    energy_per_atom: float = Field(description="eV/atom at the level of theory.")
+    e_above_lowest: float = Field(description="eV/atom.")
+    spacegroup: str
+    origin: str
+    source: str = Field(description="What proposed it: prototype, or a proposal source.")
+
+
+class Prediction(BaseModel):
+    """The crystals that were found of one composition, lowest first."""
+
+    formula: str
+    level_of_theory: LevelOfTheory
+    seconds: float = Field(description="Of this command.")
+    relaxed: int = Field(description="Relaxations in all, of elements and other formulas, too.")
+    structures: list[PredictedStructure]
+
+
+def campaign_of(
+    formula: str,
+    *,
+    base: Campaign | None = None,
+    max_sites: int = 20,
+    without_prototypes: bool = False,
+    seed: int = 0,
+) -> Campaign:
+    """The campaign that searches for crystals of one composition.
+
+    Parameters
+    ----------
+    base
+        Where its relaxations, networks and number of workers come from.
+    max_sites
+        Most atoms in the cell.
+    without_prototypes
+        Whether all prototypes of the composition are left out.
+
+    Raises
+    ------
+    UserError
+        The formula is none, of one element, or of more atoms than `max_sites`.
+    """
+    elements = _elements_of(formula)
+    data = (base or Campaign()).model_dump(
+        mode="json", exclude_unset=True, include={"relaxation", "networks", "thresholds", "workers"}
+    )
+    data |= {
+        "system": elements,
+        "seed": seed,
+        "search": {"compositions": [formula]},
+        "database": {
+            "sources": [{"source": "aflow"}],
+            "filters": {"max_sites": max_sites, "max_length": 15.0},
+            "max_candidates": PROTOTYPES,
+            "elements": "own",
+            "without": [formula] if without_prototypes else [],
+        },
+        "loop": {
+            "rounds": 1,
+            "samples": 2000,
+            "relaxations": ROUND,
+            "screening": {"max_sites": max_sites, "per_formula": ROUND},
+        },
+    }
+    return parse_campaign(data, formula)
+
+
+def _elements_of(formula: str) -> list[str]:
+    try:
+        symbols = {e.symbol for e in Composition(formula).elements}
+        # In the order in which formulas have them: electropositive first.
+        elements = sorted(symbols, key=lambda symbol: (Element(symbol).X, symbol))
+    except Exception:  # noqa: BLE001  pymatgen raises many kinds
+        raise UserError(f"{formula!r} is no formula such as Bi2Se3") from None
+    if len(elements) < 2:
+        raise UserError(
+            f"{formula} has one element: predict needs a compound; structures of elements are in "
+            "docs/elements.md"
+        )
+    return elements
+
+
+def predict(
+    campaign: Campaign,
+    folder: Path,
+    budget: int,
+    minutes: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Prediction:
+    """Crystals of the composition that a campaign searches for, after at most so many relaxations.
+
+    The same call goes on where an earlier one was stopped, and with a larger budget.
+
+    Parameters
+    ----------
+    budget
+        No further round begins once so many structures have been relaxed.
+    minutes
+        Nor after this time; None for no limit.
+    """
+    start = monotonic()
+    for number in range(1, MOST_ROUNDS + 1):
+        loop = campaign.loop.model_copy(update={"rounds": number})
+        outcome = run_campaign(campaign.model_copy(update={"loop": loop}), folder, say=say)
+        relaxed = len(outcome.phases) + len(outcome.failed)
+        found = prediction(campaign, outcome, monotonic() - start, relaxed)
+        if found.structures:
+            lowest = found.structures[0]
+            say(
+                f"{found.formula}, {relaxed} relaxed: lowest {lowest.energy_per_atom:.4f} eV/atom, "
+                f"{lowest.spacegroup}, by {lowest.source}"
+            )
+        late = minutes is not None and monotonic() - start > 60 * minutes
+        if relaxed >= budget or late:
+            break
+    return found
+
+
+def prediction(campaign: Campaign, outcome: Outcome, seconds: float, relaxed: int) -> Prediction:
+    """What a campaign has found of the composition that it searches for."""
+    (formula,) = campaign.search.compositions
+    own = [
+        (p.energy_per_atom, p)
+        for p in outcome.phases
+        if p.formula == formula
+        and p.converged
+        and p.distinct
+        and p.label != "untrusted"
+        and p.energy_per_atom is not None
+    ]
+    own.sort(key=lambda pair: pair[0])
+    return Prediction(
+        formula=formula,
+        level_of_theory=outcome.summary.level_of_theory,
+        seconds=seconds,
+        relaxed=relaxed,
+        structures=[_predicted(phase, energy, own[0][0]) for energy, phase in own],
+    )
+
+
+def _predicted(phase: Phase, energy: float, lowest: float) -> PredictedStructure:
+    return PredictedStructure(
+        structure=phase.structure,
+        energy_per_atom=energy,
+        e_above_lowest=energy - lowest,
+        spacegroup=phase.spacegroup,
+        origin=phase.origin.id,
+        source=phase.origin.source_name,
+    )
