@@ -32,7 +32,17 @@ def test_summary_counts_what_the_phases_show(finished):
         new = [p for p in phases if p["origin"]["round"] == number]
         assert counts["sampled"] == 200
         assert counts["sampled"] >= counts["decoded"] >= counts["valid"] >= counts["screened"]
-        assert 0 < counts["stackings"] <= 30
+        assert list(counts["proposed"]) == ["stackings", "substitution", "variation", "generator"]
+        assert min(counts["proposed"].values()) > 0
+        assert sum(counts["proposed"].values()) == counts["valid"]
+        brought = counts["sources"]
+        assert sum(s["relaxed"] for s in brought.values()) == counts["relaxed"]
+        assert sum(s["new"] for s in brought.values()) == counts["distinct"]
+        for name, source in brought.items():
+            own = [p for p in new if p["origin"]["source"] == name and p["distinct"]]
+            assert source["within"] == {
+                f"{d:g}": sum(p["e_above_hull"] <= d for p in own) for d in (0.025, 0.05, 0.1)
+            }
         assert counts["relaxed"] == len(new) <= 2
         assert counts["distinct"] == sum(p["distinct"] for p in new)
         good = {"stable", "metastable"}
@@ -110,9 +120,8 @@ def test_every_generated_phase_says_where_it_came_from(finished):
     generated = [p for p in phases if p["origin"]["kind"] == "generated"]
     for phase in generated:
         origin = phase["origin"]
-        if origin["sample"] is None:
-            assert origin["id"].startswith("stacking:")
-        else:
+        assert origin["source"] in {"stackings", "substitution", "variation", "generator"}
+        if origin["source"] == "generator":
             assert origin["model"].startswith("gan-")
             assert origin["sample"] < 200 and origin["noise_seed"] is not None
         assert np.isfinite(origin["predicted_formation_energy"])

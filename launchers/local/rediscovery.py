@@ -155,7 +155,7 @@ def _definitions(references: Path | None) -> dict[str, str]:
         f"layers, is within ltol {LOOSE_TOLERANCES['ltol']}, "
         f"stol {LOOSE_TOLERANCES['stol']}, angle {LOOSE_TOLERANCES['angle_tol']}°",
         "database": "whether a crystal of the starting database is the same",
-        "found": "round and sample of the first generated crystal that is the same, or of the "
+        "found": "round, and sample or source, of the first generated crystal that is the same, or of the "
         "lowest that is similar",
         "Å, meV": "of the generated match: root mean square of the atoms' distances from the "
         "reference's, and energy minus the reference's per atom",
@@ -271,7 +271,7 @@ def table_of(found: Known) -> Table:
         else:
             mark = "" if r.generated else "≈"
             origin = match.origin
-            where = "stack" if origin.is_stacking else origin.sample
+            where = origin.source_name if origin.sample is None else origin.sample
             row.append(f"{mark}{origin.round}: {where}")
             row.append(_number(match.displacement, ".2f"))
             row.append(_number(match.energy_difference, "+.1f"))
