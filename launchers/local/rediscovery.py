@@ -155,8 +155,8 @@ def _definitions(references: Path | None) -> dict[str, str]:
         f"layers, is within ltol {LOOSE_TOLERANCES['ltol']}, "
         f"stol {LOOSE_TOLERANCES['stol']}, angle {LOOSE_TOLERANCES['angle_tol']}°",
         "database": "whether a crystal of the starting database is the same",
-        "found": "round, and sample or source, of the first generated crystal that is the same, or of the "
-        "lowest that is similar",
+        "found": "round, and sample or source, of the first generated crystal that is the same, or "
+        "of the lowest that is similar",
         "Å, meV": "of the generated match: root mean square of the atoms' distances from the "
         "reference's, and energy minus the reference's per atom",
         "best": "energy of the lowest generated crystal of the composition, the same or "
