@@ -226,7 +226,7 @@ def test_the_generator_is_alone_where_nothing_judges() -> None:
     assert Campaign().sources == ("stackings", "substitution", "variation", "generator")
     for networks in ({"variant": "dcgan"}, {"preset": "paper", "autoencoder": "train"}):
         assert parse_campaign({"networks": networks}, "x").sources == ("generator",)
-    asked = parse_campaign({"loop": {"sources": ["random"]}}, "x")
+    asked = parse_campaign({"loop": {"sources": ["random", "random"]}}, "x")
     assert asked.sources == ("random",)
     assert asked.digest() != Campaign().digest()
 

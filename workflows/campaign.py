@@ -216,7 +216,7 @@ class Campaign(Settings):
     def sources(self) -> tuple[str, ...]:
         """Names of the proposal sources; the last ones get what the first ones leave."""
         if self.loop.sources is not None:
-            return self.loop.sources
+            return tuple(dict.fromkeys(self.loop.sources))
         chosen = self.networks
         if chosen.preset == "paper" or chosen.variant == "dcgan":
             return ("generator",)

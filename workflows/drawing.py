@@ -139,13 +139,12 @@ def proposed(context: Context) -> list[Proposal]:
     brought = rewards(context.knowledge.phases, campaign.thresholds.stable)
     share = shares(campaign.sources, brought, context.rng("budget"))
     found: list[Proposal] = []
-    for name in campaign.sources:
-        left = campaign.loop.samples - len(found)
-        count = round(left * share[name] / sum(share[n] for n in list(share)))
+    for number, name in enumerate(campaign.sources):
+        left = max(campaign.loop.samples - len(found), 0)
+        count = round(left * share[name] / sum(share[n] for n in campaign.sources[number:]))
         if name == "stackings":
             count = max(count, campaign.loop.stackings)
         found += source_of(name)(context, count)
-        del share[name]
     return found
 
 

@@ -25,6 +25,7 @@ from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.propose import substituted
 from ccdcgan.workflows.sections import SMALLEST_DATABASE
+from ccdcgan.workflows.sources.registry import OWN, source_of
 
 #: Seconds of one core for a relaxation, by each atom of the cell: measured with 7net-l3i5 and
 #: D3(BJ) on prototypes of Bi-Se.
@@ -58,6 +59,7 @@ def source_findings(campaign: Campaign) -> Generator[Finding, None, int]:
             more += source.count * factorial(len(campaign.elements))
         unknown |= isinstance(source, MaterialsProjectSource)
         yield finding
+    yield tried(partial(_proposals, campaign))
     if not usable:
         return 0
     try:
@@ -81,8 +83,7 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
     """What one source brings; its prototypes join those that are found."""
     name = source.source
     if isinstance(source, RandomSource):
-        if find_spec("pyxtal") is None:
-            raise UserError("random crystals need PyXtal: pip install 'ccdcgan[random]'")
+        _require_pyxtal()
         return Finding("ok", f"source {name}: {source.count} crystals, made when it runs")
     if isinstance(source, MaterialsProjectSource):
         # One crystal, to see whether the key is taken.
@@ -106,6 +107,24 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
     if skipped:
         text += f", the first is {skipped[0].id}: {skipped[0].reason}"
     return Finding("note" if skipped or not kept else "ok", text)
+
+
+def _proposals(campaign: Campaign) -> Finding:
+    """Whether each source of candidates can be used here."""
+    for name in campaign.sources:
+        if name == "random":
+            _require_pyxtal()
+        elif name not in OWN:
+            try:
+                source_of(name)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+    return Finding("ok", f"proposals by {', '.join(campaign.sources)}")
+
+
+def _require_pyxtal() -> None:
+    if find_spec("pyxtal") is None:
+        raise UserError("random crystals need PyXtal: pip install 'ccdcgan[random]'")
 
 
 def _candidates(
