@@ -161,6 +161,7 @@ def test_check_says_what_run_would_do_line_by_line(tmp_path, monkeypatch, capsys
             "ok  relaxation: second opinion by SevenNet-MF-0 + PBE + D3(BJ) of PBE",
             "ok  source aflow: 103 prototypes; left out: 70 too many sites, 3 lattice vector too "
             "long",
+            "ok  proposals by stackings, substitution, variation, generator",
             "ok  candidates: 96 of Bi-Se",
             "ok  results go to ccdcgan-run, which is new",
         ],
