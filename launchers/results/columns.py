@@ -59,6 +59,7 @@ COLUMNS: dict[str, Column] = {
     "origin_id": Column(
         "origin.id", "string", None, "Prototype and assignment, sample, or stacking."
     ),
+    "source": Column("origin.source", "string", None, "Proposal source of a generated crystal."),
     "round": Column("origin.round", "integer", None, "Round that generated it, from 1."),
     "model": Column("origin.model", "string", None, "Key of the generator."),
     "sample": Column("origin.sample", "integer", None, "Index of the noise vector."),
