@@ -272,6 +272,8 @@ def main() -> None:
     """Entry point: every mistake of a user ends in one line and a non-zero exit."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # What has no symmetry at a loose tolerance is no news.
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")
     warnings.filterwarnings("ignore")
     for noisy in ("jobflow", "tensorflow", "absl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
