@@ -119,22 +119,18 @@ def test_the_gain_of_what_is_relaxed_knows_the_error_for_relaxed_crystals(files,
     assert (gains[0.02, 0.1, True] < gains[0.02, 0.3, True]).any()
 
 
-def test_what_is_sought_is_stable(files, documents) -> None:
+def test_what_is_sought_is_near_the_hull(files, documents) -> None:
     gains = {
-        (stable, metastable): judge(
+        within: judge(
             files,
             documents,
-            campaign=parse_campaign(
-                {"thresholds": {"stable": stable, "metastable": metastable}}, "x"
-            ),
+            campaign=parse_campaign({"loop": {"screening": {"within": within}}}, "x"),
         )(TYPES)[1]
-        for stable in (0.05, 0.1)
-        for metastable in (0.15, 0.2)
+        for within in (0.0, 0.025, 0.1)
     }
-    for stable in (0.05, 0.1):
-        np.testing.assert_array_equal(gains[stable, 0.15], gains[stable, 0.2])
-    assert (gains[0.05, 0.15] <= gains[0.1, 0.15]).all()
-    assert (gains[0.05, 0.15] < gains[0.1, 0.15]).any()
+    np.testing.assert_array_equal(gains[0.025], judge(files, documents)(TYPES)[1])
+    for less, more in ((0.0, 0.025), (0.025, 0.1)):
+        assert (gains[less] <= gains[more]).all() and (gains[less] < gains[more]).any()
 
 
 def test_reasons_of_a_round_that_chooses_nothing() -> None:

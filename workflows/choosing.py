@@ -36,14 +36,14 @@ def expected_gain(
     structures: Sequence[Structure],
     hull: Hull,
     goals: Sequence[Goal],
-    below: FloatArray | float,
+    below: float,
     known: FloatArray,
 ) -> NDArray[np.float64]:
-    """By how much (eV/atom) structures are expected to be better than the threshold, (n,).
+    """By how much (eV/atom) structures are expected to be better than what is sought, (n,).
 
     The expected improvement (Jones et al., J. Glob. Optim. 13, 455 (1998)) of the goals' score,
     in which a formation energy counts from the hull of its composition. The improvement is that
-    upon a crystal at the threshold, or of no formation energy if that is nearer to the hull, whose
+    upon a crystal at `below`, or of no formation energy if that is nearer to the hull, whose
     other properties are the median of what is known. Structures without prediction gain nothing.
 
     Parameters
@@ -57,7 +57,7 @@ def expected_gain(
         Convex hull of what is known.
     goals
         What is sought.
-    below : array (n,)
+    below
         Distance to the hull from which an improvement counts, eV/atom.
     known : array (k, properties)
         Properties of known crystals.
@@ -72,8 +72,7 @@ def expected_gain(
     worth = sum(g.weight for g in goals if g.property == FORMATION_ENERGY)
     others = [g for g in goals if g.property != FORMATION_ENERGY]
     usual = float(np.median(score(known, names, others))) if others else 0.0
-    reach = np.broadcast_to(below, len(structures))[judged]
-    limit = worth * np.minimum(ground + reach, 0.0) + usual
+    limit = worth * np.minimum(ground + below, 0.0) + usual
     own = sum((g.weight * errors[g.property]) ** 2 for g in goals)
     deviation = np.sqrt(scores.var(1) + own) + 1e-9
     better = limit - scores.mean(1)

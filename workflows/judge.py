@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from pymatgen.core import Structure
@@ -16,9 +16,6 @@ from ccdcgan.workflows.choosing import expected_gain
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.prerelaxation import LearntCalculator
 from ccdcgan.workflows.training import crystals_of, preset_of, with_properties
-
-#: What lies within this distance of the hull (eV/atom) may be made, whatever lies below it.
-NEAR = 0.025
 
 
 class Judge:
@@ -47,7 +44,6 @@ class Judge:
         self.gains = settings.loop.screening.selection == "expected_gain"
         if self.gains:
             self.hull = knowledge.hull
-            self.lowest = knowledge.lowest
             self.known: FloatArray = np.zeros((0, len(settings.properties)))
         # What is usual is asked of properties other than the formation energy only.
         if self.gains and len(settings.properties) > 1:
@@ -84,20 +80,11 @@ class Judge:
                 crystals,
                 self.hull,
                 settings.networks.goals,
-                self._reach(crystals),
+                settings.loop.screening.within,
                 self.known,
             )
         gain[~(energies <= settings.loop.screening.max_formation_energy)] = 0.0
         return energies, gain
-
-    def _reach(self, crystals: Sequence[Structure]) -> FloatArray:
-        """Distance to the hull from which a crystal is an improvement, eV/atom, (n,).
-
-        That of the best known of its formula, but neither below `NEAR` nor beyond the threshold.
-        """
-        most = self.settings.thresholds.stable
-        best = [self.lowest.get(c.composition.reduced_formula, most) for c in crystals]
-        return np.clip(best, min(NEAR, most), most)
 
     def _error(self, name: str, unrelaxed: bool) -> float:
         errors = self.errors[name]

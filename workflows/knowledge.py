@@ -234,16 +234,6 @@ class Knowledge:
         return phases
 
     @cached_property
-    def lowest(self) -> dict[str, float]:
-        """Distance to the hull of the lowest crystal of each reduced formula, eV/atom."""
-        found: dict[str, float] = {}
-        for phase in self.phases:
-            distance = phase.e_above_hull
-            if phase.converged and phase.label != "untrusted" and distance is not None:
-                found[phase.formula] = min(distance, found.get(phase.formula, distance))
-        return found
-
-    @cached_property
     def samples(self) -> list[Sample]:
         """Distinct converged crystals that hold every element, in the order of their keys.
 

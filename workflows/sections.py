@@ -120,6 +120,8 @@ class NetworkSettings(Settings):
 class Screening(Settings):
     """What a decoded crystal must be before it is relaxed."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"within"})
+
     renamed: ClassVar[Mapping[str, Renamed]] = {
         "selection": Renamed("choose", {"expected_gain": "gain", "none": "any"})
     }
@@ -142,6 +144,11 @@ class Screening(Settings):
         "expected_gain",
         description="expected_gain: by the expected gain in energy times the probability to be "
         "new; none: as they were drawn.",
+    )
+    within: float = Field(
+        0.025,
+        ge=0,
+        description="Distance to the hull from which the expected gain counts, eV/atom.",
     )
     per_formula: int = Field(4, ge=1, description="Most crystals of one reduced formula a round.")
     prerelax: int = Field(
