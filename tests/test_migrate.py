@@ -19,6 +19,7 @@ from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirm import confirmed_campaign
 from ccdcgan.workflows.documents import Origin, Phase, RelaxationDocument
+from ccdcgan.workflows.generate import generated_keys
 from ccdcgan.workflows.outputs import GanArtifact
 from ccdcgan.workflows.storage.stores import (
     DATA,
@@ -105,7 +106,7 @@ def fill(monkeypatch):
         metadata = {"campaign": run} if run else {}
         kinds = ("autoencoder", "constraint", "gan")
         keys = {kind: artifact_key(kind, campaign.digest()) for kind in kinds}
-        keys["generated"] = artifact_key("generated", keys["gan"], campaign.choice)
+        keys["generated"] = generated_keys(keys["gan"], campaign)[0]
         for seed, key in enumerate(keys.values()):
             cached_artifact(key, GanArtifact, lambda seed=seed: artifact(seed))
         documents = [relaxation(n, campaign) for n in numbers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -365,6 +366,8 @@ def test_a_folder_goes_on_with_the_maker_that_it_began_with(vasp_machine: Path) 
     # Somebody has changed the package.
     makers = vasp_machine / "modules" / "my_vasp" / "makers.py"
     makers.write_text(PACKAGE.replace("420", "460"))
+    # Of one size and second, its bytecode would be taken for that of the new one.
+    shutil.rmtree(makers.parent / "__pycache__", ignore_errors=True)
     sys.modules.pop("my_vasp.makers")
     with pytest.raises(UserError, match=r"other inputs than when the campaign began: ENCUT 460"):
         stored.completed()
