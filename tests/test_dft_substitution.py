@@ -11,10 +11,10 @@ from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import Prototype
 from ccdcgan.dft.structures.substitution import (
     candidates,
-    parse_system,
     starting_volume,
     substitute,
 )
+from ccdcgan.dft.systems import parse_system
 
 
 def rocksalt() -> Structure:

@@ -23,7 +23,7 @@ from ccdcgan.dft.settings import HASHED, Settings
 from ccdcgan.dft.structures.compositions import multiples
 from ccdcgan.dft.structures.hull import Thresholds
 from ccdcgan.dft.structures.references import ReferenceSource
-from ccdcgan.dft.structures.substitution import parse_system
+from ccdcgan.dft.systems import parse_system
 from ccdcgan.dft.trusted import PackageName
 from ccdcgan.dft.yaml_files import read_yaml
 from ccdcgan.models.energy.goals import FORMATION_ENERGY

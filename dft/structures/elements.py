@@ -16,7 +16,8 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import AflowSource, Prototype, primitive_cell
-from ccdcgan.dft.structures.substitution import atomic_volume, substitute
+from ccdcgan.dft.structures.substitution import substitute
+from ccdcgan.dft.systems import atomic_volume
 
 #: Most atoms in the primitive cell of an element's own structure: S8 has 32, alpha-Mn 29.
 OWN_SITES = 32

@@ -19,7 +19,7 @@ from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.sources import primitive_cell
-from ccdcgan.dft.structures.substitution import parse_system
+from ccdcgan.dft.systems import parse_system
 from ccdcgan.launchers.networks.energies import DISTANCE, EnergyKey, Row, Say, with_energies
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.models.pipeline import Crystals, usable

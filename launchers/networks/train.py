@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.structures.substitution import parse_system
+from ccdcgan.dft.systems import parse_system
 from ccdcgan.launchers.networks.data import Data, prepared
 from ccdcgan.launchers.networks.energies import EnergyKey, Say, parse_references
 from ccdcgan.launchers.networks.folder import (
