@@ -45,7 +45,11 @@ def campaign(system: str, relaxation: dict[str, Any]) -> dict[str, Any]:
     """The quickstart campaign of a system with an engine."""
     text = resources.files("ccdcgan.launchers").joinpath("presets/quickstart.yaml").read_text()
     data = YAML(typ="safe").load(text)
-    return {**data, "system": system, "relaxation": {**data["relaxation"], **relaxation}}
+    # As the default was when the table was made.
+    loop = {**data["loop"], "sources": ["generator"]}
+    loop["screening"] = {**loop["screening"], "within": 0.1}
+    relaxation = {**data["relaxation"], **relaxation}
+    return {**data, "system": system, "relaxation": relaxation, "loop": loop}
 
 
 def run(folder: Path, data: dict[str, Any], seed: int) -> dict[str, Any]:

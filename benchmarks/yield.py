@@ -229,6 +229,8 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
         "min_distance": 1.8,
         "volume_range": (15.0, 60.0),
         "per_formula": max(1, 8 * ROUNDS // rounds),
+        # As the default was when the table was made.
+        "within": 0.1,
         "selection": chosen.pop("selection", "expected_gain"),
         **{key: chosen.pop(key) for key in ("prerelax",) if key in chosen},
     }
@@ -238,6 +240,7 @@ def campaign_of(source: str, seed: int, budget: int, samples: int) -> Campaign:
         # As many are judged.
         "samples": samples * ROUNDS // rounds - stackings,
         "stackings": stackings,
+        "sources": ["stackings", "generator"] if stackings else ["generator"],
         "relaxations": budget // rounds,
         "screening": screening,
     }
