@@ -617,9 +617,11 @@ def strike(fault: Fault, files: Files, record: Record) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.kill(os.getpid(), signals[fault.name])
     if fault.name == "kill_parent":
+        record.write()  # its parent's end may be its own
         worker = int(os.environ.get("VASP_STAND_IN_WORKER") or os.getppid())
         if worker > 1:  # 1: the parent is gone already
             os.kill(worker, signal.SIGKILL)
+        os._exit(1)
     sys.exit(1)
 
 
