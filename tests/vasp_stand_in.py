@@ -505,9 +505,15 @@ class Record:
     seconds: float = field(default_factory=time.monotonic)
     threads: str | None = field(default_factory=lambda: os.environ.get("OMP_NUM_THREADS"))
 
+    written: bool = False
+
     def write(self) -> None:
+        if self.written:
+            return
         if path := os.environ.get("VASP_STAND_IN_LOG"):
             row = asdict(self) | {"seconds": time.monotonic() - self.seconds}
+            del row["written"]
+            self.written = True
             # One write in append mode: lines of parallel runs do not mix.
             with Path(path).open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -621,7 +627,6 @@ def strike(fault: Fault, files: Files, record: Record) -> NoReturn:
         worker = int(os.environ.get("VASP_STAND_IN_WORKER") or os.getppid())
         if worker > 1:  # 1: the parent is gone already
             os.kill(worker, signal.SIGKILL)
-        os._exit(1)
     sys.exit(1)
 
 
