@@ -138,7 +138,8 @@ def main() -> None:
     print("| source | relaxed | new within 0.025, 0.05, 0.1 | share within 0.025 | records | P1 |")
     print("|---|---|---|---|---|---|")
     for source in SOURCES:
-        runs = [r for n, r in known.items() if n.startswith(f"{options.system} {source} ")]
+        name = f"{options.system} {source}"
+        runs = [r for n, r in known.items() if n.rsplit(" ", 1)[0] == name]
         if not runs:
             continue
         total = {key: sum(r[key] for r in runs) for key in runs[0] if isinstance(runs[0][key], int)}
