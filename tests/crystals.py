@@ -30,3 +30,9 @@ BISMUTH = Structure(
         for t in (0.234, -0.234)
     ],
 )
+
+WURTZITE = Structure(
+    Lattice.hexagonal(4.5, 7.4),
+    ["Bi", "Bi", "Se", "Se"],
+    [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.38], [2 / 3, 1 / 3, 0.88]],
+)

@@ -471,7 +471,6 @@ def test_host_and_folder_of_what_succeeded_are_columns():
     found = unplaced(
         Claim(key=relaxed.key, origin=relaxed.origin),
         relaxed,
-        relaxed.structure,
     )
     row = flat(phase_document(found.model_dump(mode="json"), relaxed.campaign, "Bi-Se"))
     assert (row["host"], row["folder"], row["failure"]) == ("node8", "/scratch/25", None)

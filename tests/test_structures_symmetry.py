@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from crystals import BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
+from crystals import BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, WURTZITE, ZINCBLENDE
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -14,11 +14,6 @@ from ccdcgan.dft.structures.sources import AflowSource, primitive_cell
 from ccdcgan.dft.structures.symmetry import TOLERANCES, ladder, orbits, symmetrised
 from ccdcgan.launchers.local.homologous import stack
 
-WURTZITE = Structure(
-    Lattice.hexagonal(4.5, 7.4),
-    ["Bi", "Bi", "Se", "Se"],
-    [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.38], [2 / 3, 1 / 3, 0.88]],
-)
 # SnSe: Wiedemeier and von Schnering, Z. Kristallogr. 148, 295 (1978).
 PNMA = Structure.from_spacegroup(
     "Pnma",

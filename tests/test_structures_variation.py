@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from crystals import BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
+from crystals import BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, WURTZITE, ZINCBLENDE
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -39,11 +39,6 @@ from ccdcgan.dft.structures.variation_orbits import (
 from ccdcgan.launchers.local.homologous import stack
 
 SYSTEM = ["Bi", "Se"]
-WURTZITE = Structure(
-    Lattice.hexagonal(4.5, 7.4),
-    ["Bi", "Bi", "Se", "Se"],
-    [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.38], [2 / 3, 1 / 3, 0.88]],
-)
 # The structure type of SnSe: Wiedemeier and von Schnering, Z. Kristallogr. 148, 295 (1978).
 PNMA = Structure.from_spacegroup(
     "Pnma",

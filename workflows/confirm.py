@@ -110,8 +110,7 @@ def without_hull(
     documents: Mapping[str, RelaxationDocument],
 ) -> list[Confirmation]:
     """What was confirmed where the other level has no hull: crystals and displacements alone."""
-    crystals = ((c, documents[c.key]) for c in claims)
-    found = [unplaced(e, d, d.structure) for e, d in crystals]
+    found = [unplaced(c, documents[c.key]) for c in claims]
     nowhere = Place(formation_energy_per_atom=None, e_above_hull=None, label="no hull")
     return [
         c.model_copy(update={"after": nowhere}) if c.converged else c

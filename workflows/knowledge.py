@@ -203,7 +203,7 @@ class Knowledge:
         for claim in self.claims:
             document, fact = self.documents[claim.key], self.facts[claim.key]
             structure = self.structure(claim.key)
-            phase = unplaced(claim, document, structure, fact.spacegroup)
+            phase = unplaced(claim, document, fact.spacegroup)
             phase.level_of_theory = phase.level_of_theory.model_copy(
                 update={"corrections": self.hull.level.corrections}
             )

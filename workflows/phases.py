@@ -47,13 +47,12 @@ class Sample:
     starts: dict[str, Structure] = field(default_factory=dict)
 
 
-def unplaced(
-    claim: Claim, document: RelaxationDocument, structure: Structure, group: str | None = None
-) -> Phase:
+def unplaced(claim: Claim, document: RelaxationDocument, group: str | None = None) -> Phase:
     """A phase that is on no hull yet, with its relaxed crystal and, if known, its space group."""
+    structure = document.structure
     return Phase(
         id=claim.key,
-        structure=document.structure,
+        structure=structure,
         formula=structure.composition.reduced_formula,
         spacegroup=group or spacegroup(structure),
         energy_per_atom=document.energy_per_atom,

@@ -151,10 +151,11 @@ class RelaxMaker(Maker):
         """Compute what the campaign's goals ask for and the documents have not yet."""
         names = [p for p in settings.properties if p in PROPERTIES]
         todo = {key for name in names for key in store.without(keys, name)}
-        found = [(d, d.structure) for d in store.get(sorted(todo)).values()]
+        found = store.get(sorted(todo)).values()
         # Only crystals that hold every element are learnt from.
-        whole = [(d, s) for d, s in found if len(s.composition) == len(settings.elements)]
-        documents, structures = [d for d, _ in whole], [s for _, s in whole]
+        m = len(settings.elements)
+        documents = [d for d in found if len(d.structure.composition) == m]
+        structures = [d.structure for d in documents]
         task = partial(compute, names=names)
         stage = " and ".join(n.replace("_", " ") for n in names)
         for done, (number, values) in enumerate(

@@ -39,7 +39,7 @@ def failed_phases(relaxations: Store, phases: Store, query: Mapping[str, Any]) -
         try:
             document = RelaxationDocument.model_validate({**stored, "frames": []})
             claim = Claim(key=document.key, origin=document.origin)
-            phase = unplaced(claim, document, document.structure)
+            phase = unplaced(claim, document)
         except (UserError, ValidationError):
             continue
         phase.label, phase.failure = "failed", phase.failure or "crystal"
