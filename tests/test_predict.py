@@ -15,6 +15,7 @@ from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.launchers.cli import app
 from ccdcgan.launchers.local import predict
 from ccdcgan.launchers.local.predict import Prediction, campaign_of
+from ccdcgan.workflows.campaign import Campaign
 
 #: Energies of seconds, and networks that learn next to nothing.
 QUICK = """
@@ -62,7 +63,10 @@ def test_mistakes_get_one_line(
 def test_the_campaign_of_a_formula() -> None:
     found = campaign_of("Se6Bi4", max_sites=12, without_prototypes=True, seed=3)
     assert (found.elements, found.seed) == (["Bi", "Se"], 3)
-    assert found.search.compositions == found.database.without == ("Bi2Se3",)
+    assert found.search.compositions == ("Bi2Se3",)
+    # A place exchanged makes one of the other: all of the type are left out.
+    assert found.database.without == ("Bi2Se3", "Bi3Se2")
+    assert set(found.sources) == {*Campaign().sources, "random"}
     assert found.searched() == [[2, 3], [4, 6]]
     assert campaign_of("NaCl").elements == ["Na", "Cl"]
 

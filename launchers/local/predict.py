@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import permutations
 from pathlib import Path
 from time import monotonic
 
@@ -61,7 +63,8 @@ def campaign_of(
     max_sites
         Most atoms in the cell.
     without_prototypes
-        Whether all prototypes of the composition are left out.
+        Whether all prototypes of the formula's type are left out: of AB2 as of A2B, since atoms
+        that change places make one of the other.
 
     Raises
     ------
@@ -72,6 +75,8 @@ def campaign_of(
     data = (base or Campaign()).model_dump(
         mode="json", exclude_unset=True, include={"relaxation", "networks", "thresholds", "workers"}
     )
+    # Few atoms of one composition are also found by chance.
+    sources = [*Campaign().sources, *(["random"] if find_spec("pyxtal") else [])]
     data |= {
         "system": elements,
         "seed": seed,
@@ -81,16 +86,26 @@ def campaign_of(
             "filters": {"max_sites": max_sites, "max_length": 15.0},
             "max_candidates": PROTOTYPES,
             "elements": "own",
-            "without": [formula] if without_prototypes else [],
+            "without": _of_type(formula) if without_prototypes else [],
         },
         "loop": {
             "rounds": 1,
             "samples": 2000,
+            "sources": sources,
             "relaxations": ROUND,
             "screening": {"max_sites": max_sites, "per_formula": ROUND},
         },
     }
     return parse_campaign(data, formula)
+
+
+def _of_type(formula: str) -> list[str]:
+    """All formulas of the elements in which the numbers of a formula are dealt out anew."""
+    amounts = Composition(formula).reduced_composition.get_el_amt_dict()
+    return [
+        "".join(f"{symbol}{n:g}" for symbol, n in zip(amounts, dealt, strict=True))
+        for dealt in permutations(amounts.values())
+    ]
 
 
 def _elements_of(formula: str) -> list[str]:
