@@ -130,6 +130,15 @@ def vasp_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def pyxtal() -> None:
+    """PyXtal, which ccdcgan[random] brings."""
+    if os.environ.get("CI"):
+        import pyxtal  # noqa: F401
+    else:
+        pytest.importorskip("pyxtal", reason="random crystals need PyXtal: ccdcgan[random]")
+
+
+@pytest.fixture
 def empty_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """No relaxations yet, for a job of stage 1 that is called as a function."""
     store = MemoryStore(key="key")

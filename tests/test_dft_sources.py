@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -352,14 +351,6 @@ def test_primitive_cell_is_bare() -> None:
     assert {str(s) for s in cell.species} == {"Na", "Cl"}
     assert not cell.site_properties
     assert StructureMatcher(scale=False).fit(cell, rocksalt())
-
-
-@pytest.fixture
-def pyxtal() -> None:
-    if os.environ.get("CI"):
-        import pyxtal  # noqa: F401
-    else:
-        pytest.importorskip("pyxtal", reason="random crystals need PyXtal: ccdcgan[random]")
 
 
 def test_random_is_seeded(pyxtal: None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from test_campaign import command
 
-from ccdcgan.launchers.check import outlook
+from ccdcgan.dft.structures import spacegroups
 from ccdcgan.launchers.workdir import open_workdir
 from ccdcgan.workflows.campaign import load_campaign
 
@@ -104,7 +103,7 @@ def test_packages_and_keys_of_sources(check: Check, monkeypatch: pytest.MonkeyPa
     random = "database: {sources: [{source: random, count: 30}]}"
     code, found = check(random)
     assert code == 0 and one(found, "candidates: up to 60 of Bi-Se")[0] == "ok"
-    monkeypatch.setattr(outlook, "find_spec", lambda n: None if n == "pyxtal" else find_spec(n))
+    monkeypatch.setattr(spacegroups, "find_spec", lambda name: None)
     code, found = check(random)
     assert code == 2 and "pip install 'ccdcgan[random]'" in one(found, "PyXtal")[1]
     project = "database: {sources: [{source: materials_project}], max_candidates: 40}"

@@ -7,21 +7,29 @@ import os
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from crystals import ANTIFLUORITE, BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.matching import SeenStructures, is_same
 from ccdcgan.launchers.local.homologous import stack
+from ccdcgan.models.energy.errors import PropertyErrors
+from ccdcgan.models.energy.goals import FORMATION_ENERGY
+from ccdcgan.models.energy.potential import Potential
+from ccdcgan.models.energy.power_spectrum import PAIR
 from ccdcgan.models.pipeline import train_constraints
-from ccdcgan.models.sampling import Files, shipped_autoencoder
+from ccdcgan.models.sampling import POTENTIAL, Files, shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Claim, Origin, Phase, RelaxationDocument
+from ccdcgan.workflows.drawing import generated
 from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sources import registry
 from ccdcgan.workflows.sources.base import Context
 from ccdcgan.workflows.sources.budget import LEAST, rewards, shares
@@ -110,6 +118,52 @@ def test_a_source_proposes_sane_crystals_and_the_same_again(context: Make, name:
     assert again == found
     other = list(source_of(name)(context(number=4), 40))
     assert [s for _, s in other] != [s for _, s in found]
+
+
+@pytest.mark.parametrize("name", ["variation", "substitution", "random"])
+def test_a_source_proposes_what_has_the_space_groups_that_are_asked_for(
+    context: Make, pyxtal: None, name: str
+) -> None:
+    asked = context(
+        search={"spacegroups": ["Fm-3m", 166]}, loop={"screening": {"max_sites": 6}}, number=2
+    )
+    found = list(source_of(name)(asked, 4))
+    assert found
+    for _, crystal in found:
+        assert crystal is not None and len(crystal) <= 6
+        assert SpacegroupAnalyzer(crystal, symprec=0.1).get_space_group_number() in {166, 225}
+
+
+def test_what_is_chosen_has_the_space_groups_that_are_asked_for(
+    context: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the learnt potential, here one that moves nothing."""
+    monkeypatch.setattr(Knowledge, "keep", lambda knowledge: None)
+    asked = context(
+        search={"crystal_systems": ["tetragonal"]},
+        loop={"sources": ["variation"], "samples": 12, "screening": {"max_sites": 6}},
+    )
+    still = Potential(np.array([BI, SE]), np.zeros((2, 2 * PAIR)), np.zeros((2, 420, 420)))
+    files = {**asked.files, POTENTIAL: still.to_bytes()}
+    errors = {FORMATION_ENERGY: PropertyErrors(mae=0.3, unrelaxed=0.5, held_out=9)}
+    chosen, funnel = generated(asked.knowledge, files, errors, "m", 3)
+    assert chosen and funnel.valid <= funnel.decoded
+    for candidate in chosen:
+        number = SpacegroupAnalyzer(candidate.structure, symprec=0.1).get_space_group_number()
+        assert 75 <= number <= 142
+
+
+def test_the_nearest_version_of_a_crystal_in_the_groups() -> None:
+    rng = np.random.default_rng(1)
+    crystal = ROCKSALT * (2, 1, 1)
+    moved = crystal.cart_coords + rng.normal(0, 0.04, (4, 3))
+    near = Structure(crystal.lattice, crystal.species, moved, coords_are_cartesian=True)
+    limits = Limits(4, 1.0, (5.0, 100.0))
+    assert limits.version(near) is near
+    version = replace(limits, groups=frozenset({225})).version(near)
+    assert version is not None and is_same(version, ROCKSALT)
+    assert replace(limits, groups=frozenset({194})).version(near) is None
+    assert replace(limits, max_sites=1, groups=frozenset({225})).version(near) is None
 
 
 def test_variations_are_of_what_is_near_the_hull(context: Make) -> None:

@@ -218,9 +218,10 @@ class Campaign(Settings):
         if self.loop.sources is not None:
             return tuple(dict.fromkeys(self.loop.sources))
         chosen = self.networks
-        if chosen.preset == "paper" or chosen.variant == "dcgan":
-            return ("generator",)
-        return ("stackings", "substitution", "variation", "generator")
+        alone = chosen.preset == "paper" or chosen.variant == "dcgan"
+        own = () if alone else ("stackings", "substitution", "variation")
+        # What knows no symmetry hardly ever meets one that is asked for.
+        return (*(("random",) if self.search.groups else ()), *own, "generator")
 
     def searched(self) -> list[list[int]]:
         """Numbers of atoms of each element in the cells that are searched for; none for all."""

@@ -12,6 +12,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.dft.structures.spacegroups import in_groups
 from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import Potential
@@ -23,6 +24,7 @@ from ccdcgan.workflows.documents import Candidate, Funnel, Origin
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
+from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sources.base import Context, Proposal
 from ccdcgan.workflows.sources.budget import rewards, shares
 from ccdcgan.workflows.sources.registry import source_of
@@ -105,7 +107,9 @@ def generated(
     progress.report(stage, 0, loop.samples)
     context = Context(knowledge, knowledge.seen(), files, model, number)
     proposals = proposed(context)
-    valid = [p for p in proposals if p.structure is not None and context.limits.allow(p.structure)]
+    decoded = [p for p in proposals if p.structure is not None]
+    versions = [p._replace(structure=context.limits.version(p.structure)) for p in decoded]
+    valid = [p for p in versions if p.structure is not None]
     pool, novelty, reasons = judged(Pool.of(valid), context, errors)
     progress.report(stage, loop.samples, loop.samples)
     chosen = choose(
@@ -119,7 +123,7 @@ def generated(
     )
     funnel = Funnel(
         sampled=len(proposals),
-        decoded=sum(p.structure is not None for p in proposals),
+        decoded=len(decoded),
         valid=len(valid),
         proposed=dict.fromkeys(settings.sources, 0) | Counter(p.origin.source_name for p in valid),
         screened=len(chosen),
@@ -204,11 +208,13 @@ def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
         steps=screening.prerelax,
         workers=settings.workers,
     )
-    owners, before = _with_symmetric(chosen, [pool.crystals[i] for i in chosen])
+    owners, before = _with_symmetric(chosen, [pool.crystals[i] for i in chosen], limits)
     after = [n if limits.allow(n) else o for o, n in zip(before, relax(before), strict=True)]
     # What has come near a symmetry on its way is also relaxed within it.
-    owners, versions = _with_symmetric(owners, after)
-    crystals = [*after, *relax(versions[len(after) :])]
+    owners, versions = _with_symmetric(owners, after, limits)
+    every = [*after, *relax(versions[len(after) :])]
+    asked = [i for i, crystal in enumerate(every) if in_groups(crystal, limits.groups)]
+    owners, crystals = [owners[i] for i in asked], [every[i] for i in asked]
     calculator = LearntCalculator(Potential.from_bytes(potential), settings.elements)
     energies = [calculator.energy_per_atom(c) for c in crystals]
     kept = _most_symmetric(owners, energies)
@@ -223,10 +229,15 @@ def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
 
 
 def _with_symmetric(
-    owners: Sequence[int], crystals: Sequence[Structure]
+    owners: Sequence[int], crystals: Sequence[Structure], limits: Limits
 ) -> tuple[list[int], list[Structure]]:
     """Crystals, and after them their versions of higher symmetry, each with its number."""
-    higher = [(owner, s) for owner, c in zip(owners, crystals, strict=True) for s in ladder(c)]
+    higher = [
+        (owner, version)
+        for owner, crystal in zip(owners, crystals, strict=True)
+        for version in ladder(crystal)
+        if in_groups(version, limits.groups)
+    ]
     return [*owners, *(o for o, _ in higher)], [*crystals, *(s for _, s in higher)]
 
 

@@ -15,6 +15,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.elements import end_members
 from ccdcgan.dft.structures.references import load_references
 from ccdcgan.dft.structures.sources import Prototype, collect
+from ccdcgan.dft.structures.spacegroups import in_groups
 from ccdcgan.dft.structures.substitution import candidates, subsystem_members
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Origin
@@ -43,8 +44,13 @@ def substituted(
     if not kept:
         reasons = ", ".join(f"{n} {r}" for r, n in rejected.items()) or "none was found"
         raise UserError(f"no prototype passes the filters ({reasons}): widen database.filters")
-    searched = campaign.search.compositions
-    kept.sort(key=lambda p: p.structure.composition.reduced_formula not in searched)
+    search = campaign.search
+    kept.sort(
+        key=lambda p: (
+            p.structure.composition.reduced_formula not in search.compositions,
+            not in_groups(p.structure, search.groups),
+        )
+    )
     if chosen.max_candidates is not None and len(kept) > chosen.max_candidates:
         rejected["beyond max_candidates"] += len(kept) - chosen.max_candidates
         kept = kept[: chosen.max_candidates]

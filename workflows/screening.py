@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from pymatgen.core import Structure
 
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.spacegroups import (
+    all_counts,
+    fits,
+    groups_of,
+    in_groups,
+    named,
+    number_of,
+    require_pyxtal,
+)
+from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.dft.structures.validity import disordered, fault, too_close
 from ccdcgan.models.representation.voxels import FloatArray
+from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.sections import Screening, SearchSettings
 
 
@@ -27,6 +40,8 @@ class Limits:
         Fewest atoms in the cell.
     formulas
         Reduced formulas that are searched for; none for all.
+    groups
+        Numbers of the space groups that are searched for; none for all.
     """
 
     max_sites: int
@@ -34,6 +49,7 @@ class Limits:
     volume_range: tuple[float, float]
     min_sites: int = 1
     formulas: frozenset[str] = frozenset()
+    groups: frozenset[int] = frozenset()
 
     @classmethod
     def of(
@@ -56,6 +72,7 @@ class Limits:
             screening.volume_range or (0.6 * small, 1.2 * large),
             search.min_sites,
             frozenset(search.compositions),
+            search.groups,
         )
 
     def problem(self, structure: Structure) -> str | None:
@@ -72,8 +89,49 @@ class Limits:
         volume = structure.volume / len(structure)
         if not low <= volume <= high:
             return f"not {low:.1f} to {high:.1f} Å³ per atom"
-        return too_close(structure, self.min_distance)
+        if reason := too_close(structure, self.min_distance):
+            return reason
+        if not in_groups(structure, self.groups):
+            return "of no space group that is searched for"
+        return None
+
+    def version(self, structure: Structure) -> Structure | None:
+        """The structure if it keeps to them, else the nearest of its symmetric versions, or None.
+
+        Versions count only where space groups are searched for.
+        """
+        if not self.groups:
+            return structure if self.allow(structure) else None
+        if replace(self, groups=frozenset()).problem(structure) is not None:
+            return None
+        return next((s for s in (structure, *ladder(structure)) if self.allow(s)), None)
 
     def allow(self, structure: Structure) -> bool:
         """Whether a crystal keeps to them."""
         return self.problem(structure) is None
+
+
+def require_fitting_groups(campaign: Campaign) -> None:
+    """Look whether each space group, and one of each crystal system, fits what is searched for.
+
+    Raises
+    ------
+    UserError
+        One does not, or PyXtal, which knows, is not there.
+    """
+    search, most = campaign.search, campaign.loop.screening.max_sites
+    if not search.groups:
+        return
+    require_pyxtal()
+    number = len(campaign.elements)
+    cells = campaign.searched() or list(all_counts(number, search.min_sites, most))
+    asked: dict[str, Sequence[int]] = {named(n): [n] for n in map(number_of, search.spacegroups)}
+    asked |= {f"any {system} one": groups_of(system) for system in search.crystal_systems}
+    what = " or ".join(search.compositions) or "-".join(campaign.elements)
+    for name, groups in asked.items():
+        if not any(fits(group, cell) for group in groups for cell in cells):
+            raise UserError(
+                f"search: no cell of {what} up to {most} atoms can have space group {name}, whose "
+                "sites take other numbers of atoms: ask for another, or raise "
+                "loop.screening.max_sites"
+            )

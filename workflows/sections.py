@@ -13,6 +13,7 @@ from ccdcgan.dft.relaxation.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.settings import Renamed, Settings, VolumeRange
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
+from ccdcgan.dft.structures.spacegroups import CrystalSystem, groups_of, number_of
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.sources.registry import check_source
 
@@ -38,13 +39,36 @@ def _reduced(formulas: tuple[str, ...]) -> tuple[str, ...]:
 Formulas = Annotated[tuple[str, ...], AfterValidator(_reduced)]
 
 
+def _numbers(groups: tuple[int | str, ...]) -> tuple[int, ...]:
+    """Numbers of space groups, sorted: what is asked for alike is the same campaign."""
+    return tuple(sorted({number_of(group) for group in groups}))
+
+
+def _sorted(systems: tuple[CrystalSystem, ...]) -> tuple[CrystalSystem, ...]:
+    return tuple(sorted(set(systems)))
+
+
 class SearchSettings(Settings):
     """What is searched for among all crystals of the system."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"spacegroups", "crystal_systems"})
 
     compositions: Formulas = Field(
         (), description="Formulas, as in [Bi2Se3, Bi4Se3]; empty for all."
     )
     min_sites: int = Field(1, ge=1, description="Fewest atoms in the cell.")
+    spacegroups: Annotated[tuple[int | str, ...], AfterValidator(_numbers)] = Field(
+        (), description="Space groups, as in [166, Fm-3m]; empty for all."
+    )
+    crystal_systems: Annotated[tuple[CrystalSystem, ...], AfterValidator(_sorted)] = Field(
+        (), description="Crystal systems, as in [cubic, trigonal], beside the space groups."
+    )
+
+    @property
+    def groups(self) -> frozenset[int]:
+        """Numbers of the space groups that are searched for; none for all."""
+        own = {number_of(group) for group in self.spacegroups}
+        return frozenset(own.union(*map(groups_of, self.crystal_systems)))
 
 
 class DatabaseSettings(Settings):

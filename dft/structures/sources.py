@@ -25,6 +25,7 @@ from ccdcgan.dft.structures.crystal import Crystal, Skipped
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.moments import moments_of, with_moments
 from ccdcgan.dft.structures.reader import read
+from ccdcgan.dft.structures.spacegroups import ALL_GROUPS, fits, require_pyxtal
 from ccdcgan.dft.structures.texts import one_line
 from ccdcgan.dft.structures.validity import coincident, disordered, fault, is_degenerate
 
@@ -296,6 +297,7 @@ def random_crystals(
     max_sites: int,
     seed: int,
     compositions: Sequence[Sequence[int]] = (),
+    groups: Sequence[int] = ALL_GROUPS,
     attempts: int = 200,
 ) -> Iterator[Prototype | Skipped]:
     """Random crystals, space group and composition drawn uniformly among compatible pairs.
@@ -312,14 +314,14 @@ def random_crystals(
         The same seed gives the same crystals.
     compositions
         Numbers of atoms of each kind to draw from; none for all.
+    groups
+        Numbers of the space groups to draw from.
     attempts
         Draws for one crystal before it is given up.
     """
-    try:
-        from pyxtal import pyxtal
-        from pyxtal.symmetry import Group
-    except ImportError:
-        raise UserError("random crystals need PyXtal: pip install 'ccdcgan[random]'") from None
+    require_pyxtal()
+    from pyxtal import pyxtal
+
     k = len(elements)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
@@ -330,10 +332,8 @@ def random_crystals(
                 total = int(rng.integers(k, max_sites + 1))
                 cuts = np.sort(rng.choice(np.arange(1, total), k - 1, replace=False))
                 counts = [int(c) for c in np.diff([0, *cuts, total])]
-            spacegroup = int(rng.integers(1, 231))
-            group = Group(spacegroup, quick=False)
-            # Wyckoff multiplicities are those of the conventional cell, counts the primitive one's.
-            if not group.check_compatible([n * group.cellsize() for n in counts])[0]:
+            spacegroup = groups[int(rng.integers(len(groups)))]
+            if not fits(spacegroup, counts):
                 continue
             crystal = pyxtal()
             try:

@@ -131,6 +131,12 @@ def symmetry_of(structure: Structure, tolerance: float = AS_IT_IS) -> Symmetry |
     return None if found is None else _symmetry(structure, kinds, found)
 
 
+def space_group_number(structure: Structure, tolerance: float = AS_IT_IS) -> int:
+    """Number of a structure's space group within a tolerance (Å); 1 where spglib finds none."""
+    found = None if is_degenerate(structure) else _dataset(structure, _kinds(structure), tolerance)
+    return 1 if found is None else int(found.number)
+
+
 def symmetrised(structure: Structure, tolerance: float) -> Structure | None:
     """Primitive cell of a structure, snapped to its symmetry within a tolerance (Å).
 

@@ -20,10 +20,12 @@ from ccdcgan.dft.structures.sources import (
     collect,
     materials_project,
 )
+from ccdcgan.dft.structures.spacegroups import require_pyxtal
 from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.propose import substituted
+from ccdcgan.workflows.screening import require_fitting_groups
 from ccdcgan.workflows.sections import SMALLEST_DATABASE
 from ccdcgan.workflows.sources.registry import OWN, source_of
 
@@ -83,7 +85,7 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
     """What one source brings; its prototypes join those that are found."""
     name = source.source
     if isinstance(source, RandomSource):
-        _require_pyxtal()
+        require_pyxtal()
         return Finding("ok", f"source {name}: {source.count} crystals, made when it runs")
     if isinstance(source, MaterialsProjectSource):
         # One crystal, to see whether the key is taken.
@@ -111,20 +113,16 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
 
 def _proposals(campaign: Campaign) -> Finding:
     """Whether each source of candidates can be used here."""
+    require_fitting_groups(campaign)
     for name in campaign.sources:
         if name == "random":
-            _require_pyxtal()
+            require_pyxtal()
         elif name not in OWN:
             try:
                 source_of(name)
             except ValueError as error:
                 raise UserError(str(error)) from None
     return Finding("ok", f"proposals by {', '.join(campaign.sources)}")
-
-
-def _require_pyxtal() -> None:
-    if find_spec("pyxtal") is None:
-        raise UserError("random crystals need PyXtal: pip install 'ccdcgan[random]'")
 
 
 def _candidates(

@@ -23,6 +23,7 @@ from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.flow import InverseDesignMaker
+from ccdcgan.workflows.screening import require_fitting_groups
 
 #: Timeout of a submission that was begun and not finished, s: then it is taken over.
 UNFINISHED = 60.0
@@ -65,6 +66,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     """
     pad = connect(cluster)
     load_references(campaign.references, campaign.elements)
+    require_fitting_groups(campaign)
     campaign = as_begun(pad, campaign).completed()
     if campaign.trusted:
         # Whom one user trusts is nobody else's.

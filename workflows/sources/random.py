@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ccdcgan.dft.structures.crystal import Skipped
-from ccdcgan.dft.structures.sources import random_crystals
+from ccdcgan.dft.structures.sources import primitive_cell, random_crystals
+from ccdcgan.dft.structures.spacegroups import ALL_GROUPS
 from ccdcgan.workflows.sources.base import Context, Proposal
 
 #: Draws for one candidate.
@@ -15,13 +16,21 @@ def random(context: Context, count: int) -> list[Proposal]:
     campaign, limits = context.campaign, context.limits
     seed = int(context.rng("random").integers(2**31))
     found: list[Proposal] = []
-    asked, draws = campaign.searched(), DRAWS * count
-    for made in random_crystals(campaign.elements, draws, limits.max_sites, seed, asked):
+    draws = random_crystals(
+        campaign.elements,
+        DRAWS * count,
+        limits.max_sites,
+        seed,
+        campaign.searched(),
+        sorted(campaign.search.groups) or ALL_GROUPS,
+    )
+    for made in draws:
         if len(found) == count:
             break
         if isinstance(made, Skipped):
             continue
-        crystal = context.repaired(made.structure)
-        if limits.allow(crystal):
+        # PyXtal gives the conventional cell.
+        crystal = limits.version(context.repaired(primitive_cell(made.structure)))
+        if crystal is not None:
             found.append(Proposal(context.origin("random", made.id), crystal))
     return found

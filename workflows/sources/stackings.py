@@ -41,7 +41,8 @@ def stackings(context: Context, count: int) -> list[Proposal]:
                 return found
             if counts[formula] == most:
                 break
-            if limits.allow(crystal) and seen.add_if_new(crystal):
+            version = limits.version(crystal)
+            if version is not None and seen.add_if_new(version):
                 counts[formula] += 1
-                found.append(Proposal(origin, crystal))
+                found.append(Proposal(origin, version))
     return found

@@ -23,10 +23,10 @@ def substitution(context: Context, count: int) -> list[Proposal]:
     for candidate in _substituted(prototypes, context, rng.permutation(len(prototypes)).tolist()):
         if len(found) == count:
             break
-        crystal = context.repaired(candidate.structure)
-        if crystal.composition.reduced_formula in without:
+        if candidate.structure.composition.reduced_formula in without:
             continue
-        if limits.allow(crystal) and seen.add_if_new(crystal):
+        crystal = limits.version(context.repaired(candidate.structure))
+        if crystal is not None and seen.add_if_new(crystal):
             found.append(Proposal(context.origin("substitution", candidate.id), crystal))
     return found
 

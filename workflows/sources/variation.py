@@ -30,9 +30,9 @@ def variation(context: Context, count: int) -> list[Proposal]:
         child = vary(cells, weights.tolist(), elements, limits.max_sites, rng)
         if child is None:
             continue
-        crystal, made_of, operator = child
-        crystal = context.repaired(crystal)
-        if limits.allow(crystal):
+        made, made_of, operator = child
+        crystal = limits.version(context.repaired(made))
+        if crystal is not None:
             names = "+".join(parents[i].phase.id[:8] for i in made_of)
             origin = context.origin("variation", f"{len(found)} {operator} of {names}")
             found.append(Proposal(origin, crystal))
