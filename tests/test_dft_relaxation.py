@@ -432,6 +432,10 @@ def test_a_killed_dft_relaxation_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     # As it was kept before the time was.
     kept.write_text(json.dumps([cell, positions]))
     assert Relaxer(settings(0))(start).energy_per_atom == rest.energy_per_atom
+    # As a power cut may leave it: from the start.
+    for cut in (b"", b"[[[0, 3", b"null", b"[[[0, 3, 3]], [[0, 0, 0]]]", b'["a", "b"]', b"\xff"):
+        kept.write_bytes(cut)
+        assert Relaxer(settings(0))(start).steps == whole.steps
     assert rest.converged and rest.steps < whole.steps
     assert rest.energy_per_atom == pytest.approx(whole.energy_per_atom, abs=1e-3)
     assert rest.key == whole.key

@@ -30,6 +30,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key
+from ccdcgan.dft.relaxation.relaxer import calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
 from ccdcgan.workflows.campaign import parse_campaign
@@ -444,7 +445,13 @@ def test_frames_fit_together(log, monkeypatch, version):
 
 def test_pre_relaxation(log):
     pre = SevenNetEngine()
+    asked = settings(pre_relax=pre, fmax=0.3, max_stress=50)
+    # As a power cut may leave it: as if there were none.
+    cut = calculations_folder() / content_key(BISE, asked.engine.level_of_theory(), asked)
+    cut.mkdir(parents=True)
+    (cut / "pre_relaxed.json").touch()
     result, folder = relax(pre_relax=pre, fmax=0.3, max_stress=50)
+    assert folder.parent == cut
     stored = Structure.from_dict(json.loads((folder.parent / "pre_relaxed.json").read_text()))
     assert log()[0]["volume"] == pytest.approx(stored.volume) != pytest.approx(BISE.volume)
     # Another way to a minimum, but the same level of theory.
@@ -756,6 +763,7 @@ MESSAGES = {
     "disk": [
         "cp: error writing 'WAVECAR': No space left on device",
         "OSError: [Errno 122] Disk quota exceeded",
+        "forrtl: Disc quota exceeded",
     ],
     "file system": [
         "ls: cannot access '/scratch': Stale file handle",
@@ -766,23 +774,37 @@ MESSAGES = {
         "forrtl: severe (41): insufficient virtual memory",
         "terminate called after throwing an instance of 'std::bad_alloc'",
         "[Errno 12] Cannot allocate memory",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
         "/bin/sh: line 1:  4242 Killed                  vasp_std",
     ],
     "queue": [
         "srun: error: Unable to create step for job 12: More processors requested than permitted",
         "slurmstepd: error: *** JOB 12 ON n01 CANCELLED AT 2026-01-01 DUE TO NODE FAILURE ***",
         "sbatch: error: Batch job submission failed: Invalid account",
+        "srun: error: Task launch for StepId=12.0 failed on node n01: Communication failure",
+        "srun: error: Unable to contact slurm controller (connect failure)",
+        "slurmstepd: error: *** STEP 12.0 ON n01 CANCELLED AT 2026-01-01 DUE TO PREEMPTION ***",
     ],
     "network of the nodes": [
         "[n01:1] UCX  ERROR Failed to allocate memory pool",
         "An ORTE has lost communication",
+        "ssh: connect to host n02 port 22: Connection refused",
     ],
     "installation": [
         "vasp_std: error while loading shared libraries: libmpi.so.40: cannot open it",
         "bash: vasp_std: command not found",
+        "[proxy:0:0@n01] HYDU_create_process: execvp error on file vasp_std (No such file)",
+        "pw.x: symbol lookup error: pw.x: undefined symbol: mpi_init_",
+        "There are not enough slots available in the system to satisfy the 64 slots",
+        "srun\", but OMPI was not built with SLURM's PMI support and therefore cannot execute.",
+        "PMI2_Job_GetId returned 14",
     ],
     "licence": ["License checkout failed: FLEXlm error -5"],
-    "accelerator": ["CUDA error: no CUDA-capable device is detected"],
+    "accelerator": [
+        "CUDA error: no CUDA-capable device is detected",
+        "CUDA error: no kernel image is available for execution on the device",
+        "RuntimeError: Found no NVIDIA driver on your system.",
+    ],
 }
 
 

@@ -49,7 +49,7 @@ IDENTITY = (
 )
 
 #: Ends of keys among them that only say how much is done.
-AMOUNTS = (".second_opinion", ".gan_steps", ".guide_epochs", ".autoencoder_epochs")
+AMOUNTS = (".second_opinion", ".max_hours", ".gan_steps", ".guide_epochs", ".autoencoder_epochs")
 
 
 class Campaign(Settings):

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import logging
+import zlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -158,9 +159,9 @@ class RelaxMaker(Maker):
         structures = [d.structure for d in documents]
         task = partial(compute, names=names)
         stage = " and ".join(n.replace("_", " ") for n in names)
-        for done, (number, values) in enumerate(
-            in_workers(task, structures, settings.relaxation, settings.workers), 1
-        ):
+        without = partial(_without, names)
+        results = in_workers(task, structures, settings.relaxation, without, settings.workers)
+        for done, (number, values) in enumerate(results, 1):
             document = documents[number]
             for name, value in values.items():
                 if isinstance(value, str):
@@ -179,7 +180,8 @@ def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign)
         return
     documents = list(store.get(store.without_opinion(keys)).values())
     structures = [d.structure for d in documents]
-    for number, opinion in in_workers(ask_second, structures, relaxation, settings.workers):
+    results = in_workers(ask_second, structures, relaxation, _no_opinion, settings.workers)
+    for number, opinion in results:
         if opinion is not None:
             documents[number].second_opinion = opinion
             store.put(documents[number])
@@ -189,6 +191,15 @@ def add_second_opinions(store: Relaxations, keys: list[str], settings: Campaign)
 def ask_second(relaxer: Relaxer, structure: Structure) -> SecondOpinion | None:
     """A task of `in_workers`."""
     return relaxer.second_opinion(structure)
+
+
+def _no_opinion(structure: Structure, reason: str) -> None:
+    """The second opinion of a structure that its process does not survive."""
+
+
+def _without(names: Sequence[str], structure: Structure, reason: str) -> dict[str, float | str]:
+    """The properties of a structure that its process does not survive."""
+    return dict.fromkeys(names, reason)
 
 
 def queues_of(keys: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -255,7 +266,7 @@ def task_of(folder: Path) -> TaskDocument | None:
 
     kept = folder.with_name(f"{folder.name}.task.json.gz")
     task: TaskDocument
-    with contextlib.suppress(OSError, EOFError, ValueError):
+    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error):
         task = json.loads(gzip.decompress(kept.read_bytes()))
         return task
     try:

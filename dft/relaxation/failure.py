@@ -20,6 +20,9 @@ FailureClass = Literal["crystal", "stopped"]
 class MachineError(UserError):
     """The machine cannot compute, whatever the crystal; the work done so far is kept."""
 
+    #: What of it has failed, where that is known.
+    fault: MachineFault | None = None
+
 
 class _Fault(NamedTuple):
     """Words of a fault of the machine, and what to do."""
@@ -34,7 +37,7 @@ MEMORY = "memory"
 #: What Slurm, MPI, shells, the system and the codes write, by what has to be mended.
 FAULTS: dict[str, _Fault] = {
     "disk": _Fault(
-        r"No space left on device|Disk quota exceeded|disk full|ENOSPC|EDQUOT|File too large"
+        r"No space left on device|Dis[ck] quota exceeded|disk full|ENOSPC|EDQUOT|File too large"
         r"|error during write|severe \(38\)",
         "free space there",
     ),
@@ -54,20 +57,24 @@ FAULTS: dict[str, _Fault] = {
         r"Unable to (create step|confirm allocation|allocate resources)|NODE[_ ]FAIL(URE)?"
         r"|Job credential (expired|revoked)|Invalid (account|job credential|partition)"
         r"|Requested node configuration is not available|Socket timed out"
-        r"|task launch failed|launch failed|error: Application launch failed|slurm_receive_msg",
+        r"|task launch (for .*)?failed|launch failed|error: Application launch failed"
+        r"|slurm_receive_msg|contact slurm controller|Munge \w+ failed|DUE TO PREEMPTION",
         "look at the node and the queue",
     ),
     "network of the nodes": _Fault(
         r"UCX +ERROR|ibv_\w+|PSM2|Transport retry count exceeded|OFI .*(fail|error)"
         r"|PMIX? (ERROR|server)|ORTE (has lost|was unable)|MPI_Init.*(fail|error)"
-        r"|Fatal error in (PMPI|internal)_Init|mpirun was unable",
+        r"|Fatal error in (PMPI|internal)_Init|mpirun was unable"
+        r"|ssh: connect to host|Host key verification failed|NCCL error",
         "look at the node and its network",
     ),
     "installation": _Fault(
         r"error while loading shared libraries|cannot open shared object file|command not found"
         r"|Exec format error|[Ii]llegal instruction|execve\(\)|version `\S+' not found"
         r"|No such file or directory.*(vasp|pw\.x|srun|mpirun)"
-        r"|(vasp|pw\.x)\S*: (not found|Permission)"
+        r"|(vasp|pw\.x)\S*: (not found|Permission)|execvp error|cannot execute binary file"
+        r"|symbol lookup error|undefined symbol|not built with (SLURM|PMI)"
+        r"|not enough slots available|PMI2?_(Init|Job)\w* (failed|returned)"
         r"|Please verify that both the operating system and the processor support",
         "load the modules or correct the command",
     ),
@@ -76,6 +83,7 @@ FAULTS: dict[str, _Fault] = {
     ),
     "accelerator": _Fault(
         r"CUDA[_ ]ERROR|CUDA error|CUDA driver|no CUDA-capable device|cuInit|NVRM"
+        r"|no kernel image is available|Found no NVIDIA driver|CUBLAS_STATUS_|CUDNN_STATUS_"
         r"|hipError\w+|cuMemAlloc.*(fail|out of memory)",
         "look at the node's accelerator",
     ),
@@ -114,10 +122,12 @@ class MachineFault(NamedTuple):
 
     def error(self, folder: Path) -> MachineError:
         """The line that ends a job."""
-        return MachineError(
+        found = MachineError(
             f"{self.what} of {socket.gethostname()}, in {folder}: {self.words!r}: "
             f"{self.remedy}, then go on with the same command or ccdcgan retry"
         )
+        found.fault = self
+        return found
 
 
 def machine_fault(error: BaseException | None, text: str) -> MachineFault | None:

@@ -12,8 +12,8 @@ from ccdcgan.dft.files import digest
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import moments_of, standard
 
-#: Settings that leave the relaxation itself as it is.
-AFTERWARDS = ("second_opinion", "corrections")
+#: Settings that leave the relaxation itself as it is, or end it without a result.
+AFTERWARDS = ("second_opinion", "corrections", "max_hours")
 
 
 def elements_of(structure: Structure) -> list[str]:

@@ -2,57 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
-import signal
-import threading
-import time
+import socket
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.consistency import small_structures
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
-from ccdcgan.dft.relaxation.key import elements_of
+from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
+from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.relaxation.worker import Death, answers, bind_to_parent
 
+logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
 
-#: Timeout of a process whose parent is gone, s.
-PATIENCE = 15.0
-
-_relaxer: Relaxer | None = None
+#: Structures without a result after which the machine is doubted.
+MANY = 3
 
 
 def _start_process(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what happens to the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    bind_to_parent()
     start(*arguments)
-
-
-def _start_worker(settings: RelaxationSettings) -> None:
-    global _relaxer
-    import torch
-
-    torch.set_num_threads(1)
-    _relaxer = Relaxer(settings)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        # First in a way that also ends what the process has started.
-        if (number := threading.main_thread().ident) is not None:
-            signal.pthread_kill(number, signal.SIGTERM)
-        time.sleep(PATIENCE)
-        os._exit(1)
 
 
 def relax(relaxer: Relaxer, structure: Structure) -> Relaxation:
@@ -60,59 +41,109 @@ def relax(relaxer: Relaxer, structure: Structure) -> Relaxation:
     return relaxer(structure)
 
 
-def _do_in_worker(
-    task: Callable[[Relaxer, Structure], T], index: int, structure: Structure
-) -> tuple[int, T]:
-    assert _relaxer is not None
-    return index, task(_relaxer, structure)
-
-
 def relax_many(
     structures: Sequence[Structure], settings: RelaxationSettings, workers: int | None = None
 ) -> Iterator[tuple[int, Relaxation]]:
     """Relax structures in parallel processes: `in_workers` with `relax`."""
-    return in_workers(relax, structures, settings, workers)
+    return in_workers(relax, structures, settings, partial(_never_relaxed, settings), workers)
+
+
+def _never_relaxed(settings: RelaxationSettings, structure: Structure, reason: str) -> Relaxation:
+    """The result of a structure that its process does not survive."""
+    level = settings.engine.level_of_theory(elements_of(structure))
+    return Relaxation(
+        key=content_key(structure, level, settings),
+        level_of_theory=level,
+        structure=structure,
+        reason=reason,
+        failure="crystal",
+        host=socket.gethostname(),
+        attempts=2,
+    )
 
 
 def in_workers(
     task: Callable[[Relaxer, Structure], T],
     structures: Sequence[Structure],
     settings: RelaxationSettings,
+    given_up: Callable[[Structure, str], T],
     workers: int | None = None,
 ) -> Iterator[tuple[int, T]]:
     """Do a task for structures in parallel processes; results come as they are ready.
 
-    One thread a process makes each result independent of the number of workers.
+    One thread a process makes each result independent of the number of workers. A structure that
+    its process does not survive (a segmentation fault, memory, no end in `settings.timeout`) is
+    tried again alone, after all others; the second time it is to blame, if small crystals pass.
 
     Parameters
     ----------
     task
         A function of a module, called with the relaxer of its process and a structure.
+    given_up
+        The result of a structure that is to blame, by that and by what has happened.
     workers
         Processes; by default one a core.
 
     Yields
     ------
     index of the structure, result
+
+    Raises
+    ------
+    MachineError
+        No process survives, whatever the crystal.
     """
     if not structures:
         return
+    elements = sorted({e for s in structures for e in elements_of(s)})
     # What is missing is an error here, not in the workers.
-    settings.engine.check(sorted({e for s in structures for e in elements_of(s)}))
-    workers = min(workers or len(os.sched_getaffinity(0)), len(structures))
-    waiting: set[Future[tuple[int, T]]] = set()
-    with worker_pool(workers, _start_worker, (settings,)) as pool:
-        for index, structure in enumerate(structures):
-            waiting.add(pool.submit(_do_in_worker, task, index, structure))
-            if len(waiting) < 2 * workers:
+    settings.engine.check(elements)
+    workers = workers or len(os.sched_getaffinity(0))
+    suspects: dict[int, Structure] = {}
+    sound = False
+    with one_thread():
+        for index, found in answers(task, list(enumerate(structures)), settings, workers):
+            if not isinstance(found, Death):
+                yield index, found
                 continue
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
+            logger.warning("structure %d: %s: tried again after the others", index, found.reason)
+            suspects[index] = structures[index]
+            if len(suspects) == MANY:
+                sound = require_sound(settings, elements, found)
+        # One at a time, in a process of its own: what others take is no fault of theirs.
+        for suspect in suspects.items():
+            for index, found in answers(task, [suspect], settings, 1):
+                if isinstance(found, Death):
+                    sound = sound or require_sound(settings, elements, found)
+                    found = given_up(structures[index], f"{found.reason}, twice")
+                yield index, found
+
+
+def require_sound(settings: RelaxationSettings, elements: Sequence[str], death: Death) -> bool:
+    """See that some small crystal survives here.
+
+    Raises
+    ------
+    MachineError
+        None does: it is not this or that structure's fault.
+    """
+    for small in list(enumerate(small_structures(elements)))[:MANY]:
+        for _, found in answers(_ask, [small], settings, 1):
+            if not isinstance(found, Death):
+                return True
+    raise MachineError(
+        f"no relaxation survives on {socket.gethostname()}, not even of a crystal of two atoms: "
+        f"{death.reason}: mend the engine or the machine; the same command goes on"
+    )
+
+
+def _ask(relaxer: Relaxer, structure: Structure) -> None:
+    """A task: any answer of the engine will do, but not that the machine cannot."""
+    try:
+        relaxer.atoms(structure).get_potential_energy()
+    except Exception as error:
+        if machine_fault(error, "") is not None:
+            raise
 
 
 @contextmanager
@@ -129,24 +160,33 @@ def worker_pool(
     # spawn: TensorFlow or torch threads of the parent do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_process, (start, arguments))
-    # OpenMP reads this once, when a process starts. More threads than cores cost a factor of 3.
-    threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        yield pool
-        pool.shutdown()
+        with one_thread():
+            yield pool
+            pool.shutdown()
     except BrokenProcessPool:
         raise UserError(
             "a relaxation process was killed, probably for want of memory: set fewer workers in "
             "the campaign file; the same command goes on"
         ) from None
     finally:
-        if threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        else:
-            os.environ["OMP_NUM_THREADS"] = threads
         # Taken first: the pool forgets its processes when it shuts down.
         processes = list((getattr(pool, "_processes", None) or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes that are started have one thread each."""
+    # OpenMP reads this once, when a process starts. More threads than cores cost a factor of 3.
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        else:
+            os.environ["OMP_NUM_THREADS"] = threads

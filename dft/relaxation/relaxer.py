@@ -47,7 +47,13 @@ class Relaxer:
         self.engine = settings.engine
 
     def __call__(self, structure: Structure) -> Relaxation:
-        """Relax cell and positions to `fmax`; never raises for a bad structure."""
+        """Relax cell and positions to `fmax`; never raises for a bad structure.
+
+        Raises
+        ------
+        MachineError
+            The machine cannot compute; of memory it may be the structure that takes too much.
+        """
         settings = self.settings
         # A DFT code works in processes of its own.
         clock = process_time if self.engine.is_potential else perf_counter
@@ -123,8 +129,7 @@ class Relaxer:
             It is.
         """
         fault = machine_fault(error, "")
-        # A potential's memory goes with the crystal, of which this one has too many neighbours.
-        if fault is not None and not (fault.is_memory and self.engine.is_potential):
+        if fault is not None:
             raise fault.error(calculations_folder()) from None
         said = " ".join(str(error).split())[:200]
         failed = f"engine failed: {type(error).__name__}" + (f": {said}" if said else "")
@@ -198,15 +203,17 @@ def _go_on(atoms: Atoms, path: Path, settings: RelaxationSettings) -> float:
 
     The calculator keeps the k-points of the structure that it was made for.
     """
-    try:
-        cell, positions, *seconds = json.loads(path.read_text())
-    except FileNotFoundError:
-        return 0.0
     there = atoms.copy()
-    there.set_cell(cell)
-    there.set_positions(positions)
-    if settings.gate(there) is None:
-        atoms.set_cell(cell)
-        atoms.set_positions(positions)
-        return float(seconds[0]) if seconds else 0.0
-    return 0.0
+    try:
+        cell, positions, *seconds = json.loads(path.read_bytes())
+        there.set_cell(cell)
+        there.set_positions(positions)
+        spent = float(seconds[0]) if seconds else 0.0
+    except (OSError, ValueError, TypeError):
+        # There is none, or it is cut: from the start.
+        return 0.0
+    if settings.gate(there) is not None:
+        return 0.0
+    atoms.set_cell(there.cell)
+    atoms.set_positions(there.positions)
+    return spent

@@ -22,6 +22,9 @@ OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 #: What relaxes where a campaign names no engine; docs/engines.md says why.
 DEFAULT_ENGINE = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")
 
+#: Hours that a potential has for one structure, unless the campaign says otherwise.
+POTENTIAL_HOURS = 3.0
+
 #: The last of the elements whose atoms or ions are small.
 NEON = 10
 
@@ -36,7 +39,7 @@ class RelaxationSettings(Settings):
     start can fall to -1000 eV/atom.
     """
 
-    added: ClassVar[frozenset[str]] = frozenset({"second_opinion", "corrections"})
+    added: ClassVar[frozenset[str]] = frozenset({"second_opinion", "corrections", "max_hours"})
 
     engine: Engine = DEFAULT_ENGINE
     optimizer: Literal["FIRE", "BFGS", "LBFGS"] = Field(
@@ -51,6 +54,12 @@ class RelaxationSettings(Settings):
         ge=1,
         description="Ionic steps before giving up; five times as many for a pure element, whose "
         "lowest structure all formation energies count from.",
+    )
+    max_hours: float | None = Field(
+        default=None,
+        gt=0,
+        description="Hours that one structure may take before its process is ended; null: three of "
+        "a potential, no limit of a DFT code. VASP has walltime instead.",
     )
     min_distance: float = Field(
         default=1.5,
@@ -83,6 +92,13 @@ class RelaxationSettings(Settings):
         """With all that decides their level of theory; see `EngineSettings.completed`."""
         engine = self.engine.completed(elements)
         return self if engine is self.engine else self.model_copy(update={"engine": engine})
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one structure may take; None without a limit."""
+        hours = POTENTIAL_HOURS if self.engine.is_potential else None
+        hours = hours if self.max_hours is None else self.max_hours
+        return None if hours is None else 3600 * hours
 
     def steps_of(self, structure: Structure) -> int:
         """Most ionic steps of a structure."""

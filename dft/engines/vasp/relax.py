@@ -42,7 +42,8 @@ from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.failure import MEMORY, MachineError, MachineFault, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
-from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
+from ccdcgan.dft.relaxation.processes import relax_many
+from ccdcgan.dft.relaxation.relaxer import calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure, encode_structure
 from ccdcgan.dft.structures.moments import moments_of, with_moments
@@ -156,14 +157,19 @@ def _pre_relaxed(folder: Path, structure: Structure, settings: RelaxationSetting
     if engine.pre_relax is None:
         return structure
     stored = folder / "pre_relaxed.json"
-    if not stored.exists():
-        relaxer = Relaxer(settings.model_copy(update={"engine": engine.pre_relax}))
-        relaxed = relaxer(structure)
+    try:
+        found = decode_structure(json.loads(stored.read_bytes()))
+    except (OSError, ValueError):
+        # There is none, or it is cut.
+        by_potential = settings.model_copy(update={"engine": engine.pre_relax})
+        ((_, relaxed),) = relax_many([structure], by_potential, 1)
         # What the potential rejects is VASP's to judge, from where it was.
-        found = structure if relaxed.energy_per_atom is None else relaxed.structure
-        write_atomically(stored, to_json(encode_structure(found)))
+        start = structure if relaxed.energy_per_atom is None else relaxed.structure
+        plain = encode_structure(start)
+        write_atomically(stored, to_json(plain))
+        found = decode_structure(plain)
     # A potential keeps the order of the sites, and knows of no moments.
-    return with_moments(decode_structure(json.loads(stored.read_text())), moments_of(structure))
+    return with_moments(found, moments_of(structure))
 
 
 def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str | None]:

@@ -1,0 +1,117 @@
+"""Structures that their process does not survive, among others that it does."""
+
+from pathlib import Path
+
+import pytest
+from crystals import ROCKSALT
+from deadly import FATES, LEVEL, DeadlyEngine
+from maggma.stores import MemoryStore
+from pymatgen.core import Structure
+
+from ccdcgan.dft.engines.potentials import SevenNetEngine
+from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation.failure import MachineError
+from ccdcgan.dft.relaxation.key import content_key
+from ccdcgan.dft.relaxation.processes import in_workers, relax_many
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import POTENTIAL_HOURS, RelaxationSettings
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Candidate, Origin
+from ccdcgan.workflows.failures import FailedStructure
+from ccdcgan.workflows.relax import relax_missing
+from ccdcgan.workflows.storage.stores import Relaxations
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> DeadlyEngine:
+    return DeadlyEngine(log=str(tmp_path / "log"))
+
+
+def settings(engine: DeadlyEngine, hours: float | None = None) -> RelaxationSettings:
+    return RelaxationSettings(engine=engine, max_hours=hours)
+
+
+def runs(engine: DeadlyEngine) -> list[tuple[str, ...]]:
+    """What was computed, and in which process."""
+    return [tuple(line.split()) for line in Path(engine.log).read_text().splitlines()]
+
+
+def test_deadly_structures_are_to_blame_and_all_others_pass(engine: DeadlyEngine) -> None:
+    """Documents say how each process died; nothing is left to do, and nobody else has suffered."""
+    names = ["segfault", "passes", "killed", "memory", "exit"]
+    chosen = settings(engine)
+    store = MemoryStore(key="key")
+    store.connect()
+    origin = Origin(kind="prototype", id="p")
+    campaign = Campaign(workers=2).model_copy(update={"relaxation": chosen})
+    wanted = {
+        content_key(FATES[name], LEVEL, chosen): Candidate(origin=origin, structure=FATES[name])
+        for name in names
+    }
+    relax_missing(Relaxations(store), wanted, campaign, "relaxations")
+    found = dict(zip(names, (store.query_one({"key": key}) for key in wanted), strict=True))
+    assert found["passes"]["converged"] and found["passes"]["energy_per_atom"] == -3.0
+    told = {n: FailedStructure.of(d).reason for n, d in found.items() if n != "passes"}
+    assert {FailedStructure.of(found[name]).kind for name in told} == {"crystal"}
+    assert told == {
+        "segfault": "its process died: SIGSEGV (Segmentation fault), twice",
+        "killed": "its process died: SIGKILL (Killed, as for want of memory), twice",
+        "memory": "memory: MemoryError, twice",
+        "exit": "its process ended with status 3, twice",
+    }
+    logged = runs(engine)
+    for name in told:
+        processes = [process for fate, process in logged if fate == name]
+        assert len(processes) == len(set(processes)) == 2
+    # Again there is nothing to do.
+    relax_missing(Relaxations(store), wanted, campaign, "relaxations")
+    assert runs(engine) == logged
+
+
+def test_no_end_is_an_end(engine: DeadlyEngine) -> None:
+    """A structure that never returns takes no more than twice the limit."""
+    limited = settings(engine, hours=4 / 3600)
+    ((_, result),) = relax_many([FATES["endless"]], limited)
+    assert result.reason == "not done in 0.00111 h, twice"
+    assert (result.failure, result.attempts) == ("crystal", 2)
+
+
+@pytest.mark.parametrize(
+    ("fate", "words"), [("segfault", "SIGSEGV"), ("cuda", "CUDA out of memory")]
+)
+def test_where_nothing_passes_the_machine_is_to_blame(
+    engine: DeadlyEngine, fate: str, words: str
+) -> None:
+    """No structure is blamed for what happens to the smallest crystals, too."""
+    broken = settings(engine.model_copy(update={"always": fate}))
+    with pytest.raises(MachineError, match=f"not even of a crystal of two atoms.*{words}"):
+        list(relax_many([ROCKSALT], broken))
+
+
+def test_a_process_that_somebody_ends_is_nobodys_fault(engine: DeadlyEngine) -> None:
+    with pytest.raises(UserError, match=r"was ended \(SIGTERM\): the same command goes on"):
+        list(relax_many([FATES["term"]], settings(engine)))
+
+
+def fails(relaxer: Relaxer, structure: Structure) -> None:
+    """A task with a mistake of ours."""
+    raise ZeroDivisionError("of ours")
+
+
+def test_a_bug_has_its_traceback(engine: DeadlyEngine) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)in fails.*ZeroDivisionError: of ours"):
+        list(in_workers(fails, [ROCKSALT], settings(engine), lambda structure, reason: None))
+
+
+def test_limit_of_time(engine: DeadlyEngine) -> None:
+    """A setting without a part in keys and digests, nor in which campaign it is."""
+    default, chosen = settings(engine), settings(engine, hours=0.5)
+    assert (default.timeout, chosen.timeout) == (None, 1800), "a DFT code may take long"
+    assert RelaxationSettings(engine=SevenNetEngine()).timeout == 3600 * POTENTIAL_HOURS
+    assert content_key(ROCKSALT, LEVEL, default) == content_key(ROCKSALT, LEVEL, chosen)
+    campaign = Campaign()
+    limited = campaign.model_copy(
+        update={"relaxation": campaign.relaxation.model_copy(update={"max_hours": 0.5})}
+    )
+    assert not campaign.differences(limited)
+    assert "max_hours" not in campaign.model_dump(mode="json")["relaxation"]
