@@ -1,5 +1,6 @@
 """Results on their way into a database that is away, refuses them, or has them already."""
 
+import errno
 import json
 import time
 
@@ -101,6 +102,26 @@ def test_a_file_that_is_none_of_ours_is_set_aside(spool, store, content):
     spool.put("results", store, {"key": "b"})
     assert keys(store) == ["b"]
     assert [p.name for p in spool.folder.iterdir()] == ["results-a.refused"]
+
+
+def test_a_full_disk_loses_nothing_while_the_database_is_there(spool, store, monkeypatch, caplog):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    for _ in range(2):
+        spool.put("results", store, {"key": "a", "energy": -3.0})
+    assert keys(store) == ["a"]
+    assert "No space left on device" in caplog.text and "into the database" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_stops_nobody(spool, store, caplog):
+    spool.folder.mkdir()
+    # A folder, as not even root can read one.
+    (spool.folder / "results-a.json").mkdir()
+    spool.put("results", store, {"key": "b"})
+    assert keys(store) == ["b"]
+    assert f"{spool.folder / 'results-a.json'} cannot be read" in caplog.text
 
 
 def test_no_key_leads_out_of_the_folder(spool, store, tmp_path, monkeypatch):

@@ -27,6 +27,9 @@ T = TypeVar("T")
 #: Timeout of one write, s, and the bytes that add a second to it.
 DEADLINE, RATE = 10.0, 5e5
 
+#: How files end that no database takes.
+REFUSED = ".refused"
+
 #: Pause between two tries to reach a database that is away, s.
 PAUSE = 5.0
 
@@ -93,9 +96,16 @@ class Spool:
         if self.folder is None:
             store.update([dict(document)], key="key")
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}-{file_stem(document['key'])}.json"
-        write_atomically(path, to_json({"store": name, "document": document}))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, to_json({"store": name, "document": document}))
+        except OSError as error:
+            # The disk may be full, or away, and the database all the same alive.
+            logger.error("%s: %s: straight into the database", error.strerror, path)
+            with unless_there():
+                retry_while_unreachable(lambda: store.update([dict(document)], key="key"))
+            return
         if monotonic() >= self._away_until and not self.deliver({name: store}, path):
             self._away_until = monotonic() + PAUSE
 
@@ -110,6 +120,9 @@ class Spool:
                 text = path.read_bytes()
             except FileNotFoundError:
                 # Another worker has delivered it.
+                continue
+            except OSError as error:
+                logger.error("%s cannot be read: %s", path, error.strerror)
                 continue
             try:
                 found = json.loads(text)
@@ -126,9 +139,12 @@ class Spool:
                     raise
                 # It must not stop everybody else's.
                 logger.error("the database does not take %s: %s", path, _short(error))
-                os.replace(path, path.with_suffix(".refused"))
+                with contextlib.suppress(OSError):
+                    os.replace(path, path.with_suffix(REFUSED))
                 continue
-            path.unlink(missing_ok=True)
+            # Where nothing can be removed, it is delivered again, which does no harm.
+            with contextlib.suppress(OSError):
+                path.unlink()
         return True
 
     def settle(self, stores: Mapping[str, Store]) -> None:
