@@ -23,6 +23,10 @@ from ccdcgan.dft.errors import UserError
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
+#: Pattern of names of files that are not whole yet.
+TEMPORARY = ".ccdcgan-*.tmp"
+
+
 class InUseError(UserError):
     """Another process holds the lock."""
 
@@ -40,7 +44,7 @@ def writing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         Only the user may read the file; otherwise whoever the umask lets.
     """
     # Beside the target, because a rename is atomic only within one file system.
-    temporary = path.parent / f".ccdcgan-{secrets.token_hex(8)}.tmp"
+    temporary = path.parent / TEMPORARY.replace("*", secrets.token_hex(8))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         handle = os.open(temporary, flags, 0o600 if private else 0o666)

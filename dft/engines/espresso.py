@@ -52,6 +52,9 @@ DECISIVE = {
 }
 
 
+#: How folders begin in which pw.x works.
+SCRATCH = "ccdcgan-pwx-"
+
 #: D3 with Becke-Johnson damping and two-body terms alone.
 D3BJ = {"vdw_corr": "dft-d3", "dftd3_version": 4, "dftd3_threebody": False}
 
@@ -335,7 +338,7 @@ class PwxCalculator(Espresso):
         magnetization: Sequence[float] | None,
         **parameters: Any,
     ) -> None:
-        folder = tempfile.mkdtemp(prefix="ccdcgan-pwx-")
+        folder = tempfile.mkdtemp(prefix=SCRATCH)
         self._remove = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._rotation = rotation
         self._magnetization = magnetization

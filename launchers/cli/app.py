@@ -15,7 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli import adopt, cluster, failures, migrate, networks, predict, results
+from ccdcgan.launchers.cli import (
+    adopt,
+    clean,
+    cluster,
+    failures,
+    migrate,
+    networks,
+    predict,
+    results,
+)
 from ccdcgan.launchers.cli.cluster import Reuse
 from ccdcgan.launchers.cli.errors import explain
 from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, tell
@@ -219,6 +228,7 @@ results.register(app)
 migrate.register(app)
 adopt.register(app)
 predict.register(app)
+clean.register(app)
 
 
 def _prepare(out: Path | None) -> None:
