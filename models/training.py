@@ -12,9 +12,15 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import write_atomically, writing
 from ccdcgan.models.backend import use_deterministic_kernels
+
+
+class DivergedError(UserError, ValueError):
+    """A training whose numbers are no longer finite."""
 
 
 def make_deterministic(seed: int) -> None:
@@ -35,7 +41,8 @@ def save_checkpoint(path: Path, variables: Sequence[Any], **scalars: Any) -> Non
 def load_checkpoint(path: Path, variables: Sequence[Any]) -> Mapping[str, Any] | None:
     """Restore variables from a checkpoint and return its other values; None if there is none.
 
-    A file that is broken or belongs to other networks counts as none: training starts anew.
+    A file that is broken, belongs to other networks, or holds NaN counts as none: training starts
+    anew.
     """
     try:
         with np.load(path, allow_pickle=False) as data:
@@ -44,12 +51,19 @@ def load_checkpoint(path: Path, variables: Sequence[Any]) -> Mapping[str, Any] |
             arrays = [data[f"v{i}"] for i in range(len(variables))]
             if any(a.shape != tuple(v.shape) for a, v in zip(arrays, variables, strict=True)):
                 return None
+            if not all_finite(*arrays):
+                return None
             rest = {k: data[k] for k in data.files if not (k[0] == "v" and k[1:].isdigit())}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
     return rest
+
+
+def all_finite(*arrays: NDArray[Any]) -> bool:
+    """Whether all numbers of all arrays are finite."""
+    return all(np.isfinite(array).all() for array in arrays)
 
 
 class TrainingLog:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.models.backend import compile_steps
 from ccdcgan.models.gan import training as gan
 from ccdcgan.models.gan.generators import build_dense_generator, build_networks
@@ -267,8 +269,41 @@ def test_what_cannot_be_trained_says_so() -> None:
     with pytest.raises(ValueError, match="cannot be asked for a composition"):
         train_gan(np.zeros((12, 8, 8, 1)), np.ones(12), SMALL, None, 0, conditions=ATOMS)
     settings = replace(SMALL, variant="ccdcgan", guidance="exp", critic_steps=1)
-    with pytest.raises(ValueError, match="diverged at step 0: lower its learning rate"):
+    with pytest.raises(UserError, match="diverged at step 0, also with other random numbers"):
         train_gan(rows(), np.ones(200), settings, first_number(6, 1e6), 0)
+
+
+def test_a_training_that_diverges_goes_on_from_its_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other random numbers; a checkpoint that holds NaN is as good as none."""
+    state, settings = tmp_path / "state.npz", replace(SMALL, steps=100, critic_steps=1)
+
+    def train() -> gan.TrainedGan:
+        return train_gan(rows(), np.ones(200), settings, None, 0, checkpoint=state)
+
+    undisturbed = train()
+    arrays = dict(np.load(state))
+    np.savez(state, **{**arrays, "v0": np.full_like(arrays["v0"], np.nan)})
+    assert_same(undisturbed, train())
+    state.unlink()
+    draw = gan._Training.draw
+
+    def poisoned(training: gan._Training, first: int) -> tuple[Any, ...]:
+        noise, *others = draw(training, first)
+        # Of one step's noise, as a gradient would be that goes to infinity.
+        if first == 50 and training.diverged < 2:
+            noise[7] = np.nan
+        return noise, *others
+
+    monkeypatch.setattr(gan._Training, "draw", poisoned)
+    trained = train()
+    assert int(np.load(state)["diverged"]) == 2
+    for name, curve in trained.history.items():
+        assert len(curve) == 2 and np.isfinite(curve).all()
+        assert curve[0] == undisturbed.history[name][0]
+    assert trained.history["critic_loss"][1] != undisturbed.history["critic_loss"][1]
+    assert np.isfinite(sample(trained.generator, 20, 0)).all()
 
 
 def test_a_backend_that_cannot_train_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

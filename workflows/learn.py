@@ -160,12 +160,17 @@ class ConstraintMaker(Maker):
             log=stage_log(key),
         )
         if len({f.relaxation for f in frames}) >= SMALLEST_DATABASE:
-            learnt, errors = fit_potential(frames, len(campaign.elements), seed)
-            figures["potential"] = errors
-            if errors.used:
-                files[POTENTIAL] = learnt.to_bytes()
+            try:
+                learnt, errors = fit_potential(frames, len(campaign.elements), seed)
+            except ValueError as error:
+                # The campaign does without, as where it errs too much.
+                logger.warning("%s: no potential could be learnt: %s", stage, error)
             else:
-                logger.warning("%s: the learnt potential is not used: %s", stage, errors)
+                figures["potential"] = errors
+                if errors.used:
+                    files[POTENTIAL] = learnt.to_bytes()
+                else:
+                    logger.warning("%s: the learnt potential is not used: %s", stage, errors)
         progress.report(stage, 1, 1)
         return ConstraintArtifact(files=files, **figures)
 

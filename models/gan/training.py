@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ from ccdcgan.models.presets import GanSettings
 from ccdcgan.models.representation.protocol import Conditions
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.training import (
+    DivergedError,
     TrainingLog,
+    all_finite,
     load_checkpoint,
     make_deterministic,
     save_checkpoint,
@@ -31,6 +33,9 @@ from ccdcgan.models.training import (
 
 #: Steps in one compiled call; a checkpoint is written after each.
 CHUNK = 250
+
+#: How often a training goes on with other random numbers after it has diverged.
+MOST_DIVERGED = 3
 
 #: XLA saves a quarter of a dense step's time, but takes about ten seconds to compile: TensorFlow
 #: uses it from that many steps. The paper's convolutions gain nothing from it on a CPU.
@@ -71,7 +76,7 @@ class _Training:
         conditions: Conditions,
         seed: int,
     ) -> None:
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.diverged = settings, seed, 0
         self.generator, self.critic = networks
         self.average = keras.models.clone_model(self.generator)
         self.average.set_weights(self.generator.get_weights())
@@ -108,6 +113,8 @@ class _Training:
     def draw(self, first: int) -> tuple[Any, ...]:
         """Random numbers of a chunk of steps: they depend on the seed and a step's number alone.
 
+        And on how often the training has diverged.
+
         The last `batch` rows of noise and compositions are the generator's step, the others the
         critic's.
         """
@@ -118,7 +125,7 @@ class _Training:
         rows = np.zeros((CHUNK, real), np.int32)
         t = np.zeros((CHUNK, real), np.float32)
         for i in range(min(CHUNK, s.steps - first)):
-            rng = np.random.default_rng([self.seed, first + i])
+            rng = np.random.default_rng([self.seed, first + i, *self.again])
             rng.standard_normal(dtype=np.float32, out=noise[i])
             rng.random(dtype=np.float32, out=t[i])
             u = rng.random((real + s.batch, 1 + 2 * m))
@@ -203,6 +210,21 @@ class _Training:
         optimizer.apply(gradients, model.trainable_variables)
         return numbers
 
+    @property
+    def again(self) -> list[int]:
+        """What sets random numbers apart from those with which the training has diverged."""
+        return [self.diverged] if self.diverged else []
+
+    def state(self) -> list[NDArray[Any]]:
+        """Copies of the variables."""
+        return [np.array(variable) for variable in self.variables]
+
+    def go_back(self, state: Sequence[NDArray[Any]]) -> None:
+        """Put the variables back to where they were, with other random numbers from there on."""
+        self.diverged += 1
+        for variable, before in zip(self.variables, state, strict=True):
+            variable.assign(before)
+
     def copy_statistics(self) -> None:
         """Moving statistics average themselves: the averaged generator takes them over."""
         fast_and_slow = (
@@ -229,7 +251,7 @@ def train_gan(
 
     The random numbers of step k depend on the seed and k alone, so that a training which was
     killed goes on from its checkpoint to the same generator, and that TensorFlow and JAX see the
-    same numbers.
+    same numbers. One that diverges goes back to the last chunk without NaN, and on with others.
 
     Parameters
     ----------
@@ -256,8 +278,9 @@ def train_gan(
     Raises
     ------
     ValueError
-        Fewer than 10 rows, ``ccdcgan`` without an objective, a composition for images, or a loss
-        that is no longer finite.
+        Fewer than 10 rows, ``ccdcgan`` without an objective, or a composition for images.
+    DivergedError
+        Losses or networks are no longer finite, whatever the random numbers.
     """
     conditions = conditions or Conditions()
     _check(data, settings, objective, conditions)
@@ -267,7 +290,7 @@ def train_gan(
     done, history = _resumed(training, checkpoint)
     if log:
         log.resume(done)
-    run = training.compiled()
+    run, last = training.compiled(), training.state()
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(training.draw, done)
         while done < settings.steps:
@@ -275,14 +298,26 @@ def train_gan(
             arrays = upcoming.result()
             done += count
             upcoming = pool.submit(training.draw, done)
-            means = _means(run(arrays, count), first)
+            numbers = run(arrays, count)
             training.copy_statistics()
+            state = training.state()
+            if not all_finite(numbers, *state):
+                if training.diverged == MOST_DIVERGED:
+                    raise _diverged(numbers, first)
+                upcoming.result()
+                training.go_back(last)
+                done, upcoming = first, pool.submit(training.draw, first)
+                continue
+            last, means = (
+                state,
+                dict(zip(CURVES, numbers.astype(float).mean(0).tolist(), strict=True)),
+            )
             for name, mean in means.items():
                 history[name].append(mean)
             if log:
                 log.write(done, **means)
             if checkpoint:
-                save_checkpoint(checkpoint, training.variables, done=done, **history)
+                save_checkpoint(checkpoint, state, done=done, diverged=training.diverged, **history)
             if progress:
                 progress(done, settings.steps)
     return TrainedGan(training.average, history)
@@ -308,21 +343,19 @@ def _resumed(training: _Training, checkpoint: Path | None) -> tuple[int, dict[st
     state = load_checkpoint(checkpoint, training.variables) if checkpoint else None
     if state is None:
         return 0, {name: [] for name in CURVES}
+    # Earlier versions have stopped where they diverged.
+    training.diverged = int(state.get("diverged", 0))
     return int(state["done"]), {name: [float(v) for v in state[name]] for name in CURVES}
 
 
-def _means(numbers: NDArray[np.float32], first: int) -> dict[str, float]:
-    """Means by name of the numbers (steps, `CURVES`) of a chunk that begins at a step.
-
-    Raises
-    ------
-    ValueError
-        A number is not finite.
-    """
-    if not np.isfinite(numbers).all():
-        broken = first + int(np.isfinite(numbers).all(1).argmin())
-        raise ValueError(f"the GAN diverged at step {broken}: lower its learning rate")
-    return dict(zip(CURVES, numbers.astype(float).mean(0).tolist(), strict=True))
+def _diverged(numbers: NDArray[np.float32], first: int) -> DivergedError:
+    """What to tell of the numbers (steps, `CURVES`) of a chunk that begins at a step."""
+    broken = np.flatnonzero(~np.isfinite(numbers).all(1))
+    step = first + (int(broken[0]) if len(broken) else len(numbers))
+    return DivergedError(
+        f"the GAN diverged at step {step}, also with other random numbers: lower its learning "
+        "rate, or gan_steps to less than that"
+    )
 
 
 def sample(
