@@ -101,6 +101,13 @@ class Here:
         assert len(said.strip().splitlines()) == 1, said
         return said
 
+    def watch_for(self, seconds: float) -> None:
+        """As if launchers had looked at silent jobs for so long."""
+        for launch in self.handle.launches.find({"doubt": {"$exists": True}}):
+            since = datetime.fromisoformat(launch["doubt"]["since"]) - timedelta(seconds=seconds)
+            change = {"$set": {"doubt.since": since.isoformat()}}
+            self.handle.launches.update_one({"_id": launch["_id"]}, change)
+
     def submit(self, flow: Flow, name: str = "toys", seed: int = 0) -> str:
         """Put a flow on the LaunchPad as if it were that of a campaign."""
         from ccdcgan.launchers.cluster.submit import submit
@@ -200,6 +207,10 @@ COMMANDS = (
         ("http://me:secret@host/", "is not the address of a MongoDB"),
         ("mongodb://me:secret@word@host/", "is not the address of a MongoDB"),
         ("mongodb://me:secret@host:port/", "is not the address of a MongoDB"),
+        ("mongodb://me:secret/word@host/", "password %2F for /, %3A for :"),
+        ("mongodb+srv://me:secret@nowhere.invalid/", "no name server knows the host"),
+        ("mongodb://me:secret@h/?tls=true&tlsCAFile=no.pem", "names the file no.pem, which cannot"),
+        ("mongodb://me:secret@h/?tls=true&tlsCAFile={file}", "certificate"),
         ("mongodb://me:secret@{host}/?authSource=admin", "rejects the user or the password"),
         ("mongodb://me:secret@127.0.0.1:1/", "cannot reach the database: 127.0.0.1:1"),
     ],
@@ -209,7 +220,8 @@ def test_addresses_that_lead_nowhere(here, monkeypatch, uri, words):
     if uri is None:
         monkeypatch.delenv("CCDCGAN_MONGODB_URI")
     else:
-        address = uri.replace("{host}", here.uri.removeprefix("mongodb://").strip("/"))
+        host = here.uri.removeprefix("mongodb://").strip("/")
+        address = uri.replace("{host}", host).replace("{file}", str(here.config))
         monkeypatch.setenv("CCDCGAN_MONGODB_URI", address)
     for arguments in COMMANDS:
         said = here.complaint(*arguments)
@@ -372,7 +384,28 @@ def test_more_of_a_submitted_campaign_takes_what_that_has_relaxed(here):
     path.write_text(CAMPAIGN + "database: {max_candidates: 33}\n")
     code, said = here.command("submit", path)
     assert code == 0 and f"which take what {first} has relaxed" in said
+    assert f"{first} still has 7 jobs" in said and f"ccdcgan cancel {first}" in said
     path.write_text(CAMPAIGN + "thresholds: {stable: 0.01}\n")
+    code, said = here.command("submit", path)
+    assert code == 0 and "has relaxed" not in said
+
+
+def test_more_of_what_an_earlier_version_has_submitted_goes_on_with_its_engine(here):
+    path = here.folder / "mine.yaml"
+    path.write_text("system: Bi-Se\nrelaxation: {engine: {name: sevennet}, optimizer: FIRE}\n")
+    assert here.command("submit", path)[0] == 0
+    first = here.handle.campaigns.find_one()["_id"]
+    here.handle.fireworks.update_many({}, {"$set": {"state": "COMPLETED"}})
+    # As a file of 0.1, which left the engine to us.
+    path.write_text("system: Bi-Se\nloop: {rounds: 7}\n")
+    code, said = here.command("submit", path)
+    assert code == 0 and f"which take what {first} has relaxed" in said
+    assert "still has" not in said
+    newest = here.handle.campaigns.find_one({"rounds": 7})
+    assert newest["settings"]["relaxation"]["engine"] == {"name": "sevennet"}, "7net-0 alone"
+    # What people call otherwise is another campaign.
+    path = path.with_name("other.yaml")
+    path.write_text("system: Bi-Se\nloop: {rounds: 8}\n")
     code, said = here.command("submit", path)
     assert code == 0 and "has relaxed" not in said
 
@@ -762,14 +795,35 @@ def test_what_is_lost_again_and_again_waits_for_a_person(here):
     pad, settings = here.pad, here.cluster
     for _ in range(TRIES - 1):
         here.begin(seconds_ago=100)
+        assert not mend(pad, settings, {}, by_hand=False).lost
+        here.watch_for(70)
         assert mend(pad, settings, {}, by_hand=False).lost
     here.begin(seconds_ago=100)
+    assert not mend(pad, settings, {}, by_hand=False).given_up
+    here.watch_for(70)
     for _ in range(2):
         done = mend(pad, settings, {}, by_hand=False)
         assert done.given_up and not done.lost
     assert here.command("status", "toys")[1].splitlines()[-1].startswith("failed: toys: lost")
     assert here.command("retry")[1] == "1 lost jobs run again\n"
     assert here.counts() == {"READY": 1}
+
+
+def test_after_an_absence_of_the_database_nothing_is_lost_before_it_is_silent_again(here):
+    here.submit(toy_jobs.tree(2, 2))
+    alive, launch = here.begin(seconds_ago=1000)
+    dead, _ = here.begin(seconds_ago=1000)
+    pad, settings = here.pad, here.cluster
+    assert not mend(pad, settings, {}, by_hand=False).lost
+    here.watch_for(50)
+    assert not mend(pad, settings, {}, by_hand=False).lost
+    # A person who does not know better meanwhile.
+    assert here.command("retry") == (0, "nothing to run again\n")
+    here.pad.ping_launch(launch)
+    here.watch_for(20)
+    assert mend(pad, settings, {}, by_hand=False).lost == [dead.fw_id]
+    assert here.counts() == {"RUNNING": 1, "READY": 1, "WAITING": 2}
+    assert here.handle.fireworks.find_one({"state": "RUNNING"})["fw_id"] == alive.fw_id
 
 
 def test_jobs_that_cannot_be_read_block_no_others(here):

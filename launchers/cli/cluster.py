@@ -102,6 +102,11 @@ def submit(
         "next: ccdcgan launch",
         soft_wrap=True,
     )
+    if done.unfinished:
+        _say(
+            f"{done.before} still has {done.unfinished} jobs, and what both lack may be relaxed "
+            f"twice: if it is to go on as {done.campaign} alone, ccdcgan cancel {done.before}"
+        )
 
 
 def launch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -28,6 +29,9 @@ SOON = 5000
 
 #: Names that MongoDB takes for a database.
 DatabaseName = Annotated[str, Field(pattern=r"^[\w-]{1,63}$")]
+
+#: How a failure of the name server begins, or what it says.
+NAME_SERVER = re.compile(r"DNS|name ?server|resolution lifetime|SRV record", re.IGNORECASE)
 
 #: Name of an environment variable.
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
@@ -103,15 +107,26 @@ def address_in(where: object) -> Iterator[None]:
     """
     try:
         yield
-    except (InvalidURI, ConfigurationError, ValueError, TypeError):
-        # The message would repeat the address.
-        raise UserError(
-            f"{where} is not the address of a MongoDB: it should look like "
-            "mongodb://user:password@host:27017/"
-        ) from None
     except OSError as error:
+        if error.filename is None:
+            raise UserError(
+                f"a certificate that {where} names cannot be used: {error.strerror or error}"
+            ) from None
         raise UserError(
             f"{where} names the file {error.filename}, which cannot be read: {error.strerror}"
+        ) from None
+    except (InvalidURI, ConfigurationError, ValueError, TypeError) as error:
+        # The message would repeat the address.
+        if isinstance(error, ConfigurationError) and NAME_SERVER.search(str(error)):
+            raise UserError(
+                f"no name server knows the host of the mongodb+srv address in {where}: correct "
+                "it, try again where there is a network, or list the hosts as "
+                "mongodb://user:password@host1,host2/?replicaSet=NAME"
+            ) from None
+        raise UserError(
+            f"{where} is not the address of a MongoDB: it should look like "
+            "mongodb://user:password@host:27017/, in user and password %2F for /, %3A for :, %40 "
+            "for @, %25 for %, %3F for ? and %23 for #"
         ) from None
 
 

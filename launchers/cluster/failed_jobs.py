@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ccdcgan.launchers.cluster.launchpad import Pad, Query
+from ccdcgan.launchers.cluster.launchpad import Pad, Query, now
 from ccdcgan.launchers.cluster.settings import Cluster
 
 #: Reason of a job whose worker gave no sign of life.
@@ -42,17 +42,21 @@ class Launch:
         Its last sign of life while it ran, if there was one.
     trace
         The traceback that it has ended with.
+    doubt
+        Since when somebody sees no sign of life after the last one.
     """
 
+    number: int
     state: str
     folder: str | None
     host: str | None
     seen: str | datetime | None
     trace: str | None
+    doubt: str | None
 
     #: What of FireWorks' document it is made of.
     FIELDS = (
-        *("launch_id", "state", "launch_dir", "host", "state_history"),
+        *("launch_id", "state", "launch_dir", "host", "state_history", "doubt"),
         "action.stored_data._exception",
     )
 
@@ -66,12 +70,16 @@ class Launch:
         ]
         action = stored.get("action") or {}
         exception = (action.get("stored_data") or {}).get("_exception") or {}
+        doubt = stored.get("doubt") or {}
+        seen = times[-1] if times else None
         return cls(
+            number=stored["launch_id"],
             state=stored["state"],
             folder=stored.get("launch_dir"),
             host=stored.get("host"),
-            seen=times[-1] if times else None,
+            seen=seen,
             trace=exception.get("_stacktrace"),
+            doubt=doubt.get("since") if doubt.get("seen") == str(seen) else None,
         )
 
     @property
@@ -148,6 +156,30 @@ def lost_jobs(pad: Pad, query: Query, lost_after: float) -> tuple[list[int], lis
         elif launch.silent > lost_after:
             lost.append(fw_id)
     return lost, stale
+
+
+def doubted(pad: Pad, query: Query, least: float, note: bool) -> dict[int, float]:
+    """Running jobs without a sign of life for some time, and the seconds since that was noted.
+
+    While the database is away nobody gives signs: only what somebody has watched is known.
+
+    Parameters
+    ----------
+    least
+        Seconds without a sign.
+    note
+        Whether those that nobody has noted are noted now.
+    """
+    running = pad.fireworks.find({**query, "state": "RUNNING"}, {"fw_id": 1, "launches": 1})
+    found = {}
+    for fw_id, launch in last_launches(pad, running).items():
+        if launch.doubt is not None:
+            found[fw_id] = age(launch.doubt)
+        elif note and launch.state == "RUNNING" and launch.silent > least:
+            doubt = {"seen": str(launch.seen), "since": now()}
+            pad.launches.update_one({"launch_id": launch.number}, {"$set": {"doubt": doubt}})
+            found[fw_id] = 0.0
+    return found
 
 
 def failures(pad: Pad, query: Query, limit: int = 0) -> list[Failure]:

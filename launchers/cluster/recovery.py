@@ -11,10 +11,17 @@ from fireworks.core.launchpad import WFLock
 from pymongo import UpdateMany
 from pymongo.errors import PyMongoError
 
-from ccdcgan.launchers.cluster.failed_jobs import LOST, age, failures, lost_jobs, message_of
+from ccdcgan.launchers.cluster.failed_jobs import (
+    LOST,
+    age,
+    doubted,
+    failures,
+    lost_jobs,
+    message_of,
+)
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, Query, now
-from ccdcgan.launchers.cluster.settings import Cluster
-from ccdcgan.workflows.storage.spool import Spool
+from ccdcgan.launchers.cluster.settings import MISSED_HEARTBEATS, Cluster
+from ccdcgan.workflows.storage.spool import REFUSED, Spool
 
 #: Runs of a job that end without its fault (lost, or stopped by the queue) before nobody but a
 #: person runs it again: it may be what kills its workers.
@@ -89,14 +96,15 @@ def mend(
 def _deliver(cluster: Cluster) -> int:
     """Bring what waits on disk into the database; how many results."""
     spool = Spool(cluster.root / "spool")
-    waiting = len(spool.waiting())
+    waiting = spool.waiting()
     if not waiting:
         return 0
     stores = cluster.job_store().additional_stores
     for store in stores.values():
         store.connect()
     spool.deliver(stores)
-    return waiting - len(spool.waiting())
+    # Those that were refused have another name now.
+    return sum(not (p.exists() or p.with_suffix(REFUSED).exists()) for p in waiting)
 
 
 @dataclass
@@ -122,6 +130,10 @@ class _Mender:
         """Jobs whose worker is gone."""
         pad, done = self.pad, self.done
         gone, stale = lost_jobs(pad, self.query, lost_after)
+        # After an absence of the database all have been silent for long. What a launcher watches is
+        # lost when it stays so; a person who asks where none does knows.
+        watched = doubted(pad, self.query, lost_after / MISSED_HEARTBEATS, not self.by_hand)
+        gone = [fw_id for fw_id in gone if watched.get(fw_id, lost_after) >= lost_after]
         # Their workers died between noting the end of a run and telling the workflow.
         done.refreshed = [fw_id for fw_id in stale if self.attempt(Pad._refresh_wf, fw_id)]
         # And those between taking a job and noting its run.

@@ -40,13 +40,15 @@ class Submitted:
     ----------
     campaign, jobs
         The campaign's name there, and its number of jobs.
-    before
-        An earlier one that did more or less of the same: what it has relaxed is taken as it is.
+    before, unfinished
+        An earlier one that did more or less of the same: what it has relaxed is taken as it is. And
+        the number of its jobs that are not over yet.
     """
 
     campaign: str
     jobs: int
     before: str | None = None
+    unfinished: int = 0
 
 
 def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False) -> Submitted:
@@ -67,7 +69,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     pad = connect(cluster)
     load_references(campaign.references, campaign.elements)
     require_fitting_groups(campaign)
-    campaign = as_begun(pad, campaign).completed()
+    campaign = as_begun(pad, campaign, name).completed()
     if campaign.trusted:
         # Whom one user trusts is nobody else's.
         campaign = campaign.model_copy(update={"trusted": ()})
@@ -87,7 +89,10 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"outcome": flow.jobs[-1].uuid}})
     pad.add_wf(workflow)
     pad.db[CAMPAIGNS].update_one({"_id": run}, {"$set": {"submitted": True}})
-    return Submitted(run, len(workflow.id_fw), _before(pad, campaign))
+    before = _before(pad, campaign)
+    left = {"spec.campaign": before, "state": {"$nin": OVER}}
+    unfinished = 0 if before is None else pad.fireworks.count_documents(left)
+    return Submitted(run, len(workflow.id_fw), before, unfinished)
 
 
 def _before(pad: Pad, campaign: Campaign) -> str | None:
@@ -110,14 +115,27 @@ def alike(pad: Pad, campaign: Campaign) -> list[Submission]:
     return found
 
 
-def as_begun(pad: Pad, campaign: Campaign) -> Campaign:
-    """The campaign as it was submitted by earlier versions, if it was."""
+def as_begun(pad: Pad, campaign: Campaign, name: str) -> Campaign:
+    """The campaign as it was submitted by earlier versions, if it was.
+
+    Less or more of it was that campaign, too, if people call it by the same name.
+    """
+    if pad.db[CAMPAIGNS].find_one({"digest": campaign.digest()}, {"_id": 1}):
+        return campaign
     # Before 0.2 the paths of references were part of the digest as they are here.
     whole = campaign.model_copy(update={"written": {}}) if campaign.written else None
-    for before in (*campaign.as_begun_before(), whole):
-        if before and pad.db[CAMPAIGNS].find_one({"digest": before.digest()}, {"_id": 1}):
+    earlier = [before for before in (*campaign.as_begun_before(), whole) if before is not None]
+    for before in earlier:
+        if pad.db[CAMPAIGNS].find_one({"digest": before.digest()}, {"_id": 1}):
             return before
-    return campaign
+    return next(
+        (
+            before
+            for before in (campaign, *earlier)
+            if any(found.name == name for found in alike(pad, before))
+        ),
+        campaign,
+    )
 
 
 def _claim(pad: Pad, campaign: Campaign, name: str, again: bool) -> str:
@@ -185,7 +203,9 @@ def find_campaign(pad: Pad, text: str) -> Submission:
     campaigns = pad.db[CAMPAIGNS]
     path = Path(text)
     if path.suffix in {".yaml", ".yml"} or path.is_file():
-        found = list(campaigns.find({"digest": as_begun(pad, load_campaign(path)).digest()}))
+        found = list(
+            campaigns.find({"digest": as_begun(pad, load_campaign(path), path.stem).digest()})
+        )
         # The latest run of the same campaign.
         found = sorted(found, key=lambda d: str(d["submitted_at"]))[-1:]
     else:

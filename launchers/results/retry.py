@@ -166,7 +166,7 @@ def campaign_on(pad: Pad, name: str) -> OnCluster:
 
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
-        settings = as_begun(pad, load_campaign(path))
+        settings = as_begun(pad, load_campaign(path), path.stem)
         runs = alike(pad, settings)
         if not runs:
             raise UserError(f"no campaign {name!r} was submitted: ccdcgan status lists them")
