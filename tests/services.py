@@ -142,6 +142,11 @@ class MongoServer:
     def runs(self) -> bool:
         return self._daemon is not None and self._daemon.runs
 
+    @property
+    def data(self) -> Path:
+        """The folder that it keeps everything in."""
+        return self._folder / "data"
+
     def start(self) -> None:
         """Start, unless it runs, and wait for the first answer."""
         if self.can_stop and not self.runs:
@@ -149,7 +154,7 @@ class MongoServer:
             self._daemon = Daemon(
                 *(sys.executable, "-m", "secantus"),
                 *("--host", "127.0.0.1", "--port", str(self.port)),
-                *("--storage-path", self._folder / "data", "--cache-size", "512M"),
+                *("--storage-path", self.data, "--cache-size", "512M"),
                 # Else a kill loses what was acknowledged, which MongoDB's journal keeps.
                 *("--standalone", "--sync-on-commit"),
                 log=self._folder / "server.log",
