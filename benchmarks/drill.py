@@ -34,10 +34,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE)]
 
 from drill_campaign import (  # noqa: E402
-    CAMPAIGN,
     CONFIRM,
-    UNDISTURBED,
-    Confirmed,
     Local,
     OnCluster,
     Results,
@@ -73,9 +70,10 @@ class Undisturbed:
     broken: tuple[str, str]
 
 
-def undisturbed(kind: type[Local], name: str, folder: Path) -> Undisturbed:
+def undisturbed(kind: type[Local], folder: Path) -> Undisturbed:
     """Run a campaign on this machine, unless the folder holds what it gave."""
-    kept, text = folder / f"{name}.json", CAMPAIGN + CONFIRM
+    name = kind.__name__
+    kept, text = folder / f"{name}.json", kind.text + CONFIRM
     if kept.exists() and (folder / name).exists():
         found = json.loads(kept.read_text())
         if found.pop("campaign") == text:
@@ -106,6 +104,11 @@ def _unlucky(run: Local, results: Results) -> tuple[str, str]:
     generated = [d for d in run.documents() if d["origin"]["kind"] == "generated"]
     worst = max(generated, key=lambda d: (results.phases[d["key"]][1] != "stable", d["key"]))
     return _name(worst), worst["key"]
+
+
+def local(fault: Fault) -> type[Local]:
+    """The kind of campaign on one machine whose results are those of a fault's campaign."""
+    return fault.on if issubclass(fault.on, Local) else Local
 
 
 def struck(fault: Fault, seed: int, expected: Undisturbed, folder: Path, services: Services) -> Any:
@@ -217,10 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         services = Services(Path(made))
         stack.callback(services.stack.close)
         expected: dict[type[Run], Undisturbed] = {}
-        expected[Local] = undisturbed(Local, UNDISTURBED, work)
-        expected[OnCluster] = expected[Local]
-        if any(fault.on is Confirmed for fault in faults):
-            expected[Confirmed] = undisturbed(Confirmed, "confirmed", work)
+        # VASP confirms what the first one has left.
+        for kind in dict.fromkeys([Local, *(local(fault) for fault in faults)]):
+            expected[kind] = undisturbed(kind, work)
         for fault, seed in planned(faults, told.seed):
             if time.monotonic() > end:
                 break
@@ -230,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{fault.name} left out: {lack}", flush=True)
                 continue
             shutil.rmtree(work / f"{fault.name}-{seed}", ignore_errors=True)
-            record = struck(fault, seed, expected[fault.on], work, services)
+            record = struck(fault, seed, expected[local(fault)], work, services)
             keep(told.out, fault, record)
             print(f"{fault.name} {seed}: {json.dumps(record)}", flush=True)
     lines, sums = table(told.out, faults)

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 
@@ -35,20 +35,26 @@ from ccdcgan.launchers.cluster.settings import load_cluster  # noqa: E402
 from ccdcgan.launchers.workdir import embedded_store, relaxations_of  # noqa: E402
 from ccdcgan.workflows.storage.stores import RESULTS  # noqa: E402
 
-#: Small enough for half a minute on a quiet core, most of which are imports.
+#: Small enough for half a minute of one core, most of which are imports.
 CAMPAIGN = """\
+system: Cu-Au
+seed: 3
+workers: 1
+database: {filters: {max_sites: 4}, max_candidates: 20, element_sites: 3, elements: own}
+networks: {variant: dcgan, gan_steps: 30}
+relaxation: {engine: {name: drill}, fmax: 0.3}
+loop: {rounds: 1, samples: 24, relaxations: 2, screening: {max_sites: 8}}
+"""
+
+#: With every stage that there is, for twice as long.
+WHOLE = """\
 system: Cu-Au
 seed: 3
 workers: 1
 database: {filters: {max_sites: 4}, max_candidates: 20, element_sites: 3, elements: own}
 networks: {gan_steps: 30, guide_epochs: 2}
 relaxation: {engine: {name: drill}, fmax: 0.3}
-loop:
-  rounds: 1
-  samples: 24
-  sources: [generator, variation]
-  relaxations: 2
-  screening: {prerelax: 5, max_sites: 8}
+loop: {rounds: 1, samples: 24, relaxations: 2, screening: {prerelax: 5, max_sites: 8}}
 """
 
 SETTINGS = """\
@@ -75,9 +81,6 @@ confirm:
     fmax: 0.005
     max_steps: 80
 """
-
-#: Folder, beside those of the runs, of the campaign that nothing strikes.
-UNDISTURBED = "undisturbed"
 
 #: Interval of the workers' signs of life, s; four missed ones and a run counts as lost.
 HEARTBEAT = 2.0
@@ -158,11 +161,13 @@ class Run:
         campaign finds after it depends on it.
     """
 
+    #: The campaign file.
+    text: ClassVar[str] = CAMPAIGN
+
     folder: Path
     whole: float = 60.0
     seed: int = 0
     limit: float = 1200.0
-    text: str = CAMPAIGN
     environment: dict[str, str] = field(default_factory=dict)
     actions: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -383,12 +388,18 @@ class Local(Run):
         return found
 
 
+class Whole(Local):
+    """A campaign with every stage."""
+
+    text: ClassVar[str] = WHOLE
+
+
 class Confirmed(Local):
     """The undisturbed campaign, which goes on with a confirmation by VASP's stand-in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shutil.copytree(self.folder.parent / UNDISTURBED / "run", self.workdir)
+        shutil.copytree(self.folder.parent / Local.__name__ / "run", self.workdir)
         self.file.write_text(self.text + CONFIRM)
         self.faults = self.folder / "faults.json"
         self.faults.write_text("{}")
@@ -401,7 +412,7 @@ class Confirmed(Local):
     @property
     def confirmed(self) -> list[str]:
         """Content keys of what VASP has relaxed in the undisturbed run."""
-        kept = self.folder.parent / "confirmed" / "run" / "calculations"
+        kept = self.folder.parent / Confirmed.__name__ / "run" / "calculations"
         return [path.name for path in kept.glob("*") if path.is_dir()]
 
     def is_complete(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from drill_campaign import LOST_AFTER, Confirmed, Local, OnCluster, Run
+from drill_campaign import LOST_AFTER, Confirmed, Local, OnCluster, Run, Whole
 from drill_network import Network, wrapped
 
 Strike = Callable[[Any, float], None]
@@ -67,13 +67,13 @@ def fault(
 # On one machine.
 
 
-@fault(Local, KILLS)
+@fault(Whole, KILLS)
 def kill(run: Local, moment: float) -> None:
     """SIGKILL to the campaign's process."""
     _signal(run, moment, signal.SIGKILL)
 
 
-@fault(Local, KILLS)
+@fault(Whole, KILLS)
 def terminate(run: Local, moment: float) -> None:
     """SIGTERM to the campaign's process."""
     _signal(run, moment, signal.SIGTERM)
@@ -102,7 +102,7 @@ def kill_relaxation(run: Local, moment: float) -> None:
         process.kill()
 
 
-@fault(Local)
+@fault(Whole)
 def power_cut(run: Local, moment: float) -> None:
     """SIGKILL to all processes at once."""
     run.start()

@@ -9,11 +9,11 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 from drill import Undisturbed, struck, table, undisturbed
-from drill_campaign import UNDISTURBED, Local, Results
+from drill_campaign import Local, Results
 from drill_faults import FAULTS
 
 #: Fault and seed, which is also when it strikes. The first ones need neither queue nor database.
-ON_ONE_MACHINE = (("kill", 9), ("crystal-segfaults", 0))
+ON_ONE_MACHINE = (("kill-relaxation", 9), ("crystal-segfaults", 0))
 ON_A_CLUSTER = (("kill-worker", 6), ("kill-database", 1), ("cancel-job", 3))
 
 
@@ -24,7 +24,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(work: Path) -> Undisturbed:
-    return undisturbed(Local, UNDISTURBED, work)
+    return undisturbed(Local, work)
 
 
 def judge(name: str, seed: int, expected: Undisturbed, work: Path, services: object = None) -> None:
