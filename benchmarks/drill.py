@@ -221,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.callback(services.stack.close)
         expected: dict[type[Run], Undisturbed] = {}
         # VASP confirms what the first one has left.
-        for kind in dict.fromkeys([Local, *(local(fault) for fault in faults)]):
+        kinds: list[type[Local]] = [Local, *(local(fault) for fault in faults)]
+        for kind in dict.fromkeys(kinds):
             expected[kind] = undisturbed(kind, work)
         for fault, seed in planned(faults, told.seed):
             if time.monotonic() > end:

@@ -372,7 +372,7 @@ class Local(Run):
         return self.workdir
 
     def documents(self) -> list[dict[str, Any]]:
-        store = relaxations_of(embedded_store(self.workdir))
+        store: Any = relaxations_of(embedded_store(self.workdir))
         try:
             return list(store.query({}))
         finally:
