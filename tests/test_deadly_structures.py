@@ -1,5 +1,6 @@
 """Structures that their process does not survive, among others that it does."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation import worker
 from ccdcgan.dft.relaxation.failure import MachineError
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
@@ -101,6 +103,14 @@ def fails(relaxer: Relaxer, structure: Structure) -> None:
 def test_a_bug_has_its_traceback(engine: DeadlyEngine) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)in fails.*ZeroDivisionError: of ours"):
         list(in_workers(fails, [ROCKSALT], settings(engine), lambda structure, reason: None))
+
+
+def test_two_tries_fit_into_the_queues_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not end would else be begun in one queue job after the other."""
+    for left, hours in ((36000, 3.0), (3600, 1 / 3), (300, 1 / 6)):
+        monkeypatch.setenv("CCDCGAN_END_TIME", str(int(time.time()) + left))
+        limit = worker._timeout(RelaxationSettings(engine=SevenNetEngine()))
+        assert limit == pytest.approx(3600 * hours, abs=2)
 
 
 def test_limit_of_time(engine: DeadlyEngine) -> None:

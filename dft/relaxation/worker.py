@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.queue_time import seconds_left
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
@@ -25,6 +26,9 @@ Task = Callable[[Relaxer, Structure], Any]
 
 #: Timeout of a process whose parent is gone, or that was asked to end, s.
 PATIENCE = 15.0
+
+#: Seconds that a structure may take in any queue.
+LEAST = 600.0
 
 #: Names of signals; those for real time have none.
 SIGNALS = {int(number): number.name for number in signal.Signals}
@@ -50,12 +54,12 @@ class Worker:
         self.process.start()
         # So that the end of the process is the end of the connection.
         other.close()
-        self.seconds = settings.timeout
+        self.seconds = _timeout(settings)
         self.index: int | None = None
         self._deadline: float | None = None
 
     @property
-    def seconds_left(self) -> float | None:
+    def left(self) -> float | None:
         """Seconds until its task has taken too long; None without a limit."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
@@ -122,6 +126,12 @@ class Worker:
         return f"its process died: {name} ({signal.strsignal(-code)}{likely})"
 
 
+def _timeout(settings: RelaxationSettings) -> float | None:
+    """Seconds that a structure may take, so that two tries fit into the queue's time."""
+    own, queue = settings.timeout, seconds_left()
+    return own if own is None or queue is None else min(own, max(LEAST, queue / 3))
+
+
 def answers(
     task: Task,
     structures: Sequence[tuple[int, Structure]],
@@ -167,9 +177,9 @@ def answers(
 
 def _ready(crew: Sequence[Worker]) -> list[Worker]:
     """Those that have an answer, or are late with it, once there are some."""
-    limits = [left for worker in crew if (left := worker.seconds_left) is not None]
+    limits = [left for worker in crew if (left := worker.left) is not None]
     found = wait([worker.connection for worker in crew], min(limits, default=None))
-    return [worker for worker in crew if worker.connection in found or worker.seconds_left == 0]
+    return [worker for worker in crew if worker.connection in found or worker.left == 0]
 
 
 def _serve(connection: Connection, settings: RelaxationSettings) -> None:
