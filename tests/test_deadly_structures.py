@@ -15,6 +15,7 @@ from ccdcgan.dft.relaxation import worker
 from ccdcgan.dft.relaxation.failure import MachineError
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
+from ccdcgan.dft.relaxation.properties import compute
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import POTENTIAL_HOURS, RelaxationSettings
 from ccdcgan.workflows.campaign import Campaign
@@ -93,6 +94,13 @@ def test_where_nothing_passes_the_machine_is_to_blame(
 def test_a_process_that_somebody_ends_is_nobodys_fault(engine: DeadlyEngine) -> None:
     with pytest.raises(UserError, match=r"was ended \(SIGTERM\): the same command goes on"):
         list(relax_many([FATES["term"]], settings(engine)))
+
+
+def test_a_fault_of_the_machine_is_no_lack_of_the_crystal(engine: DeadlyEngine) -> None:
+    relaxer = Relaxer(settings(engine))
+    for fate, error in (("cuda", RuntimeError), ("memory", MemoryError)):
+        with pytest.raises(error):
+            compute(relaxer, FATES[fate], ["bulk_modulus"])
 
 
 def fails(relaxer: Relaxer, structure: Structure) -> None:

@@ -15,6 +15,7 @@ from ase.optimize import FIRE
 from ase.units import GPa
 from pymatgen.core import Structure
 
+from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 
 #: Volumes of the equation of state, relative to the relaxed crystal's.
@@ -59,7 +60,13 @@ PROPERTIES: dict[str, Callable[[Relaxer, Structure], float]] = {"bulk_modulus": 
 
 
 def compute(relaxer: Relaxer, structure: Structure, names: Sequence[str]) -> dict[str, float | str]:
-    """Properties of a relaxed crystal by name: numbers, or why there is none."""
+    """Properties of a relaxed crystal by name: numbers, or why there is none.
+
+    Raises
+    ------
+    Exception
+        The machine cannot compute: it is no property of the crystal.
+    """
     found: dict[str, float | str] = {}
     for name in names:
         try:
@@ -67,6 +74,9 @@ def compute(relaxer: Relaxer, structure: Structure, names: Sequence[str]) -> dic
             found[name] = value if math.isfinite(value) else "not finite"
         except PropertyError as error:
             found[name] = str(error)
-        except Exception as error:  # noqa: BLE001  an engine may fail in any way on a wild cell
+        except Exception as error:
+            # An engine may fail in any way on a wild cell; a machine, on any.
+            if isinstance(error, MachineError) or machine_fault(error, "") is not None:
+                raise
             found[name] = f"engine failed: {type(error).__name__}"
     return found

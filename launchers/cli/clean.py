@@ -48,6 +48,5 @@ def clean(
     if not yes:
         console.print("nothing was removed; with --yes it is")
         return
-    for kind in found:
-        kind.remove()
-    console.print("removed")
+    stay = sum(kind.remove() for kind in found)
+    console.print(f"removed; {stay} stay, in use or of others" if stay else "removed")

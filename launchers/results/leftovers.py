@@ -68,13 +68,18 @@ class Leftovers:
         """Bytes on the disk."""
         return sum(map(_size, self.paths))
 
-    def remove(self) -> None:
-        """Remove them; what somebody has begun to use meanwhile stays."""
+    def remove(self) -> int:
+        """Remove them; how many stay: somebody has begun to use them, or they are another's."""
+        stay = 0
         for path in self.paths:
-            with contextlib.suppress(FileNotFoundError, InUseError), _unused(path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            try:
+                with _unused(path):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except (InUseError, OSError):
+                stay += 1
         if self.collection is not None:
             self.collection.delete_many(self.query)
+        return stay
 
 
 def leftovers_of_folder(folder: Path, waves: bool = False) -> list[Leftovers]:
