@@ -82,7 +82,7 @@ def entries(found: dict[str, RelaxationDocument]) -> list[Claim]:
 def test_the_best_the_hull_and_low_elements_are_confirmed(campaign: Campaign) -> None:
     own = documents(OWN)
     phases = Knowledge(campaign, own, entries(own)).phases
-    chosen = {p.id for p in to_confirm(phases, count=2)}
+    chosen = {p.id for p in to_confirm(phases, 2, campaign.thresholds)}
     distance = {p.id: p.e_above_hull or 0.0 for p in phases}
     best = sorted(["new", "worse", "failed"], key=lambda name: distance[name])[:2]
     assert chosen == {"bi", "bi2", "se", "hull", *best}

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from ccdcgan.dft.engines.base import LevelOfTheory, same_level
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.hull import Hull, Thresholds
+from ccdcgan.dft.structures.hull import Hull, Thresholds, nearness
 
 PBE = LevelOfTheory(engine="SevenNet-0", package="sevenn", checkpoint="a" * 16, scale="PBE")
 OTHER = LevelOfTheory(engine="CHGNet", package="chgnet", checkpoint="b" * 16, scale="MP2020")
@@ -181,6 +181,23 @@ def test_missing_end_member(element: str) -> None:
 )
 def test_labels(formation: float, distance: float, label: str) -> None:
     assert Thresholds().label(formation, distance) == label
+
+
+@pytest.mark.parametrize(
+    ("distance", "word"),
+    [
+        (-0.02, "on the hull"),
+        (0.0, "on the hull"),
+        (1e-6, "within 0.025"),
+        (0.025, "within 0.025"),
+        (0.0251, "within 0.10"),
+        (0.058, "within 0.10"),
+        (0.1, "within 0.10"),
+        (0.1001, "above"),
+    ],
+)
+def test_words_for_distances(distance: float, word: str) -> None:
+    assert nearness(distance) == word
 
 
 def test_levels_of_the_engines() -> None:

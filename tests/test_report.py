@@ -1,5 +1,6 @@
 """The report: what it says without a browser, and what it does in one."""
 
+import html
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from ccdcgan.workflows.failures import FailedStructure
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!--"
 LEVEL = {"engine": "SevenNet-0", "package": "sevenn", "checkpoint": "7net-0", "scale": "PBE"}
-LABELS = ((0.1, "stable"), (0.15, "metastable"), (float("inf"), "unstable"))
+LABELS = ((0.0, "on the hull"), (0.025, "within 0.025"), (0.1, "within 0.10"), (9.9, "above"))
 
 
 def bi2se3() -> Structure:
@@ -49,7 +50,7 @@ def phase(
 ) -> dict[str, Any]:
     label = "not converged"
     if above is not None:
-        label = next(name for limit, name in LABELS if above < limit)
+        label = next(name for limit, name in LABELS if above <= limit)
     record = {
         "id": f"{kind}-{structure.reduced_formula}-{above}",
         "structure": structure.as_dict(),
@@ -177,7 +178,8 @@ def points(data: dict[str, Any]) -> int:
 
 def test_the_headline_counts_new_low_energy_crystals(tmp_path: Path) -> None:
     page, data = page_of(tmp_path, a_summary(), bismuth_selenide(), some_curves())
-    assert "2 new low-energy Bi–Se crystals, best 0.020 eV/atom above the hull." in page
+    assert "1 new Bi–Se crystal within 0.10 eV/atom of the convex hull" in page
+    assert "the best 0.020 eV/atom above it; new: unlike the database and all" in page
     assert points(data) == 8
     assert data["start"] == 6
     assert "1 structure has no formation energy" in page
@@ -197,8 +199,20 @@ def test_no_generated_structure_is_said_plainly(tmp_path: Path) -> None:
 def test_distinct_structures_far_above_the_hull_are_no_success(tmp_path: Path) -> None:
     phases = [*bismuth_selenide()[:6], phase(rocksalt("Bi", "Se", 6.6), 0.1, 0.42, "generated")]
     page, _ = page_of(tmp_path, a_summary(), phases)
-    assert "No new low-energy Bi–Se crystal: of 1 distinct" in page
-    assert "the best is 0.420 eV/atom above the hull" in page
+    assert "No new Bi–Se crystal near the hull: of 1 distinct" in page
+    assert "the best is 0.420 eV/atom above it" in page
+
+
+def test_what_is_some_way_above_the_hull_is_not_called_stable(tmp_path: Path) -> None:
+    odd = phase(rocksalt("Bi", "Se", 6.6), -0.1, 0.058, "generated", spacegroup="P1 (1)")
+    new_to = {"prototypes": 82, "references": 0, "adopted": 1}
+    phases = [*bismuth_selenide()[:6], odd]
+    page, data = page_of(tmp_path, {**a_summary(), "new_to": new_to}, phases)
+    assert "1 new Bi–Se crystal within 0.10 eV/atom of the convex hull, the best 0.058" in page
+    assert "unlike 82 prototypes, no references, 1 adopted and all generated before" in page
+    assert '<div class="value">0</div><div class="what">new crystals on the hull<' in page
+    assert data["structures"][str(data["start"])]["label"] == "within 0.10"
+    assert "stable structure" not in page
 
 
 def test_a_ternary_is_drawn_in_a_triangle(tmp_path: Path) -> None:
@@ -247,11 +261,14 @@ def test_what_was_not_computed_is_a_dash(tmp_path: Path) -> None:
 
 def test_what_the_first_version_has_stored_is_shown(tmp_path: Path) -> None:
     """Its documents lack all that has come since; the Summary had no failures and no warnings."""
-    old = {"summary": a_summary(), "phases": bismuth_selenide(), "curves": some_curves()}
+    phases = bismuth_selenide()
+    phases[2]["label"], phases[3]["label"], phases[6]["label"] = "stable", "metastable", "stable"
+    old = {"summary": a_summary(), "phases": phases, "curves": some_curves()}
     assert not {"failures", "warnings", "potential", "schema_version"} & set(old["summary"])
     write_report(tmp_path / "report.html", Outcome.model_validate(old))
     page = (tmp_path / "report.html").read_text().split("<script", 1)[0]
-    assert "2 new low-energy Bi–Se crystals" in page
+    assert "1 new Bi–Se crystal within 0.10 eV/atom" in page and ">within 0.025</span>" in page
+    assert "in the paper's words 13 metastable, 0 of them stable" in html.unescape(page)
     assert "h-failed" not in page and "h-confirmed" not in page
 
 

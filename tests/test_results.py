@@ -94,20 +94,36 @@ def phase(number, counts, distance, label, origin, engine="SevenNet-0", formatio
 
 VASP = "VASP 6.4 (PBE)"
 EVERY = [
-    phase(1, {"Bi": 2}, 0.0, "unstable", "element"),
-    phase(2, {"Se": 3}, 0.0, "unstable", "element"),
-    phase(3, {"Bi": 2, "Se": 3}, 0.0, "stable", "prototype", formation=-0.41),
-    phase(4, {"Bi": 4, "Se": 6}, 0.02, "stable", "generated", formation=-0.39),
-    phase(5, {"Bi": 2, "Se": 3}, 0.03, "stable", "generated", distinct=False),
-    phase(6, {"Bi": 1, "Se": 1}, 0.12, "metastable", "generated", formation=-0.2),
-    phase(7, {"Bi": 1, "Se": 2}, 0.4, "unstable", "prototype", formation=0.1),
+    phase(1, {"Bi": 2}, 0.0, "on the hull", "element"),
+    phase(2, {"Se": 3}, 0.0, "on the hull", "element"),
+    phase(3, {"Bi": 2, "Se": 3}, 0.0, "on the hull", "prototype", formation=-0.41),
+    phase(4, {"Bi": 4, "Se": 6}, 0.02, "within 0.025", "generated", formation=-0.39),
+    phase(5, {"Bi": 2, "Se": 3}, 0.03, "within 0.10", "generated", distinct=False),
+    phase(6, {"Bi": 1, "Se": 1}, 0.12, "above", "generated", formation=-0.2),
+    phase(7, {"Bi": 1, "Se": 2}, 0.4, "above", "prototype", formation=0.1),
     phase(8, {"Bi": 4, "Se": 5}, 0.21, "not converged", "generated", distinct=False),
+    # The words of an earlier version.
     phase(9, {"Bi": 1}, 0.0, "unstable", "element", VASP),
     phase(10, {"Te": 3}, 0.0, "unstable", "element", VASP),
     phase(11, {"Se": 2}, 0.001, "unstable", "element", VASP),
     phase(12, {"Bi": 2, "Te": 3}, 0.0, "stable", "prototype", VASP, formation=-0.35),
     phase(13, {"Bi": 2, "Se": 1, "Te": 2}, 0.11, "metastable", "generated", VASP),
 ]
+
+
+def paper_word(p) -> str | None:
+    """What the paper calls a phase; None of one that has not converged."""
+    below = p["formation_energy_per_atom"] < 0
+    if not p["converged"]:
+        return None
+    if below and p["e_above_hull"] < 0.1:
+        return "stable"
+    return "metastable" if below and p["e_above_hull"] < 0.15 else "unstable"
+
+
+def ids(phases) -> list[str]:
+    return [p["uid"] for p in phases]
+
 
 #: Questions, and which phases answer them.
 QUESTIONS = [
@@ -123,8 +139,14 @@ QUESTIONS = [
     ({"containing": "Te, Bi"}, lambda p: {"Bi", "Te"} <= set(p["elements"])),
     ({"elements": "Bi-Te", "containing": "Bi"}, lambda p: set(p["elements"]) == {"Bi", "Te"}),
     ({"max_e_above_hull": 0.02}, lambda p: p["e_above_hull"] <= 0.02),
-    ({"label": "stable"}, lambda p: p["label"] == "stable"),
-    ({"label": "metastable"}, lambda p: p["label"] == "metastable"),
+    ({"label": "on the hull"}, lambda p: p["e_above_hull"] == 0),
+    ({"label": "within 0.025"}, lambda p: 0 < p["e_above_hull"] <= 0.025),
+    ({"label": "within 0.10"}, lambda p: 0.025 < p["e_above_hull"] <= 0.1),
+    ({"label": "above"}, lambda p: p["converged"] and p["e_above_hull"] > 0.1),
+    ({"label": "stable"}, lambda p: paper_word(p) == "stable"),
+    ({"label": "metastable"}, lambda p: paper_word(p) == "metastable"),
+    ({"label": "unstable"}, lambda p: paper_word(p) == "unstable"),
+    ({"label": "within 0.025", "max_e_above_hull": 0.01}, lambda p: p["uid"] == ids(EVERY)[10]),
     ({"label": "not converged"}, lambda p: not p["converged"]),
     ({"campaign": "aabb"}, lambda p: p["campaign"] == CAMPAIGNS[VASP]),
     ({"campaign": "aa"}, lambda p: True),
@@ -136,8 +158,8 @@ QUESTIONS = [
     ({"distinct": True}, lambda p: p["distinct"]),
     ({"distinct": False}, lambda p: not p["distinct"]),
     (
-        {"label": "stable", "origin": "generated", "distinct": True},
-        lambda p: p["label"] == "stable" and p["distinct"] and p["origin"]["kind"] == "generated",
+        {"label": "within 0.10", "origin": "generated", "distinct": False},
+        lambda p: p["uid"] == ids(EVERY)[4],
     ),
     ({"where": {}}, lambda p: True),
     ({"where": {"nsites": {"$lte": 3}}}, lambda p: p["nsites"] <= 3),
@@ -158,10 +180,6 @@ QUESTIONS = [
     ),
     ({"where": {"no.such.thing": 3}}, lambda p: False),
 ]
-
-
-def ids(phases) -> list[str]:
-    return [p["uid"] for p in phases]
 
 
 @pytest.fixture
@@ -213,6 +231,9 @@ def test_documents_and_table(results):
     assert frame["sample"].tolist() == [4, 5, 6, 8]
     assert json.loads(frame["level_of_theory"][0]) == EVERY[3]["level_of_theory"]
     assert list(results.frame(formula="Bi9Se").columns) == list(COLUMNS)
+    # Stored as unstable, stable and metastable.
+    words = results.frame(engine=VASP, sort="id")["label"].tolist()
+    assert words == [*["on the hull"] * 2, "within 0.025", "on the hull", "above"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +247,7 @@ def test_documents_and_table(results):
         ({"elements": "Bi-Xx"}, ["'Xx'", "Bi-Se"]),
         ({"containing": ""}, ["unknown element"]),
         ({"max_e_above_hull": math.nan}, ["eV/atom"]),
-        ({"label": "metastabel"}, ["stable, metastable"]),
+        ({"label": "metastabel"}, ["on the hull, within 0.025"]),
         ({"origin": "found"}, ["element, reference, prototype, generated"]),
         ({"sort": "energy"}, ["energy_per_atom"]),
         ({"sort": "--nsites"}, ["'-nsites'", "choose nsites"]),
@@ -260,9 +281,9 @@ def test_every_field_of_a_question_is_an_option(asking):
 
 def test_filter_document():
     assert PhaseQuery().filter == {}
-    assert PhaseQuery(formula="Bi4Se6", label="stable").filter == {
+    assert PhaseQuery(formula="Bi4Se6", label="untrusted").filter == {
         "formula": "Bi2Se3",
-        "label": "stable",
+        "label": "untrusted",
     }
     where = {"formula": "BiSe"}
     assert PhaseQuery(where=where).filter == where
@@ -500,7 +521,7 @@ def test_hostile_text_stays_text(workdir, tmp_path, monkeypatch, capsys):
     code, text = command(monkeypatch, capsys, "query", *asked)
     assert code == 0 and "[bold]P1[/]" in text and "[red]" in text and "\x1b" not in text
     (line,) = [line for line in text.splitlines() if "99" in line]
-    assert "stable" in line
+    assert "on the hull" in line
     out = tmp_path / "out.zip"
     assert command(monkeypatch, capsys, "export", *asked, str(out))[0] == 0
     with zipfile.ZipFile(out) as archive:

@@ -19,6 +19,10 @@ from ccdcgan.workflows.learn import ConstraintMaker, GanMaker
 from ccdcgan.workflows.storage.stores import RESULTS
 
 
+def within(phases):
+    return {f"{d:g}": sum(p["e_above_hull"] <= d for p in phases) for d in (0, 0.025, 0.05, 0.1)}
+
+
 def test_summary_counts_what_the_phases_show(finished):
     summary, phases = results(finished)
     assert summary["system"] == ["Bi", "Se"] and summary["seed"] == 3
@@ -40,18 +44,28 @@ def test_summary_counts_what_the_phases_show(finished):
         assert sum(s["new"] for s in brought.values()) == counts["distinct"]
         for name, source in brought.items():
             own = [p for p in new if p["origin"]["source"] == name and p["distinct"]]
-            assert source["within"] == {
-                f"{d:g}": sum(p["e_above_hull"] <= d for p in own) for d in (0.025, 0.05, 0.1)
-            }
+            assert source["within"] == within(own)
         assert counts["relaxed"] == len(new) <= 2
         assert counts["distinct"] == sum(p["distinct"] for p in new)
-        good = {"stable", "metastable"}
+        assert counts["distinct_within"] == within([p for p in new if p["distinct"]])
         assert counts["distinct_metastable"] == sum(
-            p["distinct"] and p["label"] in good for p in new
+            p["distinct"] and p["formation_energy_per_atom"] < 0 and p["e_above_hull"] < 0.15
+            for p in new
         )
+    # Each crystal of the database once.
+    known = [p for p in phases if p["distinct"] and p["origin"]["kind"] == "prototype"]
+    database = summary["database"]
+    assert database["distinct"] == len(known) == summary["new_to"]["prototypes"]
+    assert database["distinct"] < database["converged"]
+    assert database["distinct_within"] == within(known)
+    assert database["stable"] <= database["metastable"] <= len(known)
     assert summary["autoencoder"]["match_fraction"] >= 0.9
     assert summary["constraint"]["mae_ev_per_atom"] > 0
     assert set(summary["wall_seconds"]) >= {"database", "gan", "generation", "relaxation"}
+
+
+#: Distances to the hull, eV/atom, of labels.
+WORDS = {"on the hull": 0.0, "within 0.025": 0.025, "within 0.10": 0.1}
 
 
 def test_hull_agrees_with_pymatgen(finished):
@@ -69,10 +83,11 @@ def test_hull_agrees_with_pymatgen(finished):
         above = diagram.get_e_above_hull(entry)
         assert phase["formation_energy_per_atom"] == pytest.approx(formation, abs=1e-6)
         assert phase["e_above_hull"] == pytest.approx(above, abs=1e-6)
-        stable = formation < 0 and above < 0.1
-        # Formation energies of elements count from their ground states.
-        stable |= entry.is_element and above == pytest.approx(0, abs=1e-9)
-        assert (phase["label"] == "stable") == stable
+        nearest = next(
+            (word for word, depth in WORDS.items() if above <= depth + 1e-9),
+            "above",
+        )
+        assert phase["label"] == nearest
 
 
 def test_stored_energies_are_those_of_the_stored_structures(finished):

@@ -33,7 +33,7 @@ from ccdcgan.workflows.outputs import (
     RoundReport,
     RoundsOutput,
 )
-from ccdcgan.workflows.phases import database_counts, ranked, round_counts, warnings_of
+from ccdcgan.workflows.phases import database_counts, new_to, ranked, round_counts, warnings_of
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
@@ -68,7 +68,7 @@ def conclude(
     """
     knowledge = Knowledge.of_job(outcome.entries, campaign)
     phases = knowledge.phases
-    for rank, phase in enumerate(ranked(phases), 1):
+    for rank, phase in enumerate(ranked(phases, campaign.thresholds), 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     publish_phases(knowledge)
     history = outcome.history
@@ -77,7 +77,7 @@ def conclude(
     failures = failed_structures(knowledge.claims, knowledge.documents)
     failures += failed_structures(confirming, others)
     errors = history[-1].constraint.properties[FORMATION_ENERGY]
-    counts = database_counts(phases, len(campaign.elements))
+    counts = database_counts(phases, campaign.thresholds)
     counts.rejected |= _left_out(proposed)
     summary = Summary(
         warnings=[
@@ -96,7 +96,10 @@ def conclude(
             mae_ev_per_atom=errors.mae, r2=errors.r2, held_out=errors.held_out
         ),
         potential=history[-1].constraint.potential,
-        rounds=[round_counts(phases, i, r.funnel) for i, r in enumerate(history, 1)],
+        rounds=[
+            round_counts(phases, i, r.funnel, campaign.thresholds) for i, r in enumerate(history, 1)
+        ],
+        new_to=new_to(phases),
         failures=FailureCounts.of(failures),
         wall_seconds=_seconds(database, proposed, autoencoder, history),
     )

@@ -8,6 +8,7 @@ import numpy as np
 from pymatgen.core import Composition
 from scipy.stats import kendalltau
 
+from ccdcgan.dft.structures.hull import Thresholds
 from ccdcgan.dft.structures.matching import displacement
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
@@ -41,7 +42,7 @@ def confirmed_campaign(campaign: Campaign) -> Campaign:
     return campaign.model_copy(update={"relaxation": chosen.relaxation, "workers": workers})
 
 
-def to_confirm(phases: Sequence[Phase], count: int) -> list[Phase]:
+def to_confirm(phases: Sequence[Phase], count: int, thresholds: Thresholds) -> list[Phase]:
     """What another level must know: the best crystals, those that make the hull, the elements.
 
     Parameters
@@ -50,6 +51,8 @@ def to_confirm(phases: Sequence[Phase], count: int) -> list[Phase]:
         All of the campaign.
     count
         New crystals, nearest to the hull first.
+    thresholds
+        Beyond those, none is taken.
     """
     chosen = [p for p in phases if p.distinct and p.e_above_hull is not None]
     lowest: dict[str, float] = {}
@@ -64,8 +67,8 @@ def to_confirm(phases: Sequence[Phase], count: int) -> list[Phase]:
         and p.energy_per_atom is not None
         and p.energy_per_atom <= lowest[p.formula] + ELEMENT_WINDOW
     ]
-    hull = [p for p in chosen if p.label == "stable" and (p.e_above_hull or 0.0) < 1e-6]
-    unique = {p.id: p for p in [*ends, *hull, *ranked(phases)[:count]]}
+    hull = [p for p in phases if p.label == "on the hull"]
+    unique = {p.id: p for p in [*ends, *hull, *ranked(phases, thresholds)[:count]]}
     return list(unique.values())
 
 
@@ -76,7 +79,7 @@ def propose_confirmation(outcome: RoundsOutput, campaign: Campaign) -> list[Cand
     phases = Knowledge.of_job(outcome.entries, campaign).phases
     return [
         Candidate(origin=p.origin, structure=p.structure)
-        for p in to_confirm(phases, campaign.confirm.count)
+        for p in to_confirm(phases, campaign.confirm.count, campaign.thresholds)
     ]
 
 

@@ -13,6 +13,7 @@ from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StoredStructure
+from ccdcgan.dft.structures.hull import Nearness, nearness
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 
@@ -20,6 +21,23 @@ SCHEMA_VERSION = 1
 
 #: Tolerance of two energies of one geometry, eV/atom.
 SAME_ENERGY = 0.1
+
+#: Why a phase has no place on the hull.
+NoPlace = Literal["not converged", "untrusted", "failed"]
+
+#: How near to the hull a phase is, or why that cannot be said.
+Label = Nearness | NoPlace
+
+#: Labels that versions before this one gave to all that converged and could be believed.
+OLD_LABELS = ("stable", "metastable", "unstable")
+
+
+def relabelled(data: Any) -> Any:
+    """A stored phase, or its place, with today's word in place of one of `OLD_LABELS`."""
+    if not isinstance(data, dict) or data.get("label") not in OLD_LABELS:
+        return data
+    distance = data.get("e_above_hull")
+    return data | {"label": nearness(math.inf if distance is None else distance)}
 
 
 class Artifact(BaseModel):
@@ -166,7 +184,7 @@ class Phase(BaseModel):
         description="Distance to the hull, eV/atom; negative for what lies below it and is not "
         "part of it."
     )
-    label: Literal["stable", "metastable", "unstable", "not converged", "untrusted", "failed"]
+    label: Label = Field(description="On the hull, or how near to it; or why it has no place.")
     converged: bool
     reason: str | None = Field(None, description="Why it did not converge, or cannot be believed.")
     failure: FailureClass | None = Field(None, description="Whose fault it is that it failed.")
@@ -179,6 +197,8 @@ class Phase(BaseModel):
     level_of_theory: LevelOfTheory
     file: str | None = Field(None, description="CIF file in the campaign's folder.")
 
+    _words = model_validator(mode="before")(relabelled)
+
 
 class Place(BaseModel):
     """Where a phase lies on the hull of a level of theory."""
@@ -186,6 +206,8 @@ class Place(BaseModel):
     formation_energy_per_atom: FiniteOrNone = Field(description="eV/atom.")
     e_above_hull: FiniteOrNone = Field(description="Distance to the hull, eV/atom.")
     label: str
+
+    _words = model_validator(mode="before")(relabelled)
 
     @classmethod
     def of(cls, phase: Phase) -> Place:
@@ -248,11 +270,6 @@ class Funnel(BaseModel):
         )
 
 
-#: Distances to the hull that finds are counted within, eV/atom. What is made lies mostly within
-#: the first (Sun et al., Sci. Adv. 2, e1600225 (2016)).
-DEPTHS = (0.025, 0.05, 0.1)
-
-
 class SourceCounts(BaseModel):
     """What a proposal source has brought in one round."""
 
@@ -268,20 +285,27 @@ class SourceCounts(BaseModel):
 class RoundCounts(Funnel):
     """The funnel of one round to its end.
 
-    distinct: converged, and matches nothing in the database and nothing generated before; the
-    metastable include the stable.
+    distinct: converged, and matches nothing in the database and nothing generated before. Of
+    those, distinct_within counts what lies within a distance of the hull, eV/atom; stable and
+    metastable are the paper's words, by the campaign's thresholds, and these include those.
     """
 
     relaxed: int = 0
     converged: int = 0
     distinct: int = 0
+    distinct_within: dict[str, int] = {}
     distinct_metastable: int = 0
     distinct_stable: int = 0
     sources: dict[str, SourceCounts] = {}
 
 
 class DatabaseCounts(BaseModel):
-    """Stage 1 in numbers: structures that hold all elements of the system."""
+    """Stage 1 in numbers.
+
+    Candidates, what became of them and the untrusted are relaxations of prototypes. The others
+    count each crystal once, be it a prototype, a reference or adopted: distinct_within by distance
+    to the hull, eV/atom; stable and metastable as in `RoundCounts`.
+    """
 
     candidates: int = 0
     relaxed: int = 0
@@ -290,6 +314,8 @@ class DatabaseCounts(BaseModel):
     references: int = 0
     adopted: int = 0
     untrusted: int = 0
+    distinct: int = 0
+    distinct_within: dict[str, int] = {}
     stable: int = 0
     metastable: int = 0
 
@@ -324,6 +350,11 @@ class Summary(BaseModel):
         None, description="Of the potential learnt for the last round; null without one."
     )
     rounds: list[RoundCounts]
+    new_to: dict[str, int] = Field(
+        {},
+        description="Crystals, each once, that the new ones of the rounds are unlike, by what they "
+        "are; beside these, all that was generated before.",
+    )
     failures: FailureCounts = Field(
         FailureCounts(), description="Structures without a result, confirmations included."
     )
@@ -333,6 +364,26 @@ class Summary(BaseModel):
     warnings: list[str] = Field(
         default_factory=list, description="What to know before believing the hull."
     )
+
+    @property
+    def newness(self) -> str:
+        """What new crystals are new to, as the half of a sentence."""
+        known = ", ".join(f"{number or 'no'} {name}" for name, number in self.new_to.items())
+        return f"unlike {known or 'the database'} and all generated before"
+
+    @property
+    def paper_words(self) -> str:
+        """How many of the new crystals the paper would call metastable and stable, and when."""
+        stable, metastable = (
+            sum(getattr(counts, name) for counts in self.rounds)
+            for name in ("distinct_stable", "distinct_metastable")
+        )
+        most = self.thresholds
+        return (
+            f"in the paper's words {metastable} metastable, {stable} of them stable (negative "
+            f"formation energy, less than {most['metastable']:g} and {most['stable']:g} eV/atom "
+            "above the hull)"
+        )
 
 
 class Curve(BaseModel):

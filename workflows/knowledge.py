@@ -13,7 +13,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.hull import Hull, nearness
 from ccdcgan.dft.structures.matching import SeenStructures, shape_of
 from ccdcgan.dft.structures.moments import is_magnetic
 from ccdcgan.dft.structures.shapes import Shape
@@ -197,7 +197,7 @@ class Knowledge:
         ``not converged``; one that was rejected has no energy and no place. One that cannot be
         believed is ``untrusted``, with its distance to a hull that it is not part of.
         """
-        corrections, thresholds = self.campaign.corrections, self.campaign.thresholds
+        corrections = self.campaign.corrections
         first: dict[str, Phase] = {}
         phases = []
         for claim in self.claims:
@@ -221,10 +221,7 @@ class Knowledge:
             if document.key in self.untrusted:
                 phase.label, phase.reason = "untrusted", self.untrusted[document.key]
             elif fact.crystal is not None:
-                phase.label = thresholds.label(place.formation_energy, distance)
-                if len(structure.composition) == 1 and not distance:
-                    # Formation energies cannot tell: those of elements count from it.
-                    phase.label = "stable"
+                phase.label = nearness(distance)
                 met = first.setdefault(fact.crystal, phase)
                 phase.distinct = met is phase
                 alike = phase.origin.kind == met.origin.kind

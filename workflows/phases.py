@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,10 +11,9 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.corrections import warnings_of as engine_warnings
 from ccdcgan.dft.structures.elements import off_the_table
-from ccdcgan.dft.structures.hull import Hull
+from ccdcgan.dft.structures.hull import NOISE, Hull, Thresholds, within
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
-    DEPTHS,
     Claim,
     DatabaseCounts,
     Funnel,
@@ -28,9 +28,6 @@ from ccdcgan.workflows.trust import lowest_elements
 
 #: By so much (eV/atom) an end member may miss the table of elements.
 OFF_THE_TABLE = 0.005
-
-#: Distances to the hull below this, eV/atom, are noise of the arithmetic.
-NOISE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -137,9 +134,13 @@ def spacegroup(structure: Structure) -> str:
         return "P1 (1)"
 
 
-def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
-    """Stage 1 in numbers, from the phases whose origin is a prototype."""
+def database_counts(phases: Sequence[Phase], thresholds: Thresholds) -> DatabaseCounts:
+    """Stage 1 in numbers."""
     own = [p for p in phases if p.origin.kind == "prototype"]
+    crystals = [
+        p for p in phases if p.distinct and p.origin.kind in {"prototype", "reference", "adopted"}
+    ]
+    words = paper_words(crystals, thresholds)
     return DatabaseCounts(
         candidates=len(own),
         relaxed=sum(p.energy_per_atom is not None for p in own),
@@ -148,23 +149,53 @@ def database_counts(phases: Sequence[Phase], n_elements: int) -> DatabaseCounts:
         references=sum(p.origin.kind == "reference" for p in phases),
         adopted=sum(p.origin.kind == "adopted" for p in phases),
         untrusted=sum(p.label == "untrusted" for p in own),
-        stable=sum(p.label == "stable" for p in own),
-        metastable=sum(p.label in {"stable", "metastable"} for p in own),
+        distinct=len(crystals),
+        distinct_within=within(distances(crystals)),
+        stable=words.count("stable"),
+        metastable=len(words) - words.count("unstable"),
     )
 
 
-def round_counts(phases: Sequence[Phase], number: int, funnel: Funnel) -> RoundCounts:
+def new_to(phases: Sequence[Phase]) -> dict[str, int]:
+    """Distinct crystals that were not generated, by what they are."""
+    kinds = Counter(p.origin.kind for p in phases if p.distinct)
+    return {
+        "prototypes": kinds["prototype"],
+        "references": kinds["reference"],
+        "adopted": kinds["adopted"],
+    }
+
+
+def distances(phases: Sequence[Phase]) -> list[float]:
+    """Distances to the hull, eV/atom, of phases that have one."""
+    return [p.e_above_hull for p in phases if p.e_above_hull is not None]
+
+
+def paper_words(phases: Sequence[Phase], thresholds: Thresholds) -> list[str]:
+    """What the paper calls phases with a place: stable, metastable or unstable."""
+    return [
+        thresholds.label(p.formation_energy_per_atom, p.e_above_hull)
+        for p in phases
+        if p.formation_energy_per_atom is not None and p.e_above_hull is not None
+    ]
+
+
+def round_counts(
+    phases: Sequence[Phase], number: int, funnel: Funnel, thresholds: Thresholds
+) -> RoundCounts:
     """The funnel of one round; `funnel` holds what was counted before the relaxations."""
     own = [p for p in phases if p.origin.kind == "generated" and p.origin.round == number]
     new = [p for p in own if p.distinct]
+    words = paper_words(new, thresholds)
     names = {**dict.fromkeys([p.origin.source_name for p in own], 0), **funnel.proposed}
     return RoundCounts(
         **funnel.model_dump(),
         relaxed=sum(p.energy_per_atom is not None for p in own),
         converged=sum(p.converged for p in own),
         distinct=len(new),
-        distinct_metastable=sum(p.label in {"stable", "metastable"} for p in new),
-        distinct_stable=sum(p.label == "stable" for p in new),
+        distinct_within=within(distances(new)),
+        distinct_metastable=len(words) - words.count("unstable"),
+        distinct_stable=words.count("stable"),
         sources={
             name: _source_counts([p for p in own if p.origin.source_name == name], proposed)
             for name, proposed in names.items()
@@ -173,13 +204,12 @@ def round_counts(phases: Sequence[Phase], number: int, funnel: Funnel) -> RoundC
 
 
 def _source_counts(own: Sequence[Phase], proposed: int) -> SourceCounts:
-    new = [p for p in own if p.distinct and p.converged and p.label != "untrusted"]
-    distances = [p.e_above_hull for p in new if p.e_above_hull is not None]
+    new = [p for p in own if p.distinct]
     return SourceCounts(
         proposed=proposed,
         relaxed=sum(p.energy_per_atom is not None for p in own),
         new=len(new),
-        within={f"{depth:g}": sum(d <= depth + 1e-9 for d in distances) for depth in DEPTHS},
+        within=within(distances(new)),
     )
 
 
@@ -198,11 +228,8 @@ def sources_of(rounds: Sequence[RoundCounts]) -> dict[str, SourceCounts]:
     return found
 
 
-def ranked(phases: Sequence[Phase]) -> list[Phase]:
-    """Distinct generated (meta)stable phases, nearest to the hull first."""
-    chosen = [
-        p
-        for p in phases
-        if p.origin.kind == "generated" and p.distinct and p.label in {"stable", "metastable"}
-    ]
+def ranked(phases: Sequence[Phase], thresholds: Thresholds) -> list[Phase]:
+    """Distinct generated phases that are metastable at least, nearest to the hull first."""
+    new = [p for p in phases if p.origin.kind == "generated" and p.distinct]
+    chosen = [p for p in new if paper_words([p], thresholds) not in ([], ["unstable"])]
     return sorted(chosen, key=lambda p: p.e_above_hull or 0.0)

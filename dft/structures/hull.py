@@ -1,9 +1,9 @@
-"""Convex hull: formation energies, distances to the hull, and what counts as stable."""
+"""Convex hull: formation energies, distances to the hull, and words for these."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,9 +13,38 @@ from ccdcgan.dft.engines.base import LevelOfTheory, same_level
 from ccdcgan.dft.engines.corrections import MP2020, Corrections
 from ccdcgan.dft.errors import UserError
 
+#: Distances to the hull below this, eV/atom, are noise of the arithmetic.
+NOISE = 1e-9
+
+#: Distances to the hull that crystals are counted within, eV/atom. What is made lies mostly within
+#: the first but zero (Sun et al., Sci. Adv. 2, e1600225 (2016)).
+DEPTHS = (0.0, 0.025, 0.05, 0.1)
+
+#: How far from the hull a crystal is, in words: see `nearness`.
+Nearness = Literal["on the hull", "within 0.025", "within 0.10", "above"]
+
+#: The largest distance of each, eV/atom; all beyond is above.
+NEAR: dict[Nearness, float] = {"on the hull": 0.0, "within 0.025": 0.025, "within 0.10": 0.10}
+
+
+def nearness(e_above_hull: float) -> Nearness:
+    """The word for a distance to the hull, eV/atom: the nearest of `NEAR` that it is within."""
+    return next((word for word, most in NEAR.items() if e_above_hull <= most + NOISE), "above")
+
+
+def within(distances: Iterable[float]) -> dict[str, int]:
+    """How many distances to the hull, eV/atom, are within each of `DEPTHS`."""
+    here = list(distances)
+    return {f"{depth:g}": sum(d <= depth + NOISE for d in here) for depth in DEPTHS}
+
+
+def depth_name(depth: str) -> str:
+    """Heading of what `within` has counted within a distance."""
+    return "on the hull" if depth == "0" else f"within {depth}"
+
 
 class Thresholds(BaseModel):
-    """Distances to the hull, eV/atom, below which a phase counts as stable or metastable.
+    """The paper's words: distances to the hull, eV/atom, of stable and metastable phases.
 
     Only phases of negative formation energy count (paper, Results: 0.100 and 0.150; stable phases
     are metastable too).

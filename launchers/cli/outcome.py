@@ -7,12 +7,16 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ccdcgan.dft.structures.hull import DEPTHS, depth_name
 from ccdcgan.launchers.cli.terminal import Console, tell
-from ccdcgan.workflows.documents import DEPTHS, Agreement, Confirmation, Outcome, RoundCounts
+from ccdcgan.workflows.documents import Agreement, Confirmation, Outcome, RoundCounts
 from ccdcgan.workflows.phases import sources_of
 
 #: Most crystals that are listed.
 MOST = 10
+
+#: Counts of a round that a sentence tells.
+PAPER_WORDS = ("distinct_metastable", "distinct_stable")
 
 
 def print_outcome(outcome: Outcome, workdir: Path) -> None:
@@ -21,6 +25,8 @@ def print_outcome(outcome: Outcome, workdir: Path) -> None:
     out.print(_rounds(f"{'–'.join(summary.system)}: generated crystals", summary.rounds))
     if any(counts.sources for counts in summary.rounds):
         out.print(_sources(summary.rounds))
+    if summary.rounds:
+        out.print(f"new: {summary.newness}; {summary.paper_words}")
     for line in summary.warnings:
         tell("note", "yellow", line, out)
     best = [p for p in outcome.phases if p.file]
@@ -48,8 +54,11 @@ def _rounds(title: str, rounds: Sequence[RoundCounts]) -> Table:
     # Of what is left out, the warnings tell.
     for stage in RoundCounts.model_fields:
         counts = [getattr(counts, stage) for counts in rounds]
-        if all(isinstance(number, int) for number in counts):
-            table.add_row(stage.replace("_", ", "), *map(str, counts))
+        if all(isinstance(number, int) for number in counts) and stage not in PAPER_WORDS:
+            table.add_row(stage, *map(str, counts))
+    for depth in reversed(rounds[0].distinct_within if rounds else {}):
+        numbers = [str(counts.distinct_within.get(depth, "–")) for counts in rounds]
+        table.add_row(f"distinct, {depth_name(depth)}", *numbers)
     return table
 
 
@@ -58,10 +67,12 @@ def _sources(rounds: Sequence[RoundCounts]) -> Table:
     table = Table(title="new crystals by source")
     for name in ("source", "proposed", "relaxed", "new"):
         table.add_column(name, justify="left" if name == "source" else "right")
-    for depth in DEPTHS:
-        table.add_column(f"within {depth:g}", justify="right")
+    depths = [f"{depth:g}" for depth in DEPTHS]
+    for depth in depths:
+        table.add_column(depth_name(depth), justify="right")
     for name, counts in sources_of(rounds).items():
-        numbers = (counts.proposed, counts.relaxed, counts.new, *counts.within.values())
+        numbers = [counts.proposed, counts.relaxed, counts.new]
+        numbers += [counts.within.get(depth, 0) for depth in depths]
         table.add_row(name, *map(str, numbers))
     return table
 

@@ -82,7 +82,10 @@ class Question:
     ] = None
     label: Annotated[
         str | None,
-        typer.Option(help="stable, metastable, unstable, 'not converged', untrusted or failed."),
+        typer.Option(
+            help="'on the hull', 'within 0.025', 'within 0.10', above, 'not converged', untrusted "
+            "or failed; or the paper's stable, metastable, unstable."
+        ),
     ] = None
     campaign: Annotated[
         str | None, typer.Option(help="Digest of a campaign, or its beginning.")

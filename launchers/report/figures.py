@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from ccdcgan.dft.structures.hull import depth_name
 from ccdcgan.workflows.documents import Curve, Phase, RoundCounts
 
 #: A figure of plotly.js, or a part of one, as the JSON that it reads: it has no types in Python.
@@ -29,8 +30,6 @@ STAGES = {
     "relaxed": "relaxed",
     "converged": "converged",
     "distinct": "distinct",
-    "distinct_metastable": "metastable",
-    "distinct_stable": "stable",
 }
 
 
@@ -71,7 +70,7 @@ def funnel_figure(rounds: Sequence[RoundCounts]) -> Plotly:
     top = math.log10(max(counted, default=10.0)) + 0.25
     frame = layout(
         dragmode=False,
-        height=180 + 9 * (16 + 14 * len(traces)),
+        height=180 + 11 * (16 + 14 * len(traces)),
         barmode="group",
         bargap=0.3,
         xaxis=axis("structures (logarithmic)", type="log", range=[math.log10(0.7), top], dtick=1),
@@ -81,13 +80,16 @@ def funnel_figure(rounds: Sequence[RoundCounts]) -> Plotly:
 
 
 def stages(counts: RoundCounts) -> dict[str, int]:
-    """The counts of `STAGES` in a round."""
-    return {stage: getattr(counts, stage) for stage in STAGES}
+    """The counts of `STAGES` in a round, and of the distinct by distance, by their names."""
+    found = {name: getattr(counts, stage) for stage, name in STAGES.items()}
+    near = reversed(counts.distinct_within.items())
+    return found | {depth_name(depth): number for depth, number in near}
 
 
 def stage_totals(rounds: Sequence[RoundCounts]) -> dict[str, int]:
-    """Each of `STAGES` over all rounds."""
-    return {stage: sum(stages(counts)[stage] for counts in rounds) for stage in STAGES}
+    """The same over all rounds."""
+    found = [stages(counts) for counts in rounds]
+    return {name: sum(counts[name] for counts in found) for name in (found[0] if found else ())}
 
 
 def curve_figure(curve: Curve) -> Plotly:
@@ -165,7 +167,7 @@ def _bars(name: str, colour: str, counts: dict[str, int]) -> Plotly:
         "type": "bar",
         "orientation": "h",
         "name": name,
-        "y": list(STAGES.values()),
+        "y": list(counts),
         # A logarithmic axis has no zero: no bar, and the table below the figure says 0.
         "x": [value or None for value in values],
         "text": [str(value or "") for value in values],

@@ -1,8 +1,9 @@
 """The result of a run in one sentence and in a row of key numbers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-from ccdcgan.launchers.report.figures import energy, is_generated, stage_totals
+from ccdcgan.dft.structures.hull import NEAR, NOISE, Nearness
+from ccdcgan.launchers.report.figures import energy, is_generated
 from ccdcgan.launchers.report.sections import count, duration, text
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.documents import Phase, Summary
@@ -11,30 +12,24 @@ from ccdcgan.workflows.documents import Phase, Summary
 Card = tuple[str, str, str]
 
 
-def headline(
-    system: Iterable[str],
-    phases: Sequence[Phase],
-    best: Sequence[Phase],
-    limits: Mapping[str, float],
-) -> str:
+def headline(summary: Summary, phases: Sequence[Phase], best: Sequence[Phase]) -> str:
     """State the result in one sentence, also where there is none.
 
     Parameters
     ----------
-    system
-        The elements.
     phases
         All phases.
     best
         The distinct generated phases by distance above the hull.
-    limits
-        The thresholds in eV/atom by label.
     """
-    name = text("–".join(system))
-    low = [p for p in best if p.label in ("stable", "metastable")]
-    if low:
-        noun = "crystal" if len(low) == 1 else "crystals"
-        return f"{len(low)} new low-energy {name} {noun}, best {_place(low[0])}."
+    name = text("–".join(summary.system))
+    near = _within(best, NEAR["within 0.10"])
+    if near:
+        noun = "crystal" if near == 1 else "crystals"
+        return (
+            f"{near} new {name} {noun} within 0.10 eV/atom of the convex hull, the best "
+            f"{_place(best[0])}; new: {text(summary.newness)}."
+        )
     made = sum(is_generated(p) for p in phases)
     if not made:
         return f"No generated {name} crystal was relaxed; this report shows the database only."
@@ -44,27 +39,29 @@ def headline(
             "converged to one that is not known already."
         )
     return (
-        f"No new low-energy {name} crystal: of {len(best)} distinct generated structures none is "
-        f"within {limits['metastable']:.3f} eV/atom of the hull with a negative formation energy; "
-        f"the best is {_place(best[0])}."
+        f"No new {name} crystal near the hull: of {len(best)} distinct generated structures none "
+        f"is within 0.10 eV/atom of it; the best is {_place(best[0])}."
     )
+
+
+def _within(best: Sequence[Phase], most: float) -> int:
+    """How many phases are within a distance of the hull, eV/atom."""
+    return sum((p.e_above_hull or 0.0) <= most + NOISE for p in best)
 
 
 def _place(phase: Phase) -> str:
     distance = phase.e_above_hull or 0.0
-    if distance < 5e-4:
-        return "on the convex hull"
-    return f"{distance:.3f} eV/atom above the hull"
+    if distance <= NOISE:
+        return "on it"
+    return f"{distance:.3f} eV/atom above it"
 
 
 def cards(summary: Summary, best: Sequence[Phase]) -> str:
     """Return the row of key numbers."""
-    labels = [p.label for p in best]
     match, constraint = summary.autoencoder.match_fraction, summary.constraint
     items = [
-        (count(stage_totals(summary.rounds)["sampled"]), "", "candidates proposed"),
-        (count(labels.count("stable")), "", "new stable structures"),
-        (count(labels.count("metastable")), "", "new metastable structures"),
+        (count(sum(r.sampled for r in summary.rounds)), "", "candidates proposed"),
+        *((count(_within(best, most)), "", _near(word)) for word, most in NEAR.items()),
         (energy(best[0].e_above_hull if best else None), "eV/atom", "best above the hull"),
         (count(summary.database.converged), "", "relaxed structures in the database"),
         (
@@ -82,6 +79,10 @@ def cards(summary: Summary, best: Sequence[Phase]) -> str:
         (duration(sum(summary.wall_seconds.values())), "", "wall time"),
     ]
     return '<div class="cards">' + "".join(_card(*item) for item in items) + "</div>"
+
+
+def _near(word: Nearness) -> str:
+    return f"new crystals {word}" if word == "on the hull" else f"new crystals {word} eV/atom of it"
 
 
 def _potential(errors: PotentialErrors) -> Card:

@@ -1,8 +1,9 @@
 """The convex hull figure of the report: binary, ternary or any number of elements."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, pairwise
+from itertools import cycle
 
+from ccdcgan.dft.structures.hull import NEAR, Nearness
 from ccdcgan.launchers.report.figures import (
     INK,
     Plotly,
@@ -31,9 +32,7 @@ SOLID = {"circle-open": "circle", "x-thin-open": "x-thin-open"}
 Point = tuple[float, float]
 
 
-def hull_figure(
-    system: Sequence[str], phases: Sequence[Phase], thresholds: Mapping[str, float]
-) -> tuple[Plotly, str]:
+def hull_figure(system: Sequence[str], phases: Sequence[Phase]) -> tuple[Plotly, str]:
     """Draw every phase that has a formation energy against the convex hull.
 
     Parameters
@@ -42,8 +41,6 @@ def hull_figure(
         The elements, two or more; their number chooses the kind of figure.
     phases
         All phases; a point carries the index of its own as ``customdata``.
-    thresholds
-        The distances above the hull, in eV/atom, that count as stable and metastable.
 
     Returns
     -------
@@ -53,7 +50,7 @@ def hull_figure(
     drawn = [(i, p) for i, p in enumerate(phases) if formation(p) is not None]
     groups = groups_of(drawn)
     if len(system) == 2:
-        figure, caption = _binary(system, groups, thresholds)
+        figure, caption = _binary(system, groups)
     elif len(system) == 3:
         figure, caption = _ternary(system, groups)
     else:
@@ -65,9 +62,7 @@ def hull_figure(
     return figure, caption
 
 
-def _binary(
-    system: Sequence[str], groups: Sequence[Group], thresholds: Mapping[str, float]
-) -> tuple[Plotly, str]:
+def _binary(system: Sequence[str], groups: Sequence[Group]) -> tuple[Plotly, str]:
     traces = []
     energies: list[float] = []
     vertices: dict[float, tuple[float, str]] = {}
@@ -86,12 +81,12 @@ def _binary(
     top = min(max([*energies, 0.05]), max(VIEW_TOP, -low))
     caption = (
         "Every phase with its formation energy; the line is the lower convex hull. The bands are "
-        "the distances above it that count as stable and metastable."
+        "what is within 0.025 and 0.10 eV/atom of it."
     )
     if above := sum(y > top for y in energies):
         noun = "point lies" if above == 1 else "points lie"
         caption += f" {above} {noun} above the view: double-click to see all."
-    data = [*_bands(line, thresholds), _hull_line(line), *traces, selection("scatter")]
+    data = [*_bands(line), _hull_line(line), *traces, selection("scatter")]
     return {"data": data, "layout": _binary_frame(system, vertices, low, top)}, caption
 
 
@@ -120,25 +115,19 @@ def _binary_frame(
     )
 
 
-def _height(line: Sequence[Point], x: float) -> float:
-    for (x0, y0), (x1, y1) in pairwise(line):
-        if x <= x1:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return line[-1][1]
-
-
-def _bands(line: Sequence[Point], thresholds: Mapping[str, float]) -> list[Plotly]:
-    # Sampled, because the definitions also ask for E_f < 0, which cuts the shifted hull off.
-    grid = sorted({*(i / 400 for i in range(401)), *(x for x, _ in line)})
-    colours = {"metastable": "rgba(217,119,6,0.11)", "stable": "rgba(22,163,74,0.13)"}
-    base = [_height(line, x) for x in grid]
+def _bands(line: Sequence[Point]) -> list[Plotly]:
+    colours: dict[Nearness, str] = {
+        "within 0.10": "rgba(217,119,6,0.11)",
+        "within 0.025": "rgba(22,163,74,0.13)",
+    }
+    grid, base = ([point[i] for point in line] for i in (0, 1))
     return [
         {
             "type": "scatter",
             "mode": "lines",
-            "name": f"{label} region",
+            "name": f"{label} eV/atom",
             "x": grid + grid[::-1],
-            "y": [min(y + thresholds[label], 0.0) for y in base] + base[::-1],
+            "y": [y + NEAR[label] for y in base] + base[::-1],
             "fill": "toself",
             "fillcolor": colour,
             "line": {"width": 0},

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.structures.hull import DEPTHS, NEAR, depth_name
 from ccdcgan.launchers.report.figures import (
-    STAGES,
     NumberedPhase,
     energy,
     formula_html,
@@ -16,11 +16,9 @@ from ccdcgan.launchers.report.figures import (
     stages,
 )
 from ccdcgan.workflows.documents import (
-    DEPTHS,
     Curve,
     DatabaseCounts,
     Phase,
-    RoundCounts,
     SourceCounts,
     Summary,
 )
@@ -138,17 +136,19 @@ def untrusted(phases: Iterable[Phase]) -> str:
     )
 
 
-def funnel(rounds: Sequence[RoundCounts]) -> str:
+def funnel(summary: Summary) -> str:
     """Return the place of the funnel figure and the table with its numbers."""
+    rounds = summary.rounds
     if not rounds:
         return '<p class="note">No round of generation was run.</p>'
-    heads = ["<th>round</th>", *(f'<th class="num">{name}</th>' for name in STAGES.values())]
     named = [(str(i), stages(counts)) for i, counts in enumerate(rounds, start=1)]
+    total = stage_totals(rounds)
+    heads = ["<th>round</th>", *(f'<th class="num">{name}</th>' for name in total)]
     if len(rounds) > 1:
-        named.append(("total", stage_totals(rounds)))
+        named.append(("total", total))
     rows = (
         f'<tr><th scope="row">{name}</th>'
-        + "".join(_cell(count(counts[stage]), "num") for stage in STAGES)
+        + "".join(_cell(count(counts[stage]), "num") for stage in total)
         + "</tr>"
         for name, counts in named
     )
@@ -158,34 +158,38 @@ def funnel(rounds: Sequence[RoundCounts]) -> str:
     return (
         '<div id="funnel" class="plot"></div><div class="gap"></div>'
         + table(heads, rows)
-        + '<p class="caption">Metastable and stable count distinct structures. '
+        + f'<p class="caption">Distinct: {text(summary.newness)}; on the hull, and within so many '
+        f"eV/atom of it, of these; {text(summary.paper_words)}. "
         f"A stage without a bar let nothing pass.{beside if stackings else ''}</p>"
-        + (_sources(brought) if brought else "")
+        + (_sources(brought, summary.newness) if brought else "")
     )
 
 
-def _sources(brought: Mapping[str, SourceCounts]) -> str:
+def _sources(brought: Mapping[str, SourceCounts], newness: str) -> str:
     """What each proposal source has brought."""
+    depths = [f"{depth:g}" for depth in DEPTHS]
     heads = [
         '<th>source</th><th class="num">proposed</th><th class="num">relaxed</th>',
         '<th class="num">new</th>',
-        *(f'<th class="num">within {depth:g} eV/atom</th>' for depth in DEPTHS),
+        *(f'<th class="num">{depth_name(depth)}</th>' for depth in depths),
     ]
     rows = (
         f'<tr><th scope="row">{text(name)}</th>'
         + "".join(_cell(count(n), "num") for n in (c.proposed, c.relaxed, c.new))
-        + "".join(_cell(count(n), "num") for n in c.within.values())
+        + "".join(_cell(count(c.within.get(depth)), "num") for depth in depths)
         + "</tr>"
         for name, c in brought.items()
     )
-    note = "New: unlike every crystal of the database and every one that was generated before."
+    note = f"New: {text(newness)}. Distances in eV/atom."
     return f'<div class="gap"></div>{table(heads, rows)}<p class="caption">{note}</p>'
 
 
 def database(counts: DatabaseCounts) -> str:
     """Return the sizes of the database and why candidates were rejected."""
-    names = ("candidates", "relaxed", "converged", "metastable", "stable")
+    names = ("candidates", "relaxed", "converged", "distinct")
     sizes: dict[str, int] = {name: getattr(counts, name) for name in names}
+    near = reversed(counts.distinct_within.items())
+    sizes |= {f"distinct, {depth_name(depth)}": number for depth, number in near}
     rejected = dict(sorted(counts.rejected.items(), key=lambda item: -item[1]))
     right = (
         _bar_table("rejected because", rejected, count)
@@ -227,9 +231,15 @@ def method(summary: Summary) -> str:
     facts = {**_facts(summary.level_of_theory), "seed": str(summary.seed)}
     listed = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
     rules = "".join(
-        f"<dt>{name}</dt><dd>E<sub>f</sub> &lt; 0 and E<sub>hull</sub> &lt; "
-        f"{limits[name]:.3f} eV/atom{also}</dd>"
-        for name, also in (("stable", ""), ("metastable", ", and not stable"))
+        f"<dt>{word}</dt><dd>E<sub>hull</sub> ≤ {most:g} eV/atom, and none of the above</dd>"
+        if most
+        else f"<dt>{word}</dt><dd>E<sub>hull</sub> = 0</dd>"
+        for word, most in NEAR.items()
+    )
+    rules += "".join(
+        f"<dt>{name} (paper)</dt><dd>E<sub>f</sub> &lt; 0 and E<sub>hull</sub> &lt; "
+        f"{limits[name]:.3f} eV/atom</dd>"
+        for name in ("stable", "metastable")
     )
     times = summary.wall_seconds
     spent = _bar_table("stage", times, duration) if times else '<p class="note">Not measured.</p>'

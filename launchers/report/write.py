@@ -53,7 +53,7 @@ def _page(outcome: Outcome) -> str:
     summary, phases = outcome.summary, outcome.phases
     ranked = _ranked(phases)
     best = [phase for _, phase in ranked]
-    hull, caption = hull_figure(summary.system, phases, summary.thresholds)
+    hull, caption = hull_figure(summary.system, phases)
     figures = {"hull": hull}
     if summary.rounds:
         figures["funnel"] = funnel_figure(summary.rounds)
@@ -72,7 +72,7 @@ def _page(outcome: Outcome) -> str:
         title=heading,
         style=_asset("style.css"),
         heading=heading,
-        lead=headline(summary.system, phases, best, summary.thresholds),
+        lead=headline(summary, phases, best),
         notes=sections.notes(summary.warnings),
         untrusted=sections.untrusted(p for p in phases if p.label == "untrusted"),
         cards=cards(summary, best),
@@ -81,7 +81,7 @@ def _page(outcome: Outcome) -> str:
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
         confirmed=confirmation(summary.level_of_theory.engine, outcome.confirmed),
         failed=failed(outcome.failed),
-        funnel=sections.funnel(summary.rounds),
+        funnel=sections.funnel(summary),
         database=sections.database(summary.database),
         curves=sections.curves(outcome.curves),
         method=sections.method(summary),

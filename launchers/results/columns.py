@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from ccdcgan.workflows.documents import Origin, Phase
+from ccdcgan.dft.structures.hull import Nearness
+from ccdcgan.workflows.documents import NoPlace, Origin
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LABELS: tuple[str, ...] = get_args(Phase.model_fields["label"].annotation)
+LABELS: tuple[str, ...] = (*get_args(Nearness), *get_args(NoPlace))
 ORIGINS: tuple[str, ...] = get_args(Origin.model_fields["kind"].annotation)
 
 

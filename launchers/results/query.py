@@ -10,7 +10,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from maggma.core import Sort, Store
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -19,9 +19,11 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import in_one_line, mistakes
+from ccdcgan.dft.structures.hull import NEAR, NOISE, Thresholds
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame
 from ccdcgan.launchers.results.phases_file import is_phase, read_phases
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, can_open, embedded_store
+from ccdcgan.workflows.documents import OLD_LABELS, NoPlace, relabelled
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 if TYPE_CHECKING:
@@ -40,6 +42,29 @@ OPERATORS = (
     *("$and", "$or", "$nor", "$not", "$exists", "$type"),
     *("$all", "$elemMatch", "$size", "$mod", "$regex", "$options"),
 )
+
+
+def _places() -> dict[str, dict[str, object]]:
+    """What labels ask of energies, eV/atom, in MongoDB's language."""
+    found: dict[str, dict[str, object]] = {}
+    beyond: dict[str, float] = {}
+    for word, most in NEAR.items():
+        found[word] = {"e_above_hull": {**beyond, "$lte": most + NOISE}}
+        beyond = {"$gt": most + NOISE}
+    found["above"] = {"e_above_hull": beyond}
+    paper = Thresholds()
+    below = {"formation_energy_per_atom": {"$lt": 0.0}}
+    found["stable"] = {"e_above_hull": {"$lt": paper.stable}, **below}
+    metastable = {"$gte": paper.stable, "$lt": paper.metastable}
+    found["metastable"] = {"e_above_hull": metastable, **below}
+    others = [{"e_above_hull": {"$gte": paper.metastable}}]
+    others += [{"formation_energy_per_atom": {"$gte": 0.0}}]
+    found["unstable"] = {"$or": others}
+    return found
+
+
+#: Filters of the labels of phases with a place on the hull, the paper's words among them.
+PLACES = _places()
 
 
 class PhaseQuery(BaseModel):
@@ -65,9 +90,10 @@ class PhaseQuery(BaseModel):
     )
     label: str | None = Field(
         None,
-        description="stable, metastable (and not stable), unstable, not converged (on its way, "
-        "with an energy), untrusted, or failed: all that has not converged, also without an "
-        "energy, which no other question finds.",
+        description="On the hull; within 0.025 or within 0.10, and not nearer; above; not "
+        "converged (on its way, with an energy); untrusted; or failed: all that has not "
+        "converged, also without an energy, which no other question finds. Stable, metastable and "
+        "unstable are the paper's words.",
     )
     campaign: str | None = Field(None, description="Digest of a campaign, or its beginning.")
     origin: str | None = Field(
@@ -124,7 +150,7 @@ class PhaseQuery(BaseModel):
     @classmethod
     def _is_known(cls, value: str | None, info: ValidationInfo) -> str | None:
         choices = LABELS if info.field_name == "label" else ORIGINS
-        if value is not None and value not in choices:
+        if value is not None and value not in (*choices, *OLD_LABELS):
             raise UserError(
                 f"unknown {info.field_name} {value!r}: choose one of {', '.join(choices)}"
             )
@@ -166,7 +192,7 @@ class PhaseQuery(BaseModel):
             "elements": {how: list(these) for how, these in symbols.items() if these is not None}
             or None,
             "e_above_hull": None if most is None else {"$lte": most},
-            "label": self.label,
+            "label": self.label if self.label in get_args(NoPlace) else None,
             "campaign": None if beginning is None else {"$regex": f"^{re.escape(beginning)}"},
             "origin.kind": self.origin,
             "origin.source": self.source,
@@ -176,8 +202,15 @@ class PhaseQuery(BaseModel):
             "distinct": self.distinct,
         }
         query: dict[str, object] = {k: v for k, v in asked.items() if v is not None}
-        free = dict(self.where or {})
-        return {"$and": [query, free]} if query and free else query | free
+        parts = [part for part in (query, self._near, dict(self.where or {})) if part]
+        return {"$and": parts} if len(parts) > 1 else dict(*parts)
+
+    @property
+    def _near(self) -> dict[str, object]:
+        """What a label says of energies, since earlier versions have stored other words."""
+        if self.label not in PLACES:
+            return {}
+        return {"label": {"$nin": list(get_args(NoPlace))}, **PLACES[self.label]}
 
     @property
     def order(self) -> dict[str, Sort | int]:
@@ -263,7 +296,7 @@ class Results:
             found = store.query(
                 query.filter, properties=hidden, sort=query.order, limit=query.limit or 0
             )
-            return [p for p in found if query.label == FAILED or is_phase(p)]
+            return [relabelled(p) for p in found if query.label == FAILED or is_phase(p)]
 
     def count(self, query: PhaseQuery | None = None, **asked: Any) -> int:
         """How many phases a question is about, whatever its limit."""
