@@ -11,6 +11,10 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.dft.structures.stacking import stackings
+from ccdcgan.launchers.local.homologous import stack
 from ccdcgan.models.energy.descriptors import rattled
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
@@ -140,3 +144,60 @@ def test_copies_learn_for_themselves() -> None:
     copied = novelty.copy()
     copied.add(other, vector)
     assert copied.distance(other, vector) == 0 < novelty.distance(other, vector)
+
+
+def hexagonal(sequence: str) -> Structure:
+    """A polytype of AB double layers, as SiC's 2H, 3C, 4H and 6H."""
+    places = {"A": (0, 0), "B": (1 / 3, 2 / 3), "C": (2 / 3, 1 / 3)}
+    n, sites = len(sequence), []
+    for number, layer in enumerate(sequence):
+        sites += [[*places[layer], (number + height) / n] for height in (0.0, 0.75)]
+    return Structure(Lattice.hexagonal(4.2, 3.43 * n), ["Bi", "Se"] * n, sites)
+
+
+def names(ends: list[Structure], energies: list[float]) -> list[str | None]:
+    """The crystal of each, by the letter of its first relaxation."""
+    found = [relaxed(*d) for d in zip("abcdefgh", ends, energies, strict=False)]
+    facts: dict[str, Fact] = {}
+    # One after the other, as rounds bring them.
+    for number in range(1, len(found) + 1):
+        facts = knowledge(found[:number], facts).facts
+    assert facts == knowledge(found).facts
+    return [facts[d.key].crystal for d in found]
+
+
+def test_near_copies_are_one_crystal() -> None:
+    known = primitive_cell(stack(0, 1))
+    copies = [rattled(known * (2, 1, 1), seed, 0.1, 0.01) for seed in (1, 2)]
+    assert not any(is_same(known, copy) for copy in copies)
+    ends = [known, *copies, rattled(NIAS * (1, 2, 1), 1, 0.1, 0.01), NIAS]
+    energies = [-3.9, -3.8985, -3.9015, -3.7, -3.701]
+    assert names(ends, energies) == ["a", "a", "a", "d", "d"]
+    # The energy counts from the first relaxation of the crystal, whatever a copy has.
+    assert names(ends[:3], [-3.9, -3.8985, -3.897]) == ["a", "a", "c"]
+    # What matches is the same crystal at any energy, as ever.
+    assert names(ends[2::-1], [-3.9015, -3.8, -3.9]) == ["a", "a", "a"]
+
+
+def test_polytypes_are_crystals_of_their_own() -> None:
+    polytypes = [hexagonal(s) for s in ("AB", "ABC", "ABCB", "ABCACB")]
+    assert names(polytypes, [-3.9, -3.9003, -3.8999, -3.9005]) == ["a", "b", "c", "d"]
+    known = primitive_cell(stack(1, 1))
+    others = list(dict(stackings([known], [0.0], 12))[0,])[:5]
+    found = names([known, *others], [-3.9] * 6)
+    same = [is_same(a, b) for a, b in itertools.combinations([known, *others], 2)]
+    assert len(set(found)) == 6 and not any(same)
+
+
+def test_what_an_earlier_version_has_kept_is_worked_out_anew() -> None:
+    known = primitive_cell(stack(0, 1))
+    found = [
+        relaxed("a", known, -3.9),
+        relaxed("b", rattled(known * (2, 1, 1), 1, 0.1, 0.01), -3.9),
+    ]
+    facts = knowledge(found).facts
+    old = {
+        key: f.model_copy(update={"source": "0" * 16, "crystal": key}) for key, f in facts.items()
+    }
+    assert knowledge(found, old).facts == facts
+    assert facts["b"].crystal == "a"

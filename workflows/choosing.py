@@ -15,7 +15,7 @@ from scipy.stats import norm
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import primitive_cell
-from ccdcgan.models.energy.descriptors import Environments, crystal_means
+from ccdcgan.models.energy.descriptors import Environments, mean_environments
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal, score
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.sampling import can_be_judged
@@ -141,13 +141,7 @@ class Novelty:
 
     def vectors(self, structures: Sequence[Structure]) -> NDArray[np.float32]:
         """Mean environments (n, width) of structures whose atoms do not overlap."""
-        rows, counts = self._environments(structures)
-        m = len(self._environments.elements)
-        # One mean for each element, beside each other.
-        parts = rows[:, None, :-m] * rows[:, -m:, None]
-        width = parts.shape[1] * parts.shape[2]
-        means: NDArray[np.float32] = crystal_means(parts.reshape(-1, width), counts)
-        return means
+        return mean_environments(self._environments, structures)
 
     def distance(self, structure: Structure, vector: NDArray[np.float32]) -> float:
         """Distance to the nearest known crystal of the formula; infinite if there is none."""

@@ -20,6 +20,7 @@ from ccdcgan.dft.structures.shapes import Shape
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.crystals import Crystals
 from ccdcgan.workflows.documents import Claim, Phase, RelaxationDocument
 from ccdcgan.workflows.phases import Sample, second_place, spacegroup, unplaced, without_noise
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, load_bytes, store_bytes
@@ -35,7 +36,9 @@ MAGNETIC = 0.001
 class Fact(BaseModel):
     """What one relaxation tells that no later one changes."""
 
-    source: str = Field(description="Hash of the structures that it was worked out of.")
+    source: str = Field(
+        description="Hash of the structures and the energy that it was worked out of."
+    )
     spacegroup: str
     end: Shape | None = Field(description="Of the relaxed structure; null where it is degenerate.")
     start: Shape | None = Field(description="Of the initial structure.")
@@ -124,18 +127,14 @@ class Knowledge:
                 end=shape_of(end),
                 start=shape_of(self._start(key)),
             )
-        shapes = {key: fact.end for key, fact in facts.items() if fact.end is not None}
-        species = {shapes[key].species for key in new if key in shapes}
-        known, names = SeenStructures(), []
+        formulas = {fact.end.formula for key in new if (fact := facts[key]).end is not None}
+        crystals = Crystals(self.campaign.elements, self.documents)
         for key, fact in facts.items():
-            if fact.crystal == key and key in shapes and shapes[key].species in species:
-                known.add_later(partial(self.structure, key), shapes[key])
-                names.append(key)
+            if fact.crystal == key and fact.end is not None and fact.end.formula in formulas:
+                crystals.know(key, fact.end)
         for key in new:
             if self.documents[key].converged:
-                number = known.number(self.structure(key), shapes.get(key))
-                names += [key] * (number == len(names))
-                facts[key].crystal = names[number]
+                facts[key].crystal = crystals.name(key, facts[key].end)
         return {key: facts[key] for key in sources}
 
     @cached_property
@@ -320,7 +319,7 @@ def knowledge_key(campaign: Campaign) -> str:
 
 
 def _source(document: RelaxationDocument) -> str:
-    parts: list[object] = [document.converged]
+    parts: list[object] = [document.converged, document.energy_per_atom]
     for structure in (document.structure, document.initial_structure):
         moments = structure.site_properties.get("magmom")
         rows = [structure.lattice.matrix.tolist(), structure.frac_coords.tolist()]

@@ -20,6 +20,10 @@ TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
 #: reconstruct crystals (Xie et al., CDVAE, ICLR 2022, arXiv:2110.06197).
 LOOSE_TOLERANCES: dict[str, Any] = {"ltol": 0.3, "stol": 0.5, "angle_tol": 10.0}
 
+#: Those of near copies: lattices as far apart, and sites nearer. By 0.5, SiC's polytypes match each
+#: other; a layer that is shifted to its next place moves its atoms by 0.39 and more.
+COPY_TOLERANCES: dict[str, Any] = {**LOOSE_TOLERANCES, "stol": 0.2}
+
 
 class _Known:
     """A structure to be matched: decoded and reduced when a fit needs it."""
@@ -101,16 +105,25 @@ class SeenStructures:
         count = self._count
         return self.number(structure) == count
 
-    def number(self, structure: Structure, shape: Shape | None = None) -> int:
+    def number(
+        self,
+        structure: Structure,
+        shape: Shape | None = None,
+        otherwise: Callable[[], int | None] = lambda: None,
+    ) -> int:
         """Number of the first structure that matches, as `find`; one that is new is added.
 
         Parameters
         ----------
         shape
             What `shape_of` has said of it: then it is not reduced before a fit needs it.
+        otherwise
+            Gives the number of a structure that counts as the same although it does not match.
         """
         asked = self._asked(structure, shape)
         found = None if asked is None else self._find(asked)
+        if found is None:
+            found = otherwise()
         if found is not None:
             return found
         self._add(asked)
@@ -133,6 +146,20 @@ def distinct(structures: Sequence[Structure]) -> list[int]:
     """Indices of the first of each group of matching structures."""
     seen = SeenStructures()
     return [i for i, structure in enumerate(structures) if seen.add_if_new(structure)]
+
+
+def is_near_copy(a: Structure, b: Structure) -> bool:
+    """Whether two crystals match within `COPY_TOLERANCES`, also where one has a larger cell.
+
+    A small displacement makes a cell of more atoms of a crystal, which no longer reduces to its
+    smallest: then `is_same` finds two crystals.
+    """
+    if is_degenerate(a) or is_degenerate(b):
+        return False
+    try:
+        return bool(StructureMatcher(**COPY_TOLERANCES, attempt_supercell=True).fit(a, b))
+    except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched
+        return False
 
 
 def displacement(

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,14 @@ class Shape(NamedTuple):
 
     species: str
     numbers: str
+
+    @property
+    def formula(self) -> str:
+        """The species of one formula unit, of whatever elements."""
+        names, counts = zip(*(s.rsplit(":", 1) for s in self.species.split()), strict=True)
+        numbers = [int(count) for count in counts]
+        units = gcd(*numbers)
+        return " ".join(f"{n}:{k // units}" for n, k in zip(names, numbers, strict=True))
 
     @classmethod
     def of(cls, reduced: Structure) -> Shape:

@@ -92,6 +92,23 @@ def crystal_means(values: NDArray[np.floating], counts: NDArray[np.int_]) -> NDA
     return sums / counts[:, None]
 
 
+def mean_environments(
+    environments: Environments, structures: Sequence[Structure]
+) -> NDArray[np.float32]:
+    """Mean environments of each element, beside each other, of crystals (n, width).
+
+    Parameters
+    ----------
+    structures
+        As `Environments` takes them.
+    """
+    rows, counts = environments(structures)
+    m = len(environments.elements)
+    parts = rows[:, None, :-m] * rows[:, -m:, None]
+    means: NDArray[np.float32] = crystal_means(parts.reshape(len(rows), -1), counts)
+    return means
+
+
 def rattled(
     structure: Structure, seed: int, amplitude: float = 0.12, strain: float = 0.02
 ) -> Structure:
