@@ -24,6 +24,7 @@ from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.outputs import RoundsOutput
 from ccdcgan.workflows.phases import ranked, unplaced
+from ccdcgan.workflows.uncertainty import probability_within, uncertainties
 
 #: Structures of an element within this energy of its lowest one (eV/atom) are end members of the
 #: other hull, too: which of them is lowest may change with the level.
@@ -144,10 +145,21 @@ def _side_by_side(phases: Sequence[Phase], confirmed: Sequence[Phase]) -> list[C
                 level_of_theory=phase.level_of_theory,
             )
         )
+    _set_uncertainties(found)
     last = float("inf")
     return sorted(
         found, key=lambda c: last if c.after.e_above_hull is None else c.after.e_above_hull
     )
+
+
+def _set_uncertainties(found: Sequence[Confirmation]) -> None:
+    """Give the places at the confirming level their uncertainty between both levels."""
+    own = [c.after.e_above_hull for c in found]
+    other = [c.before.e_above_hull for c in found]
+    compounds = [len(c.structure.composition) > 1 for c in found]
+    for crystal, between in zip(found, uncertainties(own, other, compounds), strict=True):
+        crystal.after.e_above_hull_uncertainty = between
+        crystal.after.probability_within = probability_within(crystal.after.e_above_hull, between)
 
 
 def agreement(found: Sequence[Confirmation]) -> Agreement:

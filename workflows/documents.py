@@ -184,6 +184,15 @@ class Phase(BaseModel):
         description="Distance to the hull, eV/atom; negative for what lies below it and is not "
         "part of it."
     )
+    e_above_hull_uncertainty: FiniteOrNone = Field(
+        None,
+        description="Standard deviation of that distance between checkpoints, eV/atom: see "
+        "`uncertainties`; null without a second opinion.",
+    )
+    probability_within: FiniteOrNone = Field(
+        None,
+        description="Probability, by that uncertainty, that it is at most 0.025 eV/atom.",
+    )
     label: Label = Field(description="On the hull, or how near to it; or why it has no place.")
     converged: bool
     reason: str | None = Field(None, description="Why it did not converge, or cannot be believed.")
@@ -205,6 +214,15 @@ class Place(BaseModel):
 
     formation_energy_per_atom: FiniteOrNone = Field(description="eV/atom.")
     e_above_hull: FiniteOrNone = Field(description="Distance to the hull, eV/atom.")
+    e_above_hull_uncertainty: FiniteOrNone = Field(
+        None,
+        description="Standard deviation of that distance, eV/atom: before, between checkpoints; "
+        "after, between both levels. See `uncertainties`.",
+    )
+    probability_within: FiniteOrNone = Field(
+        None,
+        description="Probability, by that uncertainty, that it is at most 0.025 eV/atom.",
+    )
     label: str
 
     _words = model_validator(mode="before")(relabelled)

@@ -22,7 +22,14 @@ from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.crystals import Crystals
 from ccdcgan.workflows.documents import Claim, Phase, RelaxationDocument
-from ccdcgan.workflows.phases import Sample, second_place, spacegroup, unplaced, without_noise
+from ccdcgan.workflows.phases import (
+    Sample,
+    second_place,
+    set_uncertainties,
+    spacegroup,
+    unplaced,
+    without_noise,
+)
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, load_bytes, store_bytes
 from ccdcgan.workflows.trust import lowest_elements, untrusted
 
@@ -227,6 +234,7 @@ class Knowledge:
                 if met is not phase and alike and self._is_lower_magnet(phase.id, met.id):
                     met.distinct, phase.distinct = False, True
                     first[fact.crystal] = phase
+        set_uncertainties(phases)
         return phases
 
     @cached_property

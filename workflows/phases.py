@@ -25,6 +25,7 @@ from ccdcgan.workflows.documents import (
 )
 from ccdcgan.workflows.failures import grouped
 from ccdcgan.workflows.trust import lowest_elements
+from ccdcgan.workflows.uncertainty import probability_within, uncertainties
 
 #: By so much (eV/atom) an end member may miss the table of elements.
 OFF_THE_TABLE = 0.005
@@ -86,6 +87,16 @@ def second_place(
         energy_per_atom=place.energy if place else opinion.energy_per_atom,
         e_above_hull=without_noise(place.e_above_hull) if place else None,
     )
+
+
+def set_uncertainties(phases: Sequence[Phase]) -> None:
+    """Give phases the uncertainty of their distance, and the probability to be within 0.025."""
+    own = [p.e_above_hull if p.label != "untrusted" else None for p in phases]
+    second = [p.second_opinion.e_above_hull if p.second_opinion else None for p in phases]
+    compounds = [p.distinct and len(p.structure.composition) > 1 for p in phases]
+    for phase, found in zip(phases, uncertainties(own, second, compounds), strict=True):
+        phase.e_above_hull_uncertainty = found
+        phase.probability_within = probability_within(phase.e_above_hull, found)
 
 
 def warnings_of(

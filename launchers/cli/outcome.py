@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ccdcgan.dft.structures.hull import DEPTHS, depth_name
 from ccdcgan.launchers.cli.terminal import Console, tell
-from ccdcgan.workflows.documents import Agreement, Confirmation, Outcome, RoundCounts
+from ccdcgan.workflows.documents import Agreement, Confirmation, Outcome, Phase, RoundCounts
 from ccdcgan.workflows.phases import sources_of
 
 #: Most crystals that are listed.
@@ -35,7 +35,7 @@ def print_outcome(outcome: Outcome, workdir: Path) -> None:
         out.print(
             f"{phase.formula:>10}  {phase.spacegroup:<18} "
             f"E_f {phase.formation_energy_per_atom or 0.0:+.3f}  "
-            f"E_hull {phase.e_above_hull or 0.0:.3f} eV/atom  {phase.label}"
+            f"E_hull {phase.e_above_hull or 0.0:.3f}{_uncertainty(phase)} eV/atom  {phase.label}"
         )
     for crystal in outcome.confirmed.crystals[:MOST]:
         out.print(_both_levels(summary.level_of_theory.engine, crystal))
@@ -44,6 +44,11 @@ def print_outcome(outcome: Outcome, workdir: Path) -> None:
     if outcome.confirmed.problem:
         tell("not confirmed:", "red", outcome.confirmed.problem)
     out.print(f"report: {workdir / 'report.html'}")
+
+
+def _uncertainty(phase: Phase) -> str:
+    between = phase.e_above_hull_uncertainty
+    return "" if between is None else f" ± {between:.3f}"
 
 
 def _rounds(title: str, rounds: Sequence[RoundCounts]) -> Table:

@@ -33,6 +33,7 @@ SHOWN = {
     "atoms": "nsites",
     "E_f": "formation_energy_per_atom",
     "E_hull": "e_above_hull",
+    "±": "e_above_hull_uncertainty",
     "label": "label",
     "origin": "origin",
     "engine": "engine",

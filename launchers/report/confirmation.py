@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ccdcgan.launchers.report.figures import energy, formula_html
 from ccdcgan.launchers.report.sections import spacegroup_html, table, text
-from ccdcgan.workflows.documents import Agreement, Confirmation, Confirmed
+from ccdcgan.workflows.documents import Agreement, Confirmation, Confirmed, Place
 
 
 def confirmation(engine: str, confirmed: Confirmed) -> str:
@@ -41,8 +41,8 @@ def _table(crystals: Sequence[Confirmation], own: str, other: str) -> str:
     ]
     caption = (
         f"{own}: on the hull of all phases of this run. {other}: on the hull of the crystals in "
-        "this table. Displacement: root mean square on relaxation; a dash where the crystal "
-        "became another one."
+        "this table, ± the standard deviation between both levels. Displacement: root mean square "
+        "on relaxation; a dash where the crystal became another one."
     )
     return table(heads, map(_row, crystals), "tall") + f'<p class="caption">{caption}</p>'
 
@@ -60,11 +60,17 @@ def _agreement(found: Agreement | None) -> str:
     )
 
 
+def _with_uncertainty(place: Place) -> str:
+    between = place.e_above_hull_uncertainty
+    return energy(place.e_above_hull) + ("" if between is None else f" ± {energy(between)}")
+
+
 def _row(crystal: Confirmation) -> str:
     before, after, moved = crystal.before, crystal.after, crystal.displacement
     numbers = [
         *(energy(place.formation_energy_per_atom) for place in (before, after)),
-        *(energy(place.e_above_hull) for place in (before, after)),
+        energy(before.e_above_hull),
+        _with_uncertainty(after),
         "–" if moved is None else f"{moved:.3f}",
     ]
     label = after.label if crystal.converged else crystal.reason or "not converged"

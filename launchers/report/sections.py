@@ -35,6 +35,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
 
 
+def percent(probability: float | None) -> str:
+    """Format a probability."""
+    return "–" if probability is None else f"{100 * probability:.0f}%"
+
+
 def duration(seconds: float) -> str:
     """Format a time with the two units that matter."""
     if seconds < 60:
@@ -75,10 +80,16 @@ def best_table(best: Sequence[NumberedPhase], total: int) -> str:
         '<th class="num">rank</th><th>formula</th><th>space group</th><th class="num">atoms</th>',
         '<th class="num">E<sub>f</sub><br><small>eV/atom</small></th>',
         '<th class="num">E<sub>hull</sub><br><small>eV/atom</small></th>',
+        '<th class="num">±<br><small>eV/atom</small></th>',
+        '<th class="num">within<br><small>0.025</small></th>',
         '<th>label</th><th class="num">round</th><th>origin</th><th>file</th>',
     ]
     rows = (_best_row(rank, index, phase) for rank, (index, phase) in enumerate(best, start=1))
-    note = "A click on a row shows the structure below."
+    note = (
+        "A click on a row shows the structure below. ±: standard deviation of the distance to the "
+        "hull between two checkpoints, each on its own hull; the next column is the probability, "
+        "by it, that the crystal is within 0.025 eV/atom."
+    )
     if total > len(best):
         note += f" The best {len(best)} of {total} are listed."
     return table(heads, rows, "tall") + f'<p class="caption">{note}</p>'
@@ -92,6 +103,8 @@ def _best_row(rank: int, index: int, phase: Phase) -> str:
         _cell(str(len(phase.structure)), "num"),
         _cell(energy(phase.formation_energy_per_atom), "num"),
         _cell(energy(phase.e_above_hull), "num"),
+        _cell(energy(phase.e_above_hull_uncertainty), "num"),
+        _cell(percent(phase.probability_within), "num"),
         _cell(f'<span class="pill {phase.label}">{phase.label}</span>'),
         _cell(text(phase.origin.round), "num"),
         _cell(text(phase.origin.id), "code wrap"),

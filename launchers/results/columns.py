@@ -36,6 +36,12 @@ COLUMNS: dict[str, Column] = {
         "formation_energy_per_atom", "float", "eV/atom", "Against the elements."
     ),
     "e_above_hull": Column("e_above_hull", "float", "eV/atom", "Distance to the campaign's hull."),
+    "e_above_hull_uncertainty": Column(
+        "e_above_hull_uncertainty", "float", "eV/atom", "Of that distance, between checkpoints."
+    ),
+    "probability_within": Column(
+        "probability_within", "float", None, "Probability to be within 0.025 eV/atom of the hull."
+    ),
     "correction_per_atom": Column(
         "correction_per_atom", "float", "eV/atom", "Of the level of theory, in the energy."
     ),
