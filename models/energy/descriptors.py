@@ -105,7 +105,8 @@ def mean_environments(
     rows, counts = environments(structures)
     m = len(environments.elements)
     parts = rows[:, None, :-m] * rows[:, -m:, None]
-    means: NDArray[np.float32] = crystal_means(parts.reshape(len(rows), -1), counts)
+    width = parts.shape[1] * parts.shape[2]
+    means: NDArray[np.float32] = crystal_means(parts.reshape(-1, width), counts)
     return means
 
 
