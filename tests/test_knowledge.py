@@ -19,6 +19,7 @@ from ccdcgan.models.energy.descriptors import rattled
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Fact, Knowledge
+from ccdcgan.workflows.phases import records
 
 LEVEL = LevelOfTheory(engine="test", package="test", checkpoint="0", scale="eV")
 CAMPAIGN = Campaign()
@@ -187,6 +188,29 @@ def test_polytypes_are_crystals_of_their_own() -> None:
     found = names([known, *others], [-3.9] * 6)
     same = [is_same(a, b) for a, b in itertools.combinations([known, *others], 2)]
     assert len(set(found)) == 6 and not any(same)
+
+
+def test_the_lowest_crystal_of_a_formula_is_a_record_of_its_source() -> None:
+    generated = {
+        name: Origin(kind="generated", id=name, source=name, round=1) for name in ("variation", "x")
+    }
+    found = [
+        relaxed("Bi", Structure(Lattice.cubic(3.0), ["Bi"], [[0] * 3]), -3.8),
+        relaxed("Se", Structure(Lattice.cubic(3.0), ["Se"], [[0] * 3]), -3.4),
+        relaxed("a", ROCKSALT, -3.9),
+        # A copy that is lower takes nothing; another crystal does.
+        relaxed("b", rattled(ROCKSALT, 1, 0.01, 0.001), -3.91),
+        relaxed("c", NIAS, -3.95),
+        relaxed("d", FLUORITE, -3.9),
+        relaxed("e", ANTIFLUORITE, -3.8),
+        relaxed("f", primitive_cell(stack(0, 1)), -3.7),
+    ]
+    for number, name in ((3, "x"), (4, "variation"), (7, "variation")):
+        found[number].origin = generated[name]
+    assert records(knowledge(found[:4]).phases) == {"prototype": 1}
+    formulas = {d.structure.composition.reduced_formula for d in found[5:7]}
+    assert len(formulas) == 2
+    assert records(knowledge(found).phases) == {"variation": 2, "prototype": 2}
 
 
 def test_what_an_earlier_version_has_kept_is_worked_out_anew() -> None:

@@ -33,7 +33,14 @@ from ccdcgan.workflows.outputs import (
     RoundReport,
     RoundsOutput,
 )
-from ccdcgan.workflows.phases import database_counts, new_to, ranked, round_counts, warnings_of
+from ccdcgan.workflows.phases import (
+    database_counts,
+    new_to,
+    ranked,
+    records,
+    round_counts,
+    warnings_of,
+)
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
@@ -99,6 +106,7 @@ def conclude(
         rounds=[
             round_counts(phases, i, r.funnel, campaign.thresholds) for i, r in enumerate(history, 1)
         ],
+        records=records(phases),
         new_to=new_to(phases),
         failures=FailureCounts.of(failures),
         wall_seconds=_seconds(database, proposed, autoencoder, history),

@@ -368,6 +368,11 @@ class Summary(BaseModel):
         None, description="Of the potential learnt for the last round; null without one."
     )
     rounds: list[RoundCounts]
+    records: dict[str, int] = Field(
+        {},
+        description="Of how many formulas each source, or prototypes and references, holds the "
+        "lowest crystal.",
+    )
     new_to: dict[str, int] = Field(
         {},
         description="Crystals, each once, that the new ones of the rounds are unlike, by what they "

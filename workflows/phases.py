@@ -167,6 +167,21 @@ def database_counts(phases: Sequence[Phase], thresholds: Thresholds) -> Database
     )
 
 
+def records(phases: Sequence[Phase]) -> dict[str, int]:
+    """Of how many formulas of compounds each source holds the lowest crystal, most first.
+
+    A crystal is its first relaxation's, and so is its energy: no source takes a formula by a copy.
+    """
+    lowest: dict[str, Phase] = {}
+    for phase in phases:
+        if not phase.distinct or len(phase.structure.composition) == 1:
+            continue
+        holder = lowest.setdefault(phase.formula, phase)
+        if (phase.energy_per_atom or 0.0) < (holder.energy_per_atom or 0.0):
+            lowest[phase.formula] = phase
+    return dict(Counter(p.origin.source_name for p in lowest.values()).most_common())
+
+
 def new_to(phases: Sequence[Phase]) -> dict[str, int]:
     """Distinct crystals that were not generated, by what they are."""
     kinds = Counter(p.origin.kind for p in phases if p.distinct)

@@ -9,7 +9,14 @@ from rich.table import Table
 
 from ccdcgan.dft.structures.hull import DEPTHS, depth_name
 from ccdcgan.launchers.cli.terminal import Console, tell
-from ccdcgan.workflows.documents import Agreement, Confirmation, Outcome, Phase, RoundCounts
+from ccdcgan.workflows.documents import (
+    Agreement,
+    Confirmation,
+    Outcome,
+    Phase,
+    RoundCounts,
+    Summary,
+)
 from ccdcgan.workflows.phases import sources_of
 
 #: Most crystals that are listed.
@@ -24,7 +31,7 @@ def print_outcome(outcome: Outcome, workdir: Path) -> None:
     summary, out = outcome.summary, Console()
     out.print(_rounds(f"{'–'.join(summary.system)}: generated crystals", summary.rounds))
     if any(counts.sources for counts in summary.rounds):
-        out.print(_sources(summary.rounds))
+        out.print(_sources(summary))
     if summary.rounds:
         out.print(f"new: {summary.newness}; {summary.paper_words}")
     for line in summary.warnings:
@@ -67,7 +74,7 @@ def _rounds(title: str, rounds: Sequence[RoundCounts]) -> Table:
     return table
 
 
-def _sources(rounds: Sequence[RoundCounts]) -> Table:
+def _sources(summary: Summary) -> Table:
     """What each source has brought, all rounds together."""
     table = Table(title="new crystals by source")
     for name in ("source", "proposed", "relaxed", "new"):
@@ -75,9 +82,11 @@ def _sources(rounds: Sequence[RoundCounts]) -> Table:
     depths = [f"{depth:g}" for depth in DEPTHS]
     for depth in depths:
         table.add_column(depth_name(depth), justify="right")
-    for name, counts in sources_of(rounds).items():
+    table.add_column("lowest of a formula", justify="right")
+    for name, counts in sources_of(summary.rounds).items():
         numbers = [counts.proposed, counts.relaxed, counts.new]
         numbers += [counts.within.get(depth, 0) for depth in depths]
+        numbers.append(summary.records.get(name, 0))
         table.add_row(name, *map(str, numbers))
     return table
 

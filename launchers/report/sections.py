@@ -174,26 +174,31 @@ def funnel(summary: Summary) -> str:
         + f'<p class="caption">Distinct: {text(summary.newness)}; on the hull, and within so many '
         f"eV/atom of it, of these; {text(summary.paper_words)}. "
         f"A stage without a bar let nothing pass.{beside if stackings else ''}</p>"
-        + (_sources(brought, summary.newness) if brought else "")
+        + (_sources(brought, summary) if brought else "")
     )
 
 
-def _sources(brought: Mapping[str, SourceCounts], newness: str) -> str:
+def _sources(brought: Mapping[str, SourceCounts], summary: Summary) -> str:
     """What each proposal source has brought."""
     depths = [f"{depth:g}" for depth in DEPTHS]
     heads = [
         '<th>source</th><th class="num">proposed</th><th class="num">relaxed</th>',
         '<th class="num">new</th>',
         *(f'<th class="num">{depth_name(depth)}</th>' for depth in depths),
+        '<th class="num">lowest of a formula</th>',
     ]
     rows = (
         f'<tr><th scope="row">{text(name)}</th>'
         + "".join(_cell(count(n), "num") for n in (c.proposed, c.relaxed, c.new))
         + "".join(_cell(count(c.within.get(depth)), "num") for depth in depths)
+        + _cell(count(summary.records.get(name, 0)), "num")
         + "</tr>"
         for name, c in brought.items()
     )
-    note = f"New: {text(newness)}. Distances in eV/atom."
+    others = {k: n for k, n in summary.records.items() if k not in brought}
+    held = ", ".join(f"{text(kind)} {number}" for kind, number in others.items())
+    note = f"New: {text(summary.newness)}. Distances in eV/atom. The last column counts formulas"
+    note += f"; beside the sources: {held}." if held else "."
     return f'<div class="gap"></div>{table(heads, rows)}<p class="caption">{note}</p>'
 
 
