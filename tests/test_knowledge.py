@@ -19,7 +19,7 @@ from ccdcgan.models.energy.descriptors import rattled
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Fact, Knowledge
-from ccdcgan.workflows.phases import records
+from ccdcgan.workflows.phases import records, within
 
 LEVEL = LevelOfTheory(engine="test", package="test", checkpoint="0", scale="eV")
 CAMPAIGN = Campaign()
@@ -188,6 +188,20 @@ def test_polytypes_are_crystals_of_their_own() -> None:
     found = names([known, *others], [-3.9] * 6)
     same = [is_same(a, b) for a, b in itertools.combinations([known, *others], 2)]
     assert len(set(found)) == 6 and not any(same)
+
+
+def test_a_crystal_is_on_the_hull_by_its_lowest_relaxation() -> None:
+    elements = [d for d in DOCUMENTS if d.key in ("Bi", "Se")]
+    copies = [rattled(ROCKSALT, seed, 0.01, 0.001) for seed in (1, 2, 3)]
+    energies = [-4.0, -4.0015, -3.99]
+    found = knowledge(
+        [*elements, *(relaxed(*d) for d in zip("abc", copies, energies, strict=True))]
+    )
+    phases = {p.id: p for p in found.phases}
+    assert phases["a"].distinct and phases["a"].e_above_hull == pytest.approx(0.0015)
+    assert phases["a"].label == phases["b"].label == "on the hull"
+    assert phases["c"].label == "within 0.025"
+    assert within([phases["a"]]) == {"0": 1, "0.025": 1, "0.05": 1, "0.1": 1}
 
 
 def test_the_lowest_crystal_of_a_formula_is_a_record_of_its_source() -> None:

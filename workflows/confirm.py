@@ -8,7 +8,7 @@ import numpy as np
 from pymatgen.core import Composition
 from scipy.stats import kendalltau
 
-from ccdcgan.dft.structures.hull import Thresholds
+from ccdcgan.dft.structures.hull import NOISE, Thresholds
 from ccdcgan.dft.structures.matching import displacement
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
@@ -68,7 +68,7 @@ def to_confirm(phases: Sequence[Phase], count: int, thresholds: Thresholds) -> l
         and p.energy_per_atom is not None
         and p.energy_per_atom <= lowest[p.formula] + ELEMENT_WINDOW
     ]
-    hull = [p for p in phases if p.label == "on the hull"]
+    hull = [p for p in phases if p.label == "on the hull" and (p.e_above_hull or 0.0) <= NOISE]
     unique = {p.id: p for p in [*ends, *hull, *ranked(phases, thresholds)[:count]]}
     return list(unique.values())
 

@@ -193,7 +193,10 @@ class Phase(BaseModel):
         None,
         description="Probability, by that uncertainty, that it is at most 0.025 eV/atom.",
     )
-    label: Label = Field(description="On the hull, or how near to it; or why it has no place.")
+    label: Label = Field(
+        description="Whether the crystal is on the hull, or how near to it: by its lowest "
+        "relaxation, if that is less than 0.002 eV/atom lower; or why it has no place."
+    )
     converged: bool
     reason: str | None = Field(None, description="Why it did not converge, or cannot be believed.")
     failure: FailureClass | None = Field(None, description="Whose fault it is that it failed.")
@@ -391,7 +394,11 @@ class Summary(BaseModel):
     @property
     def newness(self) -> str:
         """What new crystals are new to, as the half of a sentence."""
-        known = ", ".join(f"{number or 'no'} {name}" for name, number in self.new_to.items())
+        known = ", ".join(
+            f"{number or 'no'} {name}"
+            for name, number in self.new_to.items()
+            if number or name == "references"
+        )
         return f"unlike {known or 'the database'} and all generated before"
 
     @property

@@ -20,7 +20,7 @@ from ccdcgan.dft.structures.shapes import Shape
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.crystals import Crystals
+from ccdcgan.workflows.crystals import COPY_ENERGY, Crystals
 from ccdcgan.workflows.documents import Claim, Phase, RelaxationDocument
 from ccdcgan.workflows.phases import (
     Sample,
@@ -227,15 +227,32 @@ class Knowledge:
             if document.key in self.untrusted:
                 phase.label, phase.reason = "untrusted", self.untrusted[document.key]
             elif fact.crystal is not None:
-                phase.label = nearness(distance)
                 met = first.setdefault(fact.crystal, phase)
                 phase.distinct = met is phase
                 alike = phase.origin.kind == met.origin.kind
                 if met is not phase and alike and self._is_lower_magnet(phase.id, met.id):
                     met.distinct, phase.distinct = False, True
                     first[fact.crystal] = phase
+        self._label(phases)
         set_uncertainties(phases)
         return phases
+
+    def _label(self, phases: Sequence[Phase]) -> None:
+        """Say how near to the hull the crystals are that have a place on it."""
+        placed = [
+            (phase, crystal, phase.e_above_hull)
+            for phase in phases
+            if (crystal := self.facts[phase.id].crystal) is not None
+            and phase.e_above_hull is not None
+            and phase.label != "untrusted"
+        ]
+        lowest: dict[str, float] = {}
+        for _, crystal, here in placed:
+            lowest[crystal] = min(here, lowest.get(crystal, here))
+        for phase, crystal, here in placed:
+            # What relaxations of one crystal leave open does not take it off the hull.
+            there = lowest[crystal]
+            phase.label = nearness(there if here - there < COPY_ENERGY else here)
 
     @cached_property
     def samples(self) -> list[Sample]:

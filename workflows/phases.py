@@ -11,7 +11,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.corrections import warnings_of as engine_warnings
 from ccdcgan.dft.structures.elements import off_the_table
-from ccdcgan.dft.structures.hull import NOISE, Hull, Thresholds, within
+from ccdcgan.dft.structures.hull import DEPTHS, NOISE, Hull, Thresholds
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     Claim,
@@ -161,7 +161,7 @@ def database_counts(phases: Sequence[Phase], thresholds: Thresholds) -> Database
         adopted=sum(p.origin.kind == "adopted" for p in phases),
         untrusted=sum(p.label == "untrusted" for p in own),
         distinct=len(crystals),
-        distinct_within=within(distances(crystals)),
+        distinct_within=within(crystals),
         stable=words.count("stable"),
         metastable=len(words) - words.count("unstable"),
     )
@@ -192,9 +192,11 @@ def new_to(phases: Sequence[Phase]) -> dict[str, int]:
     }
 
 
-def distances(phases: Sequence[Phase]) -> list[float]:
-    """Distances to the hull, eV/atom, of phases that have one."""
-    return [p.e_above_hull for p in phases if p.e_above_hull is not None]
+def within(phases: Sequence[Phase]) -> dict[str, int]:
+    """How many crystals are on the hull (0), and within each other distance of `DEPTHS`."""
+    distances = [p.e_above_hull for p in phases if p.e_above_hull is not None]
+    counts = {f"{depth:g}": sum(d <= depth + NOISE for d in distances) for depth in DEPTHS}
+    return {**counts, "0": sum(p.label == "on the hull" for p in phases)}
 
 
 def paper_words(phases: Sequence[Phase], thresholds: Thresholds) -> list[str]:
@@ -219,7 +221,7 @@ def round_counts(
         relaxed=sum(p.energy_per_atom is not None for p in own),
         converged=sum(p.converged for p in own),
         distinct=len(new),
-        distinct_within=within(distances(new)),
+        distinct_within=within(new),
         distinct_metastable=len(words) - words.count("unstable"),
         distinct_stable=words.count("stable"),
         sources={
@@ -235,7 +237,7 @@ def _source_counts(own: Sequence[Phase], proposed: int) -> SourceCounts:
         proposed=proposed,
         relaxed=sum(p.energy_per_atom is not None for p in own),
         new=len(new),
-        within=within(distances(new)),
+        within=within(new),
     )
 
 

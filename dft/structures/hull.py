@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,14 +32,8 @@ def nearness(e_above_hull: float) -> Nearness:
     return next((word for word, most in NEAR.items() if e_above_hull <= most + NOISE), "above")
 
 
-def within(distances: Iterable[float]) -> dict[str, int]:
-    """How many distances to the hull, eV/atom, are within each of `DEPTHS`."""
-    here = list(distances)
-    return {f"{depth:g}": sum(d <= depth + NOISE for d in here) for depth in DEPTHS}
-
-
 def depth_name(depth: str) -> str:
-    """Heading of what `within` has counted within a distance."""
+    """Heading of what is counted within a distance."""
     return "on the hull" if depth == "0" else f"within {depth}"
 
 

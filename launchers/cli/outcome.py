@@ -40,7 +40,7 @@ def print_outcome(outcome: Outcome, workdir: Path) -> None:
     best.sort(key=lambda p: p.e_above_hull or 0.0)
     for phase in best[:MOST]:
         out.print(
-            f"{phase.formula:>10}  {phase.spacegroup:<18} "
+            f"{phase.formula:>8}  {phase.spacegroup:<14} "
             f"E_f {phase.formation_energy_per_atom or 0.0:+.3f}  "
             f"E_hull {phase.e_above_hull or 0.0:.3f}{_uncertainty(phase)} eV/atom  {phase.label}"
         )
@@ -76,13 +76,16 @@ def _rounds(title: str, rounds: Sequence[RoundCounts]) -> Table:
 
 def _sources(summary: Summary) -> Table:
     """What each source has brought, all rounds together."""
-    table = Table(title="new crystals by source")
+    table = Table(
+        title="new crystals by source, within eV/atom of the hull; lowest: formulas of which it "
+        "holds the lowest crystal"
+    )
     for name in ("source", "proposed", "relaxed", "new"):
         table.add_column(name, justify="left" if name == "source" else "right")
     depths = [f"{depth:g}" for depth in DEPTHS]
     for depth in depths:
-        table.add_column(depth_name(depth), justify="right")
-    table.add_column("lowest of a formula", justify="right")
+        table.add_column("on it" if depth == "0" else depth, justify="right")
+    table.add_column("lowest", justify="right")
     for name, counts in sources_of(summary.rounds).items():
         numbers = [counts.proposed, counts.relaxed, counts.new]
         numbers += [counts.within.get(depth, 0) for depth in depths]

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from ccdcgan.dft.structures.hull import NEAR, NOISE, Nearness
+from ccdcgan.dft.structures.hull import NEAR, Nearness
 from ccdcgan.launchers.report.figures import energy, is_generated
 from ccdcgan.launchers.report.sections import count, duration, text
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.documents import Phase, Summary
+from ccdcgan.workflows.phases import within
 
 #: A key number: value, unit, what it is.
 Card = tuple[str, str, str]
@@ -23,7 +24,7 @@ def headline(summary: Summary, phases: Sequence[Phase], best: Sequence[Phase]) -
         The distinct generated phases by distance above the hull.
     """
     name = text("–".join(summary.system))
-    near = _within(best, NEAR["within 0.10"])
+    near = within(best)["0.1"]
     if near:
         noun = "crystal" if near == 1 else "crystals"
         return (
@@ -44,14 +45,9 @@ def headline(summary: Summary, phases: Sequence[Phase], best: Sequence[Phase]) -
     )
 
 
-def _within(best: Sequence[Phase], most: float) -> int:
-    """How many phases are within a distance of the hull, eV/atom."""
-    return sum((p.e_above_hull or 0.0) <= most + NOISE for p in best)
-
-
 def _place(phase: Phase) -> str:
     distance = phase.e_above_hull or 0.0
-    if distance <= NOISE:
+    if phase.label == "on the hull":
         return "on it"
     return f"{distance:.3f} eV/atom above it"
 
@@ -61,7 +57,7 @@ def cards(summary: Summary, best: Sequence[Phase]) -> str:
     match, constraint = summary.autoencoder.match_fraction, summary.constraint
     items = [
         (count(sum(r.sampled for r in summary.rounds)), "", "candidates proposed"),
-        *((count(_within(best, most)), "", _near(word)) for word, most in NEAR.items()),
+        *((count(within(best)[f"{most:g}"]), "", _near(word)) for word, most in NEAR.items()),
         (energy(best[0].e_above_hull if best else None), "eV/atom", "best above the hull"),
         (count(summary.database.converged), "", "relaxed structures in the database"),
         (

@@ -207,10 +207,13 @@ class PhaseQuery(BaseModel):
 
     @property
     def _near(self) -> dict[str, object]:
-        """What a label says of energies, since earlier versions have stored other words."""
+        """What a label of a place on the hull asks for; earlier versions have stored others."""
         if self.label not in PLACES:
             return {}
-        return {"label": {"$nin": list(get_args(NoPlace))}, **PLACES[self.label]}
+        if self.label in OLD_LABELS:
+            return {"label": {"$nin": list(get_args(NoPlace))}, **PLACES[self.label]}
+        old = {"label": {"$in": list(OLD_LABELS)}, **PLACES[self.label]}
+        return {"$or": [{"label": self.label}, old]}
 
     @property
     def order(self) -> dict[str, Sort | int]:
