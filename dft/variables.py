@@ -45,6 +45,9 @@ class Variables(BaseSettings):
         description="the end of the queue job, in seconds since 1970; our queue scripts set it, "
         "Slurm (from 23.02) SLURM_JOB_END_TIME",
     )
+    queue_job: str | None = Field(
+        None, description="the name under which the launcher knows this queue job"
+    )
     max_unpacked: int = Field(256, gt=0, lt=10**7, description="a number of megabytes, as in 1000")
     trusted: str = Field("", description="names of packages whose makers may be imported")
 

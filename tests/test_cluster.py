@@ -466,7 +466,7 @@ def test_a_machine_without_a_queue(here, monkeypatch, tmp_path):
     here.submit(toy_jobs.tree(2, 2))
     monkeypatch.setenv("PATH", str(tmp_path))
     said = here.complaint("launch")
-    assert "there is no 'squeue' on this machine" in said
+    assert "there is no 'scontrol' on this machine" in said
 
 
 def test_launch_stops_when_no_worker_starts(here, slurm):

@@ -20,12 +20,12 @@ from ccdcgan.launchers.check.check import folder_finding
 from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.cluster.database import MARK, SOON, Database, explain
 from ccdcgan.launchers.cluster.files import adapter_settings
-from ccdcgan.launchers.cluster.launch import in_queue
 from ccdcgan.launchers.cluster.launchpad import (
     Pad,
     connect,
     indexes,
 )
+from ccdcgan.launchers.cluster.scheduler import scheduler_of
 from ccdcgan.launchers.cluster.settings import Cluster, Worker
 from ccdcgan.workflows.storage.spool import DEADLINE
 
@@ -170,7 +170,8 @@ def _fields(index: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _queue(name: str, worker: Worker, root: Path) -> Finding:
     adapter = CommonAdapter.from_dict(adapter_settings(worker, name, root / "config"))
-    command = adapter.q_commands[adapter.q_type]["submit_cmd"]
+    scheduler = scheduler_of(worker.queue)
+    command = scheduler.submit_command
     if shutil.which(command) is None:
         raise UserError(
             f"{name} queue: there is no {command!r} on this machine: check on a node of the "
@@ -178,7 +179,7 @@ def _queue(name: str, worker: Worker, root: Path) -> Finding:
         )
     adapter.get_script_str(str(root / "launches" / name))
     try:
-        jobs = in_queue(adapter)
+        jobs = scheduler.jobs()
     except UserError as error:
         raise UserError(f"{name} queue: {error}") from None
-    return Finding("ok", f"{name} queue: {adapter.q_type} answers; {len(jobs)} jobs of yours there")
+    return Finding("ok", f"{name} queue: {scheduler.kind} answers; {len(jobs)} jobs of yours there")

@@ -17,7 +17,6 @@ from typing import Any
 from uuid import uuid4
 
 import jobflow
-from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from jobflow import job
 from jobflow.managers.fireworks import flow_to_workflow
 from pydantic import BaseModel, Field
@@ -31,13 +30,14 @@ from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.cluster.database import explain
 from ccdcgan.launchers.cluster.failed_jobs import failures
 from ccdcgan.launchers.cluster.files import write_files
-from ccdcgan.launchers.cluster.launch import adapter_of, in_queue, last_words, submit_to_queue
 from ccdcgan.launchers.cluster.launchpad import (
     QUEUE_JOBS,
     Pad,
     prepare,
 )
-from ccdcgan.launchers.cluster.settings import Cluster
+from ccdcgan.launchers.cluster.queue_jobs import job_name, last_words, write_script
+from ccdcgan.launchers.cluster.scheduler import Scheduler, scheduler_of
+from ccdcgan.launchers.cluster.settings import Cluster, Worker
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.jobs import worker_class
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
@@ -59,9 +59,10 @@ class _Sent:
     name: str
     uuid: str
     fw_id: int
-    adapter: CommonAdapter
+    scheduler: Scheduler
     folder: Path
     job_id: str
+    signed: str
     at: float = field(default_factory=time)
     gone: int = 0
     over: bool = False
@@ -92,12 +93,12 @@ def worker_findings(
         # They end with their one job, and leave those of others alone.
         workers = {n: w.model_copy(update={"idle": 0.0}) for n, w in cluster.workers.items()}
         write_files(cluster.model_copy(update={"workers": workers}), home / "config", run)
-        for name in cluster.workers:
+        for name, worker in workers.items():
             if name not in parts.queues:
                 yield Finding("note", f"{name} worker: not tested: its queue does not answer")
                 continue
             try:
-                sent.append(_send(pad, campaign, name, run, home))
+                sent.append(_send(pad, campaign, name, worker, run, home))
             except UserError as error:
                 good = False
                 yield Finding("missing", f"{name} worker: {error}")
@@ -116,17 +117,18 @@ def worker_findings(
         _clean_up(pad, cluster, run, sent, home, good)
 
 
-def _send(pad: Pad, campaign: Campaign, name: str, run: str, home: Path) -> _Sent:
+def _send(pad: Pad, campaign: Campaign, name: str, worker: Worker, run: str, home: Path) -> _Sent:
     made = inspect_worker(name, campaign.model_dump(mode="json"))
     made.config = worker_class(name)
     made.update_metadata({"campaign": run, "stage": "check"})
     workflow = flow_to_workflow(made, metadata={"campaign": run})
     pad.add_wf(workflow)
-    folder = home / name
-    folder.mkdir()
-    adapter = adapter_of(home / "config" / name)
-    job_id = submit_to_queue(adapter, folder)
-    return _Sent(name, made.uuid, min(workflow.id_fw), adapter, folder, job_id)
+    signed = f"{run}-{name}"
+    script = write_script(job_name(name), signed, worker, name, home / "config", home / name)
+    scheduler = scheduler_of(worker.queue)
+    job_id = scheduler.submit(script)
+    fw_id = min(workflow.id_fw)
+    return _Sent(name, made.uuid, fw_id, scheduler, script.parent, job_id, signed)
 
 
 def _answers(
@@ -163,12 +165,12 @@ def _answers(
 def _queue_lines(sent: Sequence[_Sent]) -> dict[str, str]:
     """What the queues say of jobs; of a queue that does not answer, just that."""
     lines: dict[str, str] = {}
-    by_type = {one.adapter.q_type: one.adapter for one in sent}
-    for kind, adapter in by_type.items():
+    by_kind = {one.scheduler.kind: one.scheduler for one in sent}
+    for kind, scheduler in by_kind.items():
         try:
-            lines |= in_queue(adapter)
+            lines |= {number: job.said for number, job in scheduler.jobs().items()}
         except UserError as error:
-            lines |= {one.job_id: str(error) for one in sent if one.adapter.q_type == kind}
+            lines |= {one.job_id: str(error) for one in sent if one.scheduler.kind == kind}
     return lines
 
 
@@ -234,7 +236,7 @@ def _clean_up(
     with contextlib.suppress(PyMongoError), contextlib.redirect_stdout(io.StringIO()):
         for workflow in pad.workflows.find({"metadata.campaign": run}, {"nodes": 1}):
             pad.delete_wf(workflow["nodes"][0])
-        pad.db[QUEUE_JOBS].delete_many({"_id": {"$in": [one.job_id for one in sent]}})
+        pad.db[QUEUE_JOBS].delete_many({"_id": {"$in": [one.signed for one in sent]}})
         with cluster.store_of("documents") as documents:
             documents.remove_docs({"uuid": {"$in": [one.uuid for one in sent]}})
     end = monotonic() + LEAVING

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -117,19 +120,45 @@ def launch(
     ] = None,
     poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, for a cron job.")] = False,
+    notify: Annotated[
+        str | None,
+        typer.Option(
+            "--notify",
+            help="Command that is told of the end, of a stop and of the first failure, on its "
+            "standard input and by CCDCGAN_EVENT (docs/cluster.md), as 'mail -s ccdcgan me'.",
+        ),
+    ] = None,
 ) -> None:
     """Keep queue jobs alive for every class until nothing is left to run."""
     from ccdcgan.launchers.cluster.settings import load_cluster
 
     cluster = load_cluster(config)
+    told = _command(notify)
     numbers: dict[str, int] = {name: worker.jobs for name, worker in cluster.workers.items()}
     if jobs:
         numbers = dict(_class_number(text, numbers) for text in jobs)
     _fireworks_settings(cluster)
     from ccdcgan.launchers.cluster.launch import launch
 
-    if not launch(cluster, numbers, _say, poll, once):
+    # Leases are given back, and word is sent.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        sound = launch(cluster, numbers, _say, poll, once, told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if not sound:
         sys.exit(1)
+
+
+def _command(text: str | None) -> list[str]:
+    """Program and arguments of ``--notify``."""
+    try:
+        words = [] if text is None else shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"--notify {text!r}: {error}") from None
+    if text is not None and (not words or shutil.which(words[0]) is None):
+        raise UserError(f"--notify {text!r}: there is no such command")
+    return words
 
 
 def _class_number(text: str, known: dict[str, int]) -> tuple[str, int]:
@@ -219,7 +248,10 @@ def worker(
 def _fireworks_settings(cluster: Cluster) -> None:
     """FireWorks' settings for this process, which it reads when it is imported."""
     from ccdcgan.launchers.cluster.files import FIREWORKS, write_files
+    from ccdcgan.launchers.cluster.folder import claim_folder
 
+    cluster.launchpad.ping()
+    claim_folder(cluster)
     config = cluster.root / "config"
     write_files(cluster, config)
     os.environ["FW_CONFIG_FILE"] = str(config / FIREWORKS)

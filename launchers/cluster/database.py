@@ -73,6 +73,11 @@ class Database(Section):
                 parse_uri(found, warn=True)
         return found
 
+    @property
+    def server(self) -> str:
+        """Where it is, without user and password."""
+        return server_of(self.uri)
+
     def handle(self) -> Any:
         """Pymongo's handle of it."""
         return MongoClient[Any](self.uri, serverSelectionTimeoutMS=SOON)[self.database]
@@ -94,6 +99,11 @@ class Database(Section):
                 return str(handle.client.server_info()["version"])
         except PyMongoError as error:
             raise UserError(f"{explain(error)} ({variable})") from None
+
+
+def server_of(uri: str) -> str:
+    """Hosts of an address, without user and password."""
+    return uri.partition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
 @contextlib.contextmanager

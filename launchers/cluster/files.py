@@ -14,12 +14,16 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.files import write_atomically
+from ccdcgan.dft.variables import PREFIX
 from ccdcgan.launchers.cluster.settings import Cluster, Queue, Worker
 from ccdcgan.launchers.cluster.variables import ENVIRONMENT, environment_text
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 #: Least timeout of a lock that a killed worker left on a campaign, s.
 LOCKED = 60.0
+
+#: What a walltime without colons is counted in, s.
+UNITS = {"SLURM": 60, "PBS": 1, "SGE": 1}
 
 #: Names of the files that the workers of a folder share.
 JOBSTORE, FIREWORKS = "jobflow.yaml", "FW_config.yaml"
@@ -81,22 +85,32 @@ def _launchpad_settings(cluster: Cluster) -> dict[str, object]:
     }
 
 
-def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, object]:
-    """What is in my_qadapter.yaml of a class, for a worker with the files of a folder."""
+def adapter_settings(
+    worker: Worker, name: str, folder: Path, queue_job: str | None = None
+) -> dict[str, object]:
+    """What is in my_qadapter.yaml of a class, for a worker with the files of a folder.
+
+    Parameters
+    ----------
+    queue_job
+        Under what the worker of a single queue job signs in.
+    """
     before = [f"source {shlex.quote(str(folder / ENVIRONMENT))}"]
     before += [f"module load {shlex.quote(module)}" for module in worker.modules]
     before += [f"export {key}={shlex.quote(v)}" for key, v in worker.environment.items()]
+    if queue_job is not None:
+        before.append(f"export {PREFIX}QUEUE_JOB={queue_job}")
     seconds = walltime_seconds(worker.queue)
     if seconds is not None:
         # Not every queue tells its jobs when they end.
         before.append(f"export CCDCGAN_END_TIME=$(( $(date +%s) + {seconds} ))")
     before += worker.before
     command = [sys.executable, "-m", "ccdcgan.launchers.cli", "worker", str(folder / name)]
-    template = worker.queue.template
+    template = worker.queue.template_path()
     return {
         "_fw_name": "CommonAdapter",
         "_fw_q_type": worker.queue.type,
-        **({"_fw_template_file": str(template.expanduser().absolute())} if template else {}),
+        "_fw_template_file": str(template.absolute()),
         **worker.queue.parameters,
         "job_name": f"ccdcgan-{name}",
         "pre_rocket": "\n".join(before),
@@ -105,10 +119,10 @@ def adapter_settings(worker: Worker, name: str, folder: Path) -> dict[str, objec
 
 
 def walltime_seconds(queue: Queue) -> int | None:
-    """Seconds of a queue's ``walltime``, as HH:MM:SS, D-HH:MM:SS or, for Slurm, minutes."""
+    """Seconds of a queue's ``walltime``: HH:MM:SS, D-HH:MM:SS, or a number of the queue's unit."""
     text = str(queue.parameters.get("walltime", ""))
-    if queue.type == "SLURM" and text.isdigit():
-        return 60 * int(text)
+    if text.isdigit() and queue.type in UNITS:
+        return UNITS[queue.type] * int(text)
     found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
     if found is None:
         return None

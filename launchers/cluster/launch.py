@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import socket
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from pathlib import Path
-from time import sleep, time
+from dataclasses import dataclass, field
+from time import monotonic, sleep, time
+from typing import Any
 from uuid import uuid4
 
-from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from pymongo.errors import DuplicateKeyError, PyMongoError
-from ruamel.yaml import YAML
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cluster.files import write_files
-from ccdcgan.launchers.cluster.launchpad import LEASES, QUEUE_JOBS, Pad, can_run, connect, now
-from ccdcgan.launchers.cluster.queue import write_special_classes
+from ccdcgan.launchers.cluster.folder import claim_folder
+from ccdcgan.launchers.cluster.launchpad import LEASES, Pad, can_run, connect
+from ccdcgan.launchers.cluster.notify import Notifier
+from ccdcgan.launchers.cluster.queue import special_classes
+from ccdcgan.launchers.cluster.queue_jobs import QueueJobs
 from ccdcgan.launchers.cluster.recovery import mend
-from ccdcgan.launchers.cluster.settings import Cluster
+from ccdcgan.launchers.cluster.scheduler import (
+    QueueAwayError,
+    QueueHangsError,
+    QueueJob,
+    RefusedError,
+    scheduler_of,
+)
+from ccdcgan.launchers.cluster.settings import Cluster, Worker
 from ccdcgan.workflows.storage.spool import is_away
-
-#: Queue jobs of a class in a row whose end before their worker starts ends the launcher.
-FAILED_STARTS = 3
 
 #: Lease of a launcher, s: one that needs longer for a round is replaced by another.
 LEASE = 120.0
 
+#: Waits after a refusal of the queue, s: the first, and the longest of those that follow, each
+#: twice as long as the one before.
+WAIT, LONGEST_WAIT = 30.0, 600.0
 
-class QueueAwayError(UserError):
-    """The queue does not tell which jobs it has."""
+#: Refusals in a row, in words that are not known, that end the launcher if the queue has never
+#: taken a job of the class.
+REFUSALS = 4
 
+#: Looks at a LaunchPad without a job that can run, before the one at which the launcher ends.
+LAST_LOOKS = 2
 
 #: Most jobs that were refused and are named.
 TOLD = 5
@@ -47,6 +56,7 @@ def launch(
     say: Callable[[str], None],
     poll: float = 10.0,
     once: bool = False,
+    notify: Sequence[str] = (),
 ) -> bool:
     """Submit queue jobs until no job is left that can run.
 
@@ -60,6 +70,8 @@ def launch(
         Seconds between two looks at queue and LaunchPad.
     once
         Look only once.
+    notify
+        Command that is told of the end, of a stop and of the first failure; see `Notifier`.
 
     Returns
     -------
@@ -68,17 +80,34 @@ def launch(
     Raises
     ------
     UserError
-        The queue rejects a job, or its jobs end before their workers start.
+        The queue rejects a job for good, or its jobs end before their workers start.
     """
+    notifier = Notifier(notify, say)
     pad = connect(cluster)
-    config = cluster.root / "config"
-    write_files(cluster, config)
-    owner = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    claim_folder(cluster)
+    write_files(cluster, cluster.root / "config")
+    launcher = _Launcher(pad, cluster, numbers)
+    with notifier.watching(pad):
+        _look_until_done(launcher, say, poll, once, notifier)
+        if once:
+            return True
+        sound = _tell_end(pad, notifier.say)
+    return sound
+
+
+def _look_until_done(
+    launcher: _Launcher,
+    say: Callable[[str], None],
+    poll: float,
+    once: bool,
+    notifier: Notifier,
+) -> None:
     idle, last, looks = 0, set[str](), 0
-    while True:
+    while idle <= LAST_LOOKS:
         lines: list[str] = []
         try:
-            live = _look(pad, cluster, config, numbers, owner, lines.append)
+            live = launcher.look(lines.append)
+            notifier.look()
         except PyMongoError as error:
             if once or not is_away(error):
                 raise
@@ -86,7 +115,7 @@ def launch(
             live = True
         except QueueAwayError as error:
             # From the beginning it is a mistake in the settings, later it may be maintenance.
-            if once or not looks:
+            if once or not (looks or isinstance(error, QueueHangsError)):
                 raise
             lines.append(f"{error}: waiting for it")
             live = True
@@ -98,13 +127,10 @@ def launch(
             last = set(lines)
         looks += 1
         if once:
-            return True
+            return
         # Between two states of a workflow there is an instant without a live job.
         idle = 0 if live else idle + 1
-        if idle > 2:
-            break
         sleep(poll if live else min(poll, 1.0))
-    return _tell_end(pad, say)
 
 
 def _tell_end(pad: Pad, say: Callable[[str], None]) -> bool:
@@ -123,93 +149,117 @@ def _tell_end(pad: Pad, say: Callable[[str], None]) -> bool:
     return not failed
 
 
-def _look(
-    pad: Pad,
-    cluster: Cluster,
-    config: Path,
-    numbers: Mapping[str, int],
-    owner: str,
-    say: Callable[[str], None],
-) -> bool:
-    """Mend what was lost, submit what is wanted; whether any job can still run."""
-    for line in mend(pad, cluster, {}, by_hand=False).lines():
-        say(line)
-    for name, number in numbers.items():
-        with _lease(pad, name, owner) as ours:
-            if not ours:
-                continue
-            _fill(pad, cluster, config, name, number, say)
-            # Jobs that ask more of the queue than others of their class.
-            for special in write_special_classes(pad, cluster, config, name, say):
-                _fill(pad, cluster, config, special, number, say)
-    return pad.fireworks.find_one(can_run(pad), {"_id": 1}) is not None
+@dataclass
+class _Wait:
+    """What follows a refusal of the queue.
 
-
-def _fill(
-    pad: Pad,
-    cluster: Cluster,
-    config: Path,
-    name: str,
-    number: int,
-    say: Callable[[str], None],
-) -> None:
-    """Submit as many queue jobs of a class as there is work for."""
-    adapter = adapter_of(config / name)
-    alive = _alive(pad, adapter, name)
-    # With its class, so that the index is used.
-    query = {"spec._fworker": name, **can_run(pad)}
-    work = pad.fireworks.count_documents(query, limit=number)
-    for _ in range(min(number, work) - alive):
-        folder = cluster.root / "launches" / name / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        folder.mkdir(parents=True)
-        job_id = submit_to_queue(adapter, folder)
-        pad.db[QUEUE_JOBS].update_one(
-            {"_id": job_id},
-            {
-                "$set": {"class": name, "folder": str(folder), "submitted_at": now()},
-                # Its worker may already have signed in.
-                "$setOnInsert": {"state": "queued"},
-            },
-            upsert=True,
-        )
-        say(f"{name}: queue job {job_id} in {folder}")
-
-
-def _alive(pad: Pad, adapter: CommonAdapter, name: str) -> int:
-    """Queue jobs of a class that wait or run; those that are gone are noted.
-
-    Raises
-    ------
-    UserError
-        The last ones ended before their workers started.
+    Attributes
+    ----------
+    until
+        When the next try is due, monotonic, s.
+    seconds
+        Length of this wait.
+    unknown
+        Refusals so far in words that are not known.
     """
-    jobs = pad.db[QUEUE_JOBS]
-    query = {"class": name, "state": {"$in": ["queued", "running"]}}
-    ours = {d["_id"]: d for d in jobs.find(query)}
-    there = in_queue(adapter)
-    for job_id, job in ours.items():
-        if job_id not in there:
-            # The worker may have signed out since.
-            state = "ended" if job["state"] == "running" else "stillborn"
-            jobs.update_one({"_id": job_id, "state": job["state"]}, {"$set": {"state": state}})
-    last = list(jobs.find({"class": name}).sort("submitted_at", -1).limit(FAILED_STARTS))
-    if len(last) == FAILED_STARTS and all(job["state"] == "stillborn" for job in last):
-        # Told once; the next try counts from anew.
-        jobs.update_many({"class": name, "state": "stillborn"}, {"$set": {"state": "ended"}})
-        raise UserError(
-            f"{FAILED_STARTS} queue jobs of class {name} ended before a worker started: "
-            f"{last_words(Path(last[0]['folder']))}"
-        )
-    return sum(job_id in there for job_id in ours)
+
+    until: float
+    seconds: float
+    unknown: int
 
 
-def last_words(folder: Path) -> str:
-    """The last line that a queue job wrote into its folder, for a person to see what is wrong."""
-    for path in sorted(folder.glob("*.err*")) + sorted(folder.glob("*.out")):
-        lines = path.read_text(errors="replace").strip().splitlines()
-        if lines:
-            return f"{lines[-1].strip()[:300]} ({path})"
-    return f"see {folder}"
+@dataclass
+class _Launcher:
+    """Looks at queue and LaunchPad, and submits what is wanted."""
+
+    pad: Pad
+    cluster: Cluster
+    numbers: Mapping[str, int]
+    owner: str = field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    )
+    queues: dict[str, QueueJobs] = field(default_factory=dict)
+    listed: dict[str, dict[str, QueueJob]] = field(default_factory=dict)
+    waits: dict[str, _Wait] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    stores: dict[str, Any] = field(default_factory=dict)
+
+    def look(self, say: Callable[[str], None]) -> bool:
+        """Mend what was lost, submit what is wanted; whether any job can still run."""
+        self.listed.clear()
+        done = mend(self.pad, self.cluster, {}, by_hand=False, stores=self.stores)
+        for line in done.lines():
+            say(line)
+        workers: dict[str, Worker] = {str(n): w for n, w in self.cluster.workers.items()}
+        config = self.cluster.root / "config"
+        for name, number in self.numbers.items():
+            with _lease(self.pad, self._lease_of(workers[name], name), self.owner) as ours:
+                if not ours:
+                    continue
+                self._fill(name, workers[name], number, say)
+                # Jobs that ask more of the queue than others of their class.
+                for special, worker in special_classes(self.pad, self.cluster, config, name, say):
+                    self._fill(special, worker, number, say)
+        return self.pad.fireworks.find_one(can_run(self.pad), {"_id": 1}) is not None
+
+    def _lease_of(self, worker: Worker, name: str) -> str:
+        return f"{name} {self._queue(worker).owner}"
+
+    def _queue(self, worker: Worker) -> QueueJobs:
+        """Our jobs in the queue of a class."""
+        kind = worker.queue.type
+        if kind not in self.queues:
+            scheduler = scheduler_of(worker.queue)
+            user = getpass.getuser()
+            self.queues[kind] = QueueJobs(self.pad, scheduler, user, scheduler.cluster())
+        return self.queues[kind]
+
+    def _fill(self, name: str, worker: Worker, number: int, say: Callable[[str], None]) -> None:
+        """Submit as many queue jobs of a class as there is work for."""
+        queue = self._queue(worker)
+        if worker.queue.type not in self.listed:
+            self.listed[worker.queue.type] = queue.scheduler.jobs()
+        alive = queue.alive(name, self.listed[worker.queue.type])
+        if name in self.waits and monotonic() < self.waits[name].until:
+            return
+        busy = sum(job.state == "running" for job in alive)
+        for _ in range(min(number, self._work(name, number, busy)) - len(alive)):
+            try:
+                root = self.cluster.root
+                job = queue.submit(name, worker, root / "config", root / "launches")
+            except RefusedError as error:
+                self._wait(name, error, say)
+                return
+            self.waits.pop(name, None)
+            self.taken.add(name)
+            say(f"{name}: queue job {job.number} in {job.folder}")
+
+    def _work(self, name: str, number: int, busy: int) -> int:
+        """Jobs of a class that wait, and those that our busy workers run; up to a number."""
+        # With their class, so that the index is used.
+        query = {**can_run(self.pad), "spec._fworker": name}
+        # What somebody else's worker runs, or qlaunch has reserved, needs none of ours.
+        states = [{"state": "RUNNING"}, {"state": "RESERVED", "launches": []}]
+        count = self.pad.fireworks.count_documents
+        running = count({**query, "$or": states}, limit=busy) if busy else 0
+        return int(count({**query, "state": "READY"}, limit=number)) + int(running)
+
+    def _wait(self, name: str, error: RefusedError, say: Callable[[str], None]) -> None:
+        """Let some time pass after a refusal that may be over then.
+
+        Raises
+        ------
+        UserError
+            It will not.
+        """
+        before = self.waits.get(name, _Wait(0.0, WAIT / 2, 0))
+        unknown = before.unknown + (error.kind == "unknown")
+        wrong = unknown >= REFUSALS and name not in self.taken
+        if error.kind == "wrong" or wrong:
+            raise UserError(f"class {name}: {error}")
+        seconds = min(2 * before.seconds, LONGEST_WAIT)
+        self.waits[name] = _Wait(monotonic() + seconds, seconds, unknown)
+        say(f"class {name}: {error}: trying again in {seconds:g} s")
 
 
 @contextmanager
@@ -229,71 +279,3 @@ def _lease(pad: Pad, name: str, owner: str) -> Iterator[bool]:
         yield True
     finally:
         leases.update_one({"_id": name, "owner": owner}, {"$set": {"until": 0.0}})
-
-
-def adapter_of(folder: Path) -> CommonAdapter:
-    """The queue of a class."""
-    settings = YAML(typ="safe").load((folder / "my_qadapter.yaml").read_text())
-    return CommonAdapter.from_dict(settings)
-
-
-def submit_to_queue(adapter: CommonAdapter, folder: Path) -> str:
-    """Submit one queue job and return its number.
-
-    FireWorks' own function logs what the queue says and returns nothing.
-    """
-    script = folder / "FW_submit.script"
-    script.write_text(adapter.get_script_str(str(folder)))
-    command = adapter.q_commands[adapter.q_type]["submit_cmd"]
-    # LSF reads its directives from the standard input only.
-    by_input = adapter.q_type == "LoadSharingFacility"
-    ended = _run(
-        [command] if by_input else [command, script.name],
-        folder,
-        script.read_text() if by_input else None,
-    )
-    if ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())[:300]
-        raise UserError(f"the queue rejects the job of {script}: {said}")
-    try:
-        return str(adapter._parse_jobid(ended.stdout))
-    except RuntimeError:
-        said = " ".join(ended.stdout.split())[:200]
-        raise UserError(f"{command} gave no number of a job, but: {said}") from None
-
-
-def in_queue(adapter: CommonAdapter) -> dict[str, str]:
-    """Our jobs that wait or run, by number, with what the queue says of each."""
-    kind = adapter.q_type
-    command = [adapter.q_commands[kind]["status_cmd"]]
-    command += ["-u", getpass.getuser()]
-    if kind == "SLURM":
-        command += ["-h", "-o", "%i %T %r"]
-    ended = _run(command, None, None)
-    if ended.returncode:
-        said = " ".join((ended.stderr or ended.stdout).split())[:300]
-        raise QueueAwayError(f"the queue does not answer: {' '.join(command)} says {said}")
-    found = re.findall(r"^\s*(\d+)(.*)", ended.stdout, re.MULTILINE)
-    return {number: " ".join(rest.split()) for number, rest in found}
-
-
-def _run(
-    command: list[str], folder: Path | None, text: str | None
-) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no {command[0]!r} on this machine: launch on a node of the cluster, "
-            "or change the queue's type in my_fireworks.yaml"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"the queue does not answer within two minutes: {command[0]}") from None

@@ -75,10 +75,12 @@ def with_parameters(worker: Worker, parameters: Mapping[str, object]) -> Worker:
     return worker.model_copy(update={"queue": queue})
 
 
-def write_special_classes(
+def special_classes(
     pad: Pad, cluster: Cluster, config: Path, name: str, say: Callable[[str], None]
-) -> Iterator[str]:
-    """Write the files of classes whose jobs ask more of the queue than those of another class.
+) -> Iterator[tuple[str, Worker]]:
+    """Classes whose jobs ask more of the queue than those of another class.
+
+    Their files are written.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ def write_special_classes(
 
     Yields
     ------
-    Name of each class that has jobs to run.
+    Each that has jobs to run.
     """
     workers: dict[str, Worker] = {str(n): w for n, w in cluster.workers.items()}
     query = {"spec._queueadapter": {"$exists": True}, **can_run(pad)}
@@ -106,4 +108,4 @@ def write_special_classes(
             say(f"job {job['fw_id']} is not launched: {error}")
             continue
         write_class(cluster, config, special, worker)
-        yield special
+        yield special, worker

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 from fireworks.core.launchpad import WFLock
 from pymongo import UpdateMany
@@ -20,6 +22,7 @@ from ccdcgan.launchers.cluster.failed_jobs import (
     message_of,
 )
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, Query, now
+from ccdcgan.launchers.cluster.reservations import reserved_in_vain
 from ccdcgan.launchers.cluster.settings import MISSED_HEARTBEATS, Cluster
 from ccdcgan.workflows.storage.spool import REFUSED, Spool
 
@@ -68,6 +71,7 @@ def mend(
     failed: bool = False,
     only: str | None = None,
     by_hand: bool = True,
+    stores: dict[str, Any] | None = None,
 ) -> Mended:
     """Bring to life again what can run again; done twice, it does nothing the second time.
 
@@ -81,27 +85,30 @@ def mend(
         Of the failed, those whose reason contains this text.
     by_hand
         A person asks: also what was lost many times.
+    stores
+        Kept by who calls again and again: those that deliveries have opened.
     """
     mender = _Mender(pad, query, by_hand)
     done = mender.done
-    done.delivered = _deliver(cluster)
+    done.delivered = _deliver(cluster, {} if stores is None else stores)
     done.orphans = _remove_orphans(pad, query)
     if lost:
-        mender.mend_lost(cluster.lost_after)
+        mender.mend_lost(cluster)
     if failed:
         mender.mend_failed((only or "").lower())
     return done
 
 
-def _deliver(cluster: Cluster) -> int:
+def _deliver(cluster: Cluster, stores: dict[str, Any]) -> int:
     """Bring what waits on disk into the database; how many results."""
     spool = Spool(cluster.root / "spool")
     waiting = spool.waiting()
     if not waiting:
         return 0
-    stores = cluster.job_store().additional_stores
-    for store in stores.values():
-        store.connect()
+    if not stores:
+        for name, store in cluster.job_store().additional_stores.items():
+            store.connect()
+            stores[name] = store
     spool.deliver(stores)
     # Those that were refused have another name now.
     return sum(not (p.exists() or p.with_suffix(REFUSED).exists()) for p in waiting)
@@ -126,9 +133,9 @@ class _Mender:
             self.done.unreadable[fw_id] = message_of(traceback.format_exc())
             return False
 
-    def mend_lost(self, lost_after: float) -> None:
+    def mend_lost(self, cluster: Cluster) -> None:
         """Jobs whose worker is gone."""
-        pad, done = self.pad, self.done
+        pad, done, lost_after = self.pad, self.done, cluster.lost_after
         gone, stale = lost_jobs(pad, self.query, lost_after)
         # After an absence of the database all have been silent for long. What a launcher watches is
         # lost when it stays so; a person who asks where none does knows.
@@ -139,6 +146,9 @@ class _Mender:
         # And those between taking a job and noting its run.
         taken = _taken(pad, self.query, lost_after)
         done.lost = [fw_id for fw_id in taken if self.attempt(Pad._refresh_wf, fw_id)]
+        for fw_id, launch_id in reserved_in_vain(pad, cluster, self.query):
+            if self.attempt(partial(_give_back, launch_id=launch_id), fw_id):
+                done.lost.append(fw_id)
         for fw_id in gone:
             self.attempt(_note_lost, fw_id)
         # A first failure may have been noted and not told to the workflow.
@@ -160,6 +170,10 @@ class _Mender:
             for f in failures(self.pad, self.query)
             if text in f.reason.lower() and self.attempt(_run_again, f.fw_id)
         ]
+
+
+def _give_back(pad: Pad, fw_id: int, launch_id: int) -> None:
+    pad.cancel_reservation(launch_id)
 
 
 def _note_lost(pad: Pad, fw_id: int) -> None:

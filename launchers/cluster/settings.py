@@ -56,14 +56,14 @@ class Stores(Section):
 
 
 class Queue(BaseModel):
-    """A queue, by FireWorks' CommonAdapter; further keys go into its template."""
+    """A queue; further keys go into the template of its scripts."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: Literal["SLURM", "PBS", "SGE", "Cobalt", "LoadLeveler", "LoadSharingFacility", "MOAB"] = (
         "SLURM"
     )
-    template: FilePath | None = Field(None, description="Instead of FireWorks' own.")
+    template: FilePath | None = Field(None, description="Instead of the one of its type.")
 
     @model_validator(mode="after")
     def _in_template(self) -> Queue:
@@ -83,18 +83,25 @@ class Queue(BaseModel):
         """What goes into the template."""
         return dict(self.model_extra or {})
 
+    def template_path(self) -> Path:
+        """The template: the user's, else ours, else FireWorks' own."""
+        # Not imported: FireWorks reads its settings then, which are written later.
+        found = find_spec("fireworks")
+        if found is None or found.origin is None:
+            raise UserError("a cluster needs FireWorks: pip install 'ccdcgan[cluster]'")
+        if self.template is not None:
+            return self.template.expanduser()
+        ours = Path(__file__).parent / "templates" / f"{self.type}.txt"
+        if ours.is_file():
+            return ours
+        adapters = Path(found.origin).parent / "user_objects" / "queue_adapters"
+        return adapters / f"{self.type}_template.txt"
+
     def template_keys(self) -> set[str]:
         """What the template asks for, less what we fill in."""
-        path = self.template
-        if path is None:
-            # Not imported: FireWorks reads its settings then, which are written later.
-            found = find_spec("fireworks")
-            if found is None or found.origin is None:
-                raise UserError("a cluster needs FireWorks: pip install 'ccdcgan[cluster]'")
-            adapters = Path(found.origin).parent / "user_objects" / "queue_adapters"
-            path = adapters / f"{self.type}_template.txt"
+        path = self.template_path()
         try:
-            text = path.expanduser().read_text()
+            text = path.read_text()
         except OSError as error:
             raise ValueError(f"cannot read the template {path}: {error.strerror}") from None
         # FireWorks fills in names only, and drops the line of SLURM's gpu-bind.

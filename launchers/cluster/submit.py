@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.references import load_references
+from ccdcgan.launchers.cluster.folder import claim_folder
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, Pad, connect, now, prepare
 from ccdcgan.launchers.cluster.queue import require_time
 from ccdcgan.launchers.cluster.settings import Cluster
@@ -67,6 +68,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         It is there already, its engine cannot treat an element, or the database is not ours.
     """
     pad = connect(cluster)
+    claim_folder(cluster)
     load_references(campaign.references, campaign.elements)
     require_fitting_groups(campaign)
     campaign = as_begun(pad, campaign, name).completed()
@@ -81,6 +83,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
         if relaxation.engine.is_potential:
             relaxation.engine.check(campaign.elements)
     prepare(pad, cluster)
+    claim_folder(cluster)
     run = _claim(pad, campaign, name, again)
     flow = InverseDesignMaker().make(campaign)
     flow.update_metadata({"campaign": run})

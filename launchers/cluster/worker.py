@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from threading import Event
 from time import monotonic, sleep, time
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 import jobflow
 import pymongo
@@ -24,8 +26,9 @@ from pymongo.errors import PyMongoError
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import seconds_left
 from ccdcgan.dft.variables import variables
-from ccdcgan.launchers.cluster.database import address_in
+from ccdcgan.launchers.cluster.database import address_in, server_of
 from ccdcgan.launchers.cluster.files import JOBSTORE
+from ccdcgan.launchers.cluster.folder import claim
 from ccdcgan.launchers.cluster.launchpad import (
     CAMPAIGNS,
     PROGRESS,
@@ -76,6 +79,8 @@ def work(folder: Path, idle: float) -> int:
     Number of jobs that were run.
     """
     pad = Pad.from_folder(folder, variables().patience)
+    if spool := variables().spool:
+        claim(spool.parent, pad.db, server_of(str(pad.host)))
     worker = FWorker.from_file(str(folder / "my_fworker.yaml"))
     store: Any = jobflow.SETTINGS.JOB_STORE
     if isinstance(store.docs_store, MemoryStore):
@@ -94,7 +99,7 @@ def work(folder: Path, idle: float) -> int:
     signal.signal(signal.SIGTERM, stop)
     progress.listen(ProgressWriter(pad))
     home, done = Path.cwd(), 0
-    job_id = _sign_in(pad, worker.name)
+    signed = _sign_in(pad, worker.name)
     try:
         last = monotonic()
         # FireWorks catches the exception in a running job, and notes it as the job's failure.
@@ -117,29 +122,36 @@ def work(folder: Path, idle: float) -> int:
     except StoppedError:
         logger.warning("stopped after %d jobs", done)
     finally:
-        _sign_out(pad, job_id)
+        _sign_out(pad, signed)
     return done
 
 
 def _sign_in(pad: Pad, name: str) -> str | None:
-    """Note for the launcher that the queue job has started."""
-    job_id = next((os.environ[v] for v in JOB_ID_VARIABLES if v in os.environ), None)
-    if job_id is not None:
-        job_id = job_id.split(".")[0]
-        values = {"state": "running", "host": socket.gethostname(), "started_at": now()}
-        RetryingCollection(pad.db[QUEUE_JOBS], variables().patience).update_one(
-            {"_id": job_id}, {"$set": {"class": name, **values}}, upsert=True
-        )
-    return job_id
+    """Note for the launcher that the queue job has started; under which name."""
+    number = next((os.environ[v] for v in JOB_ID_VARIABLES if v in os.environ), None)
+    known = variables().queue_job
+    if number is None and known is None:
+        return None
+    values = {"class": name, "state": "running", "host": socket.gethostname(), "started_at": now()}
+    if number is not None:
+        values["number"] = number.split(".")[0]
+    if known is None:
+        # Of qlaunch, or of a launcher of an earlier version: the launcher sees whose it is.
+        values["user"] = getpass.getuser()
+    signed = known or uuid4().hex[:12]
+    RetryingCollection(pad.db[QUEUE_JOBS], variables().patience).update_one(
+        {"_id": signed}, {"$set": values}, upsert=True
+    )
+    return signed
 
 
-def _sign_out(pad: Pad, job_id: str | None) -> None:
-    if job_id is None:
+def _sign_out(pad: Pad, signed: str | None) -> None:
+    if signed is None:
         return
     try:
         with pymongo.timeout(5):
             pad.db[QUEUE_JOBS].update_one(
-                {"_id": job_id}, {"$set": {"state": "ended", "ended_at": now()}}
+                {"_id": signed}, {"$set": {"state": "ended", "ended_at": now()}}
             )
     except PyMongoError:
         # The launcher sees in the queue that it is gone.
