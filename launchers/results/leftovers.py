@@ -166,7 +166,7 @@ def _launch_folders(cluster: Cluster, pad: Pad) -> list[Path]:
     """Those of queue jobs that ended, in which no job of ours runs or has failed."""
     from ccdcgan.launchers.cluster.launchpad import QUEUE_JOBS
 
-    alive = {"state": {"$in": ["queued", "running"]}}
+    alive = {"state": {"$in": ["sent", "queued", "running"]}}
     kept = [d.get("folder") for d in pad.db[QUEUE_JOBS].find(alive, {"folder": 1})]
     busy = {"state": {"$in": KEPT_LAUNCHES}}
     kept += [d.get("launch_dir") for d in pad.launches.find(busy, {"launch_dir": 1})]
