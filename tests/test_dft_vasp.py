@@ -135,7 +135,6 @@ def test_all_compositions_have_the_level_that_was_asked():
         {"incar": {"ENCUT": 400}},
         {"incar": {"LASPH": False}},
         {"incar": {"METAGGA": "SCAN"}},
-        {"incar": {"PSTRESS": 20}},
         {"incar": {"SIGMA": 0.2}},
         {"kpoints_length": 30},
         {"functional": "PBE_54"},
@@ -231,6 +230,7 @@ def test_one_u_in_all_structures(tmp_path):
     [
         ({"KSPACING": 0.2}, "KSPACING follows from engine.kpoints_length"),
         ({"EDIFFG": -0.01}, "EDIFFG follows from relaxation.fmax"),
+        ({"PSTRESS": 200}, "PSTRESS follows from relaxation.pressure"),
         ({"ISIF": 2}, "ISIF: a relaxation relaxes cell and positions"),
         ({"IBRION": 0}, "IBRION: only 1, 2 and 3"),
         ({"ENCUTT": 600}, "ENCUTT is no tag of VASP; did you mean ENCUT"),

@@ -704,6 +704,7 @@ class Files:
             "NSW": 0,
             "POTIM": 0.5,
             "PREC": "Normal",
+            "PSTRESS": 0.0,
             "SIGMA": 0.2,
             "SYMPREC": 1e-5,
             **incar,
@@ -803,6 +804,9 @@ class Files:
         """A finished ionic step in all files but CONTCAR."""
         energy, forces, stress = results
         fractional = positions @ np.linalg.inv(cell)
+        # Those of electronic steps have no pV.
+        target = self.parameters["PSTRESS"]
+        energy += target / KBAR * abs(np.linalg.det(cell))
         change = energy - (self.energy if self.energy is not None else 0.0)
         self.energy = energy
         line = f"{number:4} F= {energy:.8E} E0= {energy:.8E}  d E ={change:.6E}"
@@ -827,8 +831,8 @@ class Files:
         parts += ["  FORCE on cell =-STRESS in cart. coord.  units (eV):\n"]
         parts += ["  Direction    XX          YY          ZZ          XY          YZ          ZX\n"]
         parts += ["  in kB    ", "".join(f"{kbar[i]:12.5f}" for i in order)]
-        parts += [f"\n  external pressure = {np.trace(kbar) / 3:12.2f} kB"]
-        parts += ["  Pullay stress =        0.00 kB\n\n VOLUME and BASIS-vectors are now :\n"]
+        parts += [f"\n  external pressure = {np.trace(kbar) / 3 - target:12.2f} kB"]
+        parts += [f"  Pullay stress = {target:11.2f} kB\n\n VOLUME and BASIS-vectors are now :\n"]
         parts += [f"  volume of cell : {abs(np.linalg.det(cell)):12.2f}\n\n"]
         parts += [" POSITION                                       TOTAL-FORCE (eV/Angst)\n"]
         for row in np.hstack([positions, forces]):
@@ -842,7 +846,9 @@ class Files:
 
         steps = "".join(f"<scstep>\n{_energies(e)}</scstep>\n" for e in electronic)
         parts = ["<calculation>\n", steps, _structure("", cell, fractional)]
-        parts += [_rows("forces", forces), _rows("stress", kbar), _energies(energy, True)]
+        # The manual does not say whether the stresses here are beyond PSTRESS: both are read.
+        beyond = kbar - target * np.eye(3) if VERSION.startswith("5") else kbar
+        parts += [_rows("forces", forces), _rows("stress", beyond), _energies(energy, True)]
         # VASP has the eigenvalues in the last ionic step only; readers take the last they find.
         parts += [self._bands() if number == 1 else "", "</calculation>\n"]
         self._to(self.vasprun, "".join(parts))
@@ -960,7 +966,7 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
             start = np.linalg.det(job.crystal.cell)
             stress = stress + 0.05 * math.log(np.linalg.det(cell) / start) * np.eye(3)
         results = energy + exchange(files.moments), forces, stress
-        push = minimiser.push(*results[1:])
+        push = minimiser.push(forces, stress + incar["PSTRESS"] / KBAR * np.eye(3))
         if incar["EDIFFG"] < 0:
             small = np.linalg.norm(push, axis=1).max() < -incar["EDIFFG"]
         else:

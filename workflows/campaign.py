@@ -131,6 +131,17 @@ class Campaign(Settings):
         return self
 
     @model_validator(mode="after")
+    def _is_confirmed_under_its_pressure(self) -> Campaign:
+        pressures = {name: r.pressure for name, r in self.relaxations.items()}
+        if len(set(pressures.values())) > 1:
+            raise ValueError(
+                f"confirm.relaxation.pressure is {pressures['confirmation']:g} GPa and "
+                f"relaxation.pressure {pressures['relaxation']:g} GPa: crystals are confirmed "
+                "under the pressure that they were found at; set both alike"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _can_be_computed(self) -> Campaign:
         asked = [p for p in self.properties if p in PROPERTIES]
         if asked and not isinstance(self.relaxation.engine, CalculatorEngine):

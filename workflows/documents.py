@@ -137,7 +137,8 @@ class RelaxationDocument(Relaxation):
         if not (self.converged and self.frames) or self.energy_per_atom is None:
             return True
         last = self.frames[-1]
-        return abs(last.energy / len(last.forces) - self.energy_per_atom) < SAME_ENERGY
+        energy = self.internal_energy_per_atom or 0.0
+        return abs(last.energy / len(last.forces) - energy) < SAME_ENERGY
 
     @classmethod
     def of(cls, result: Relaxation, candidate: Candidate, campaign: str) -> RelaxationDocument:

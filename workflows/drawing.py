@@ -207,6 +207,7 @@ def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
         elements=settings.elements,
         steps=screening.prerelax,
         workers=settings.workers,
+        pressure=settings.relaxation.pressure,
     )
     owners, before = _with_symmetric(chosen, [pool.crystals[i] for i in chosen], limits)
     after = [n if limits.allow(n) else o for o, n in zip(before, relax(before), strict=True)]
@@ -215,7 +216,9 @@ def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
     every = [*after, *relax(versions[len(after) :])]
     asked = [i for i, crystal in enumerate(every) if in_groups(crystal, limits.groups)]
     owners, crystals = [owners[i] for i in asked], [every[i] for i in asked]
-    calculator = LearntCalculator(Potential.from_bytes(potential), settings.elements)
+    calculator = LearntCalculator(
+        Potential.from_bytes(potential), settings.elements, settings.relaxation.pressure
+    )
     energies = [calculator.energy_per_atom(c) for c in crystals]
     kept = _most_symmetric(owners, energies)
     numbers = [owners[i] for i in kept]

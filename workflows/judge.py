@@ -65,7 +65,8 @@ class Judge:
         members = self.predict(crystals)
         place = settings.properties.index(FORMATION_ENERGY)
         if potential is not None:
-            calculator = LearntCalculator(potential, settings.elements)
+            pressure = settings.relaxation.pressure
+            calculator = LearntCalculator(potential, settings.elements, pressure)
             said = [
                 self.hull.place(c, calculator.energy_per_atom(c)).formation_energy for c in crystals
             ]

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.filters import UnitCellFilter
 from ase.optimize import FIRE
+from ase.units import GPa
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
@@ -32,13 +33,18 @@ class LearntCalculator(Calculator):
         What computes.
     elements
         Symbols, in the potential's order.
+    pressure
+        Of the relaxations that it has learnt from, GPa.
     """
 
     implemented_properties = ("energy", "forces", "stress")
 
-    def __init__(self, potential: Potential, elements: Sequence[str]) -> None:
+    def __init__(
+        self, potential: Potential, elements: Sequence[str], pressure: float = 0.0
+    ) -> None:
         super().__init__()
         self.potential, self.elements = potential, list(elements)
+        self.pressure = pressure * GPa
 
     def calculate(
         self,
@@ -55,9 +61,10 @@ class LearntCalculator(Calculator):
         self.results = {"energy": energy, "forces": forces, "stress": stress}
 
     def energy_per_atom(self, structure: Structure) -> float:
-        """Energy of a structure, eV/atom."""
+        """Energy of a structure, or enthalpy under pressure, eV/atom."""
         atoms = structure.to_ase_atoms()
-        return float(self.get_potential_energy(atoms)) / len(atoms)
+        energy = float(self.get_potential_energy(atoms)) + self.pressure * structure.volume
+        return energy / len(atoms)
 
 
 def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> Structure:
@@ -75,7 +82,8 @@ def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> 
     )
     try:
         FIRE(UnitCellFilter(atoms, constant_volume=True), logfile=None).run(FMAX, steps)
-        FIRE(UnitCellFilter(atoms), logfile=None).run(FMAX, steps // 10)
+        cell = UnitCellFilter(atoms, scalar_pressure=calculator.pressure)
+        FIRE(cell, logfile=None).run(FMAX, steps // 10)
     except (ArithmeticError, ValueError):
         return structure
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
@@ -92,8 +100,8 @@ def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> 
 _process: dict[str, Any] = {}
 
 
-def _start_worker(potential: bytes, elements: Sequence[str], steps: int) -> None:
-    _process["calculator"] = LearntCalculator(Potential.from_bytes(potential), elements)
+def _start_worker(potential: bytes, elements: Sequence[str], steps: int, pressure: float) -> None:
+    _process["calculator"] = LearntCalculator(Potential.from_bytes(potential), elements, pressure)
     _process["steps"] = steps
 
 
@@ -107,6 +115,7 @@ def prerelaxed(
     elements: Sequence[str],
     steps: int,
     workers: int | None = None,
+    pressure: float = 0.0,
 ) -> list[Structure]:
     """`prerelax` of many structures in parallel processes.
 
@@ -116,10 +125,13 @@ def prerelaxed(
         File of a `Potential`.
     workers
         Processes; by default one a core.
+    pressure
+        GPa.
     """
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(structures)))
     try:
-        with worker_pool(workers, _start_worker, (potential, tuple(elements), steps)) as pool:
+        given = (potential, tuple(elements), steps, pressure)
+        with worker_pool(workers, _start_worker, given) as pool:
             return list(pool.map(_in_worker, structures, chunksize=4))
     except BrokenProcessPool:
         raise UserError("a process of the pre-relaxation was killed") from None

@@ -123,5 +123,5 @@ class ProposeMaker(Maker):
 def key_of(candidate: Candidate, relaxation: RelaxationSettings) -> str:
     """Content key of a candidate's relaxation."""
     structure = candidate.structure
-    level = relaxation.engine.level_of_theory(elements_of(structure))
+    level = relaxation.level_of_theory(elements_of(structure))
     return content_key(structure, level, relaxation)

@@ -71,14 +71,15 @@ def _disagreeing(documents: list[RelaxationDocument]) -> dict[str, str]:
 
 def _too_deep(documents: list[RelaxationDocument]) -> dict[str, str]:
     lowest = lowest_elements(documents)
-    ends = {Element(symbol): d.energy_per_atom or 0.0 for symbol, d in lowest.items()}
+    # Without pV: that of a reaction may be as large as its energy.
+    ends = {Element(symbol): d.internal_energy_per_atom or 0.0 for symbol, d in lowest.items()}
     found = {}
     for document in documents:
         composition = document.structure.composition
         if composition.is_element or not set(composition) <= set(ends):
             continue
         reference = sum(composition.get_atomic_fraction(e) * ends[e] for e in composition)
-        energy = (document.energy_per_atom or 0.0) - reference
+        energy = (document.internal_energy_per_atom or 0.0) - reference
         apart = max(abs(a.X - b.X) for a, b in combinations(composition, 2))
         # Noble gases have no electronegativity.
         if energy < -(DEEPEST + 0.5 * np.nan_to_num(apart) ** 2):

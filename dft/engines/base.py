@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from ase.calculators.calculator import Calculator
+from ase.units import GPa
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Element, Structure
 
@@ -42,16 +43,29 @@ class LevelOfTheory(BaseModel):
     corrections: str | None = Field(
         default=None, description="Scheme of corrections in the energies that make a hull."
     )
+    pressure: float | None = Field(
+        default=None, description="GPa; energies are enthalpies E + pV then. None for 0."
+    )
 
     def __str__(self) -> str:
         parts = [self.package, self.checkpoint, self.head, self.scale, self.dispersion]
-        return f"{self.engine} ({', '.join(p for p in [*parts, self.corrections] if p)})"
+        parts += [self.corrections, self._enthalpy]
+        return f"{self.engine} ({', '.join(p for p in parts if p)})"
 
     @property
     def name(self) -> str:
         """The engine and what stands beside it, for people."""
         extras = [self.head, self.dispersion, self.corrections]
-        return " + ".join([self.engine, *(e for e in extras if e)])
+        name = " + ".join([self.engine, *(e for e in extras if e)])
+        return f"{name}, {self._enthalpy}" if self._enthalpy else name
+
+    @property
+    def _enthalpy(self) -> str | None:
+        return f"enthalpy at {self.pressure:g} GPa" if self.pressure else None
+
+    def pv(self, structure: Structure) -> float:
+        """What an enthalpy of this level has beside the energy of a crystal, eV/atom."""
+        return (self.pressure or 0.0) * GPa * structure.volume / len(structure)
 
 
 class EngineSettings(Settings, ABC):

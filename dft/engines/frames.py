@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
+from monty.io import zopen
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp import Vasprun
 
 FloatArray = NDArray[np.floating]
 
@@ -23,6 +28,9 @@ FRAME_STEPS = {
 
 #: eV/Å³ in kbar.
 KBAR = 1602.1766208
+
+#: Lines of OUTCAR with the pressure beyond PSTRESS, and PSTRESS, kbar.
+EXTERNAL = re.compile(rb"external pressure =\s*(\S+) kB\s+Pullay stress =\s*(\S+) kB")
 
 
 class Frame(BaseModel):
@@ -80,12 +88,13 @@ def vasp_frames(folder: Path) -> list[Frame]:
     if path is None:
         return []
     run = Vasprun(path, parse_dos=False, parse_eigen=False)
+    left_out = left_out_pressure(run, folder) * np.eye(3)
     last = len(run.ionic_steps) - 1
     frames = []
     for number, step in enumerate(run.ionic_steps):
         if number in FRAME_STEPS["FIRE"] or number == last:
             # VASP counts pressure, in kbar.
-            stress = -np.array(step["stress"], float) / KBAR
+            stress = -(np.array(step["stress"], float) + left_out) / KBAR
             frames.append(
                 Frame._rounded(
                     step["structure"].lattice.matrix,
@@ -96,6 +105,20 @@ def vasp_frames(folder: Path) -> list[Frame]:
                 )
             )
     return frames
+
+
+def left_out_pressure(run: Vasprun, folder: Path) -> float:
+    """What of PSTRESS is left out of the stresses of a vasprun.xml, kbar.
+
+    OUTCAR says the pressure beyond PSTRESS, which tells whether the file has it beyond that, too.
+    """
+    if not run.incar.get("PSTRESS"):
+        return 0.0
+    name = "OUTCAR" if (folder / "OUTCAR").exists() else "OUTCAR.gz"
+    with zopen(folder / name, "rb") as stream:
+        external, target = map(float, EXTERNAL.findall(stream.read())[-1])
+    mean = float(np.trace(np.array(run.ionic_steps[-1]["stress"], float))) / 3
+    return target if abs(mean - external) < abs(mean - external - target) else 0.0
 
 
 def _energy_of(step: dict[str, Any]) -> float:

@@ -20,7 +20,9 @@ class SecondOpinion(BaseModel):
     """The energy of a relaxed crystal by another engine, at the geometry of the first."""
 
     level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
-    energy_per_atom: float = Field(description="eV/atom, on the energy scale of the first.")
+    energy_per_atom: float = Field(
+        description="eV/atom, on the energy scale of the first; an enthalpy where that is one."
+    )
 
 
 class Relaxation(BaseModel):
@@ -33,10 +35,14 @@ class Relaxation(BaseModel):
     level_of_theory: LevelOfTheory = Field(description="What the energy was computed with.")
     structure: StoredStructure = Field(description="Relaxed pymatgen structure.")
     energy_per_atom: float | None = Field(
-        default=None, description="eV/atom at the level of theory."
+        default=None,
+        description="eV/atom at the level of theory, E + pV where that has a pressure.",
     )
     max_force: float | None = Field(default=None, description="Largest force on an atom, eV/Å.")
-    max_stress: float | None = Field(default=None, description="Largest stress component, eV/Å³.")
+    max_stress: float | None = Field(
+        default=None,
+        description="Largest component of the stress, beyond the pressure asked for, eV/Å³.",
+    )
     steps: int = Field(default=0, description="Ionic steps.")
     converged: bool = False
     reason: str | None = Field(default=None, description="Why it did not converge.")
@@ -61,6 +67,13 @@ class Relaxation(BaseModel):
     second_opinion: SecondOpinion | None = Field(
         default=None, description="What another checkpoint says of the relaxed crystal."
     )
+
+    @property
+    def internal_energy_per_atom(self) -> float | None:
+        """The energy without pV, as frames have it, eV/atom."""
+        if self.energy_per_atom is None:
+            return None
+        return self.energy_per_atom - self.level_of_theory.pv(self.structure)
 
     @model_validator(mode="after")
     def _no_nan(self) -> Self:

@@ -50,7 +50,7 @@ def relax_many(
 
 def _never_relaxed(settings: RelaxationSettings, structure: Structure, reason: str) -> Relaxation:
     """The result of a structure that its process does not survive."""
-    level = settings.engine.level_of_theory(elements_of(structure))
+    level = settings.level_of_theory(elements_of(structure))
     return Relaxation(
         key=content_key(structure, level, settings),
         level_of_theory=level,

@@ -27,7 +27,7 @@ class PropertyError(ValueError):
 
 
 def bulk_modulus(relaxer: Relaxer, structure: Structure) -> float:
-    """Bulk modulus (GPa) of a relaxed crystal.
+    """Bulk modulus (GPa) of a relaxed crystal under its pressure.
 
     Third-order Birch-Murnaghan equation (F. Birch, Phys. Rev. 71, 809 (1947)) through the energies
     of seven cells of 94% to 106% of the volume and the same shape, with relaxed positions.
@@ -44,7 +44,9 @@ def bulk_modulus(relaxer: Relaxer, structure: Structure) -> float:
         with FIRE(atoms, logfile=None) as optimizer:
             optimizer.run(fmax=relaxer.settings.fmax, steps=relaxer.settings.max_steps)
         volumes.append(atoms.get_volume())
-        energies.append(atoms.get_potential_energy())
+        # Enthalpies: under pressure energies have no minimum there, and the same second derivative.
+        pv = relaxer.settings.pressure * GPa * volumes[-1]
+        energies.append(atoms.get_potential_energy() + pv)
     try:
         volume, _, modulus = EquationOfState(volumes, energies, eos="birchmurnaghan").fit(
             warn=False

@@ -11,6 +11,7 @@ from time import perf_counter, process_time
 import numpy as np
 from ase import Atoms
 from ase.filters import FrechetCellFilter
+from ase.units import GPa
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -58,7 +59,7 @@ class Relaxer:
         # A DFT code works in processes of its own.
         clock = process_time if self.engine.is_potential else perf_counter
         start = clock()
-        level = self.engine.level_of_theory(elements_of(structure))
+        level = settings.level_of_theory(elements_of(structure))
         result = Relaxation(
             key=content_key(structure, level, settings),
             level_of_theory=level,
@@ -101,7 +102,8 @@ class Relaxer:
         The result gets its steps and frames; `keep` is called after each step.
         """
         settings = self.settings
-        optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
+        cell = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * GPa)
+        optimizer = OPTIMIZERS[settings.optimizer](cell, logfile=None)
         converged, reason = False, None
         try:
             for done in optimizer.irun(fmax=settings.fmax, steps=most):
@@ -145,9 +147,11 @@ class Relaxer:
         if self.engine.is_magnetic and (moments := atoms.calc.results.get("magmoms")) is not None:
             crystal = with_moments(crystal, np.round(moments, 3).tolist())
         result.structure = crystal
-        result.energy_per_atom = float(atoms.get_potential_energy() / len(atoms))
+        energy = float(atoms.get_potential_energy() / len(atoms))
+        result.energy_per_atom = energy + result.level_of_theory.pv(crystal)
         result.max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
-        result.max_stress = float(np.abs(atoms.get_stress()).max())
+        beyond = atoms.get_stress(voigt=False) + self.settings.pressure * GPa * np.eye(3)
+        result.max_stress = float(np.abs(beyond).max())
 
     def second_opinion(self, structure: Structure | Atoms) -> SecondOpinion | None:
         """The energy of a relaxed crystal by another engine; None where that has none."""
@@ -157,9 +161,10 @@ class Relaxer:
         atoms = structure.copy() if isinstance(structure, Atoms) else _plain(structure)
         elements = sorted(set(atoms.get_chemical_symbols()))
         try:
-            atoms.calc = other.calculator(AseAtomsAdaptor.get_structure(atoms))
-            energy = float(atoms.get_potential_energy() / len(atoms))
-            level = other.level_of_theory(elements)
+            crystal = AseAtomsAdaptor.get_structure(atoms)
+            atoms.calc = other.calculator(crystal)
+            level = self.settings.under_pressure(other.level_of_theory(elements))
+            energy = float(atoms.get_potential_energy() / len(atoms)) + level.pv(crystal)
         except Exception:  # noqa: BLE001  an engine may fail in any way on a wild cell
             return None
         if not np.isfinite(energy):

@@ -219,8 +219,10 @@ def reference_table() -> dict[str, Any]:
 def off_the_table(symbol: str, energy_per_atom: float, level: LevelOfTheory) -> float | None:
     """How far a pure element lies above the lowest known energy of that level, eV/atom.
 
-    None where the table is of another level or lacks the element.
+    None where the table is of another level or pressure or lacks the element.
     """
+    if level.pressure:
+        return None
     table = reference_table()
     ours = LevelOfTheory.model_validate(table["level"])
     if any(getattr(level, name) != getattr(ours, name) for name in ("checkpoint", "head")):

@@ -168,8 +168,8 @@ def engine_findings(campaign: Campaign, elsewhere: bool = False) -> Iterator[Fin
 
 def _engine(name: str, relaxation: RelaxationSettings, elements: list[str]) -> Finding:
     engine = relaxation.engine
-    engine.check(elements)
-    level = engine.level_of_theory(elements).name
+    relaxation.check(elements)
+    level = relaxation.level_of_theory(elements).name
     return Finding("ok", f"{name} by {engine.name} of {', '.join(elements)}: {level}")
 
 

@@ -155,6 +155,11 @@ def engine_of(campaign: Campaign) -> VaspEngine:
         It is not VASP.
     """
     engine = campaign.relaxation.engine
+    if campaign.relaxation.pressure:
+        raise UserError(
+            f"the campaign is at {campaign.relaxation.pressure:g} GPa: only runs for campaigns "
+            "without pressure can be adopted"
+        )
     if not isinstance(engine, VaspEngine):
         raise UserError(
             f"the campaign's engine is {engine.name}: only one whose relaxation.engine is vasp "

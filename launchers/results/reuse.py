@@ -194,7 +194,7 @@ def _checked(plain: Mapping[str, Any], campaign: Campaign) -> tuple[RelaxationDo
         return None, "to be tried again"
     levels = []
     for relaxation in campaign.relaxations.values():
-        level = relaxation.engine.level_of_theory(elements)
+        level = relaxation.level_of_theory(elements)
         levels.append(level)
         if content_key(document.initial_structure, level, relaxation) != document.key:
             continue
@@ -205,7 +205,8 @@ def _checked(plain: Mapping[str, Any], campaign: Campaign) -> tuple[RelaxationDo
         if document.converged and ran != level:
             return None, OTHER_LEVEL
         return document, ""
-    alike = any(level.checkpoint == document.level_of_theory.checkpoint for level in levels)
+    own = document.level_of_theory
+    alike = any((at.checkpoint, at.pressure) == (own.checkpoint, own.pressure) for at in levels)
     return None, "other settings of the relaxation" if alike else OTHER_LEVEL
 
 
@@ -214,7 +215,7 @@ def _relaxes_alike(there: Campaign, here: Campaign) -> bool:
     probe = Structure(Lattice.cubic(3.0), [there.elements[0]], [[0, 0, 0]])
     keys, others = (
         {
-            content_key(probe, relaxation.engine.level_of_theory(elements_of(probe)), relaxation)
+            content_key(probe, relaxation.level_of_theory(elements_of(probe)), relaxation)
             for relaxation in campaign.relaxations.values()
         }
         for campaign in (there, here)

@@ -15,7 +15,7 @@ import numpy as np
 from monty.io import zopen
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.frames import KBAR
+from ccdcgan.dft.engines.frames import KBAR, left_out_pressure
 from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.moments import Moment, with_moments
@@ -49,9 +49,10 @@ class Run:
     structure
         Last geometry, with the magnetic moments of its sites.
     energy_per_atom
-        Of the last ionic step, eV/atom.
+        Of the last ionic step, without pV, eV/atom.
     max_force, max_stress
-        Largest force on an atom (eV/Å) and largest component of the stress (eV/Å³).
+        Largest force on an atom (eV/Å) and largest component of the stress beyond the pressure
+        that was asked for (eV/Å³).
     electronic, ionic
         Whether VASP converged the electrons, and the ions to the accuracy asked of it.
     changed
@@ -70,8 +71,13 @@ class Run:
     pseudopotentials: dict[str, str] = field(default_factory=dict)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, pressure: float = 0.0) -> Run:
     """Read a finished run.
+
+    Parameters
+    ----------
+    pressure
+        That was asked for, GPa.
 
     Raises
     ------
@@ -95,7 +101,7 @@ def read_run(folder: Path) -> Run:
     grids = (grid_of(Kpoints.from_file(asked_kpoints)), grid_of(run.kpoints))
     if coarser := coarser_grid(*grids):
         changed["KPOINTS"] = coarser
-    found = run_of(run, folder, is_accurate(folder))
+    found = run_of(run, folder, is_accurate(folder), pressure)
     found.changed = changed
     found.pseudopotentials = titles(Potcar.from_file(file_of(folder, "POTCAR")))
     return found
@@ -116,7 +122,7 @@ def coarser_grid(asked: Grid, ran: Grid) -> tuple[Any, Any] | None:
     return None
 
 
-def run_of(run: Vasprun, folder: Path, accurate: bool) -> Run:
+def run_of(run: Vasprun, folder: Path, accurate: bool, pressure: float = 0.0) -> Run:
     """What the vasprun.xml of a folder holds.
 
     Parameters
@@ -124,15 +130,22 @@ def run_of(run: Vasprun, folder: Path, accurate: bool) -> Run:
     accurate
         Whether VASP reached the accuracy that was asked of the ions: pymatgen counts any relaxation
         that ends early, even one that is told to stop.
+    pressure
+        That was asked for, GPa.
     """
     last = run.ionic_steps[-1]
+    # With PSTRESS the energy of an ionic step has pV in it, those of its electronic steps do not.
+    has_pv = bool(run.incar.get("PSTRESS"))
+    energy = last["electronic_steps"][-1]["e_0_energy"] if has_pv else run.final_energy
+    beyond = np.array(last["stress"], float)
+    beyond += (left_out_pressure(run, folder) - 10.0 * pressure) * np.eye(3)
     return Run(
         structure=with_moments(
             run.final_structure, final_moments(folder, len(run.final_structure))
         ),
-        energy_per_atom=float(run.final_energy) / len(run.final_structure),
+        energy_per_atom=float(energy) / len(run.final_structure),
         max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
-        max_stress=float(np.abs(np.array(last["stress"], float)).max() / KBAR),
+        max_stress=float(np.abs(beyond).max() / KBAR),
         electronic=bool(run.converged_electronic),
         ionic=accurate,
     )

@@ -74,7 +74,7 @@ def relax_by_vasp(
     """
     engine = settings.engine
     assert isinstance(engine, VaspEngine)
-    level = engine.level_of_theory()
+    level = settings.level_of_theory()
     result = Relaxation(
         key=content_key(structure, level, settings),
         level_of_theory=level,
@@ -96,9 +96,10 @@ def relax_by_vasp(
         if run is None:
             result.structure = calculation.geometry()
             return result, None
-        result.level_of_theory = engine.level(run.changed, run.pseudopotentials)
+        level = engine.level(run.changed, run.pseudopotentials)
+        result.level_of_theory = settings.under_pressure(level)
         result.structure = run.structure
-        result.energy_per_atom = run.energy_per_atom
+        result.energy_per_atom = run.energy_per_atom + result.level_of_theory.pv(run.structure)
         result.max_force, result.max_stress = run.max_force, run.max_stress
         result.converged = reason is None
         attempts = calculation.attempts
@@ -180,7 +181,7 @@ def _runs(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, str
         # It was broken off between its last run and the database.
         last = calculation.current[-1]
         try:
-            run = read_run(calculation.path(last))
+            run = read_run(calculation.path(last), calculation.settings.pressure)
         except Exception:  # noqa: BLE001  files that somebody has removed or cut fail in many ways
             last.retired = True
         else:
@@ -217,7 +218,7 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         write_inputs(engine, geometry, stage, tags, path)
         calculation.take_waves(attempt)
         run_under_custodian(engine, path, limit)
-        run = read_run(path)
+        run = read_run(path, calculation.settings.pressure)
         attempt.reason = _refused(run, attempt, calculation.settings)
         attempt.outcome = "failed" if attempt.reason else "done"
         if engine.kinds[stage] == "static" and _is_of_stress(attempt.reason):
@@ -267,6 +268,9 @@ def _tags(calculation: Calculation, attempt: Attempt, kind: Stage) -> dict[str, 
         tight = sum(bool(a.reason and a.reason.startswith(FORCE)) for a in calculation.current)
         fmax = settings.fmax / 2**tight
         tags = {"ISIF": 3, "EDIFFG": -fmax, "NSW": settings.max_steps}
+        if settings.pressure:
+            # A static run needs none: its energy and stress are as they are.
+            tags["PSTRESS"] = 10.0 * settings.pressure
     return {**tags, **attempt.incar, **calculation.asked.get("incar", {})}
 
 

@@ -81,6 +81,7 @@ LADDER: tuple[dict[str, Any], ...] = (
 FOLLOWS = {
     "EDIFFG": "relaxation.fmax",
     "NSW": "relaxation.max_steps",
+    "PSTRESS": "relaxation.pressure",
     "KSPACING": "engine.kpoints_length",
     "KGAMMA": "engine.kpoints_length",
 }
