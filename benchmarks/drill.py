@@ -102,7 +102,7 @@ def _unlucky(run: Local, results: Results) -> tuple[str, str]:
     from drill_campaign import _name
 
     generated = [d for d in run.documents() if d["origin"]["kind"] == "generated"]
-    worst = max(generated, key=lambda d: (results.phases[d["key"]][1] != "stable", d["key"]))
+    worst = max(generated, key=lambda d: (results.phases[d["key"]][1] == "above", d["key"]))
     return _name(worst), worst["key"]
 
 

@@ -70,7 +70,7 @@ def phase(number):
         energy_per_atom=document["energy_per_atom"],
         formation_energy_per_atom=0.1 / 3,
         e_above_hull=number / 30,
-        label="stable",
+        label="within 0.10",
         converged=True,
         distinct=True,
         origin=document["origin"],

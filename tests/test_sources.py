@@ -227,7 +227,7 @@ def phase(source: str | None, above: float | None, distinct: bool = True, **more
         energy_per_atom=None if above is None else -4.0,
         formation_energy_per_atom=None if above is None else -0.1,
         e_above_hull=above,
-        label=more.pop("label", "unstable"),
+        label=more.pop("label", "above"),
         converged=above is not None,
         distinct=distinct,
         origin=Origin(kind="generated", id=more.pop("id", "x"), source=source, round=1),
