@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from collections import Counter
 from copy import deepcopy
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -18,7 +19,15 @@ from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures, is_same
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.choosing import SCALES, SHORTLIST, STACKINGS, Novelty, choose, expected_gain
+from ccdcgan.workflows.choosing import (
+    SCALES,
+    SHORTLIST,
+    STACKINGS,
+    Novelty,
+    choose,
+    expected_gain,
+    region,
+)
 from ccdcgan.workflows.documents import Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 
@@ -381,6 +390,47 @@ def test_a_shortlist_of_one_formula_is_not_the_end() -> None:
     for novelty in (None, Novelty(ELEMENTS)):
         chosen = choose([*same, other], gain, SeenStructures(), 1, 2, novelty)
         assert len(chosen) == 2 and chosen[1] == len(same)
+
+
+@pytest.mark.parametrize(
+    ("formula", "fifth"),
+    [("BiSe5", 0), ("BiSe4", 1), ("Bi2Se3", 2), ("BiSe", 2), ("Bi3Se2", 3), ("Bi4Se", 4)],
+)
+def test_the_fifth_of_a_composition(formula: str, fifth: int) -> None:
+    """Fractions of bismuth of 1/6, 1/5, 2/5, 1/2, 3/5 and 4/5; the lower limit is part of it."""
+    species = Composition(formula).get_el_amt_dict()
+    symbols = [s for s, n in species.items() for _ in range(int(n))]
+    crystal = Structure(
+        Lattice.cubic(9.0), symbols, np.random.default_rng(0).random((len(symbols), 3))
+    )
+    assert region(crystal, ["Bi", "Se"]) == (fifth,)
+    assert region(crystal * (2, 1, 1), ["Bi", "Se"]) == (fifth,)
+    assert region(crystal, ["Bi", "Te", "Se"]) == (fifth, 0)
+
+
+@pytest.mark.parametrize("with_novelty", [False, True])
+def test_no_region_takes_all_while_others_have_something(with_novelty: bool) -> None:
+    """Of ten, three of each; what the small regions leave goes to the best of the others."""
+    rng = np.random.default_rng(0)
+    where = ["rich"] * 40 + ["middle"] * 12 + ["poor"] * 2 + ["worthless"] * 5
+    crystals = [
+        Structure(Lattice.cubic(5.5), ["Bi", "Bi", "Se", "Se"], places)
+        for places in rng.random((len(where), 4, 3))
+    ]
+    levels = {"rich": 3.0, "middle": 2.0, "poor": 1.0, "worthless": 0.0}
+    gain = np.array([levels[w] for w in where]) * (1 - 1e-4 * np.arange(len(where)))
+
+    def chosen(names: list[str] | None, shortlist: int = SHORTLIST) -> Counter[str]:
+        novelty = Novelty(ELEMENTS) if with_novelty else None
+        if novelty:
+            novelty.scale = 1e-3
+        found = choose(crystals, gain, SeenStructures(), 99, 10, novelty, shortlist, regions=names)
+        return Counter(where[i] for i in found)
+
+    assert chosen(None) == {"rich": 10}
+    assert chosen(["one"] * len(where)) == {"rich": 10}
+    # Also where the best of all, more than the shortlist, are of one region.
+    assert chosen(where) == chosen(where, 2) == {"rich": 5, "middle": 3, "poor": 2}
 
 
 def test_choosing_many_keeps_one_copy_of_their_vectors() -> None:

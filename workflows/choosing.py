@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,10 @@ from ccdcgan.models.sampling import can_be_judged
 
 #: Novelty is looked at for so many times the structures that are wanted.
 SHORTLIST = 20
+
+#: Parts of the range of each atomic fraction, and the share of what is chosen that compositions of
+#: one part may take while others have candidates.
+PARTS, SHARE = 5, 0.3
 
 #: Scales of `Novelty` that are tried.
 SCALES = np.geomspace(0.005, 0.5, 25)
@@ -187,6 +192,13 @@ def _fitted(distances: FloatArray, new: NDArray[np.bool_]) -> float:
     return float(SCALES[likelihood.sum(0).argmax()])
 
 
+def region(structure: Structure, elements: Sequence[str]) -> tuple[int, ...]:
+    """Where a composition lies: the fifth in which the fraction of each element but the last is."""
+    amounts = structure.composition.get_el_amt_dict()
+    parts = (int(PARTS * amounts.get(e, 0) // sum(amounts.values())) for e in elements[:-1])
+    return tuple(min(part, PARTS - 1) for part in parts)
+
+
 def choose(
     structures: Sequence[Structure],
     gain: FloatArray,
@@ -196,8 +208,9 @@ def choose(
     novelty: Novelty | None = None,
     shortlist: int = SHORTLIST,
     stacked: Sequence[bool] | None = None,
+    regions: Sequence[Hashable] | None = None,
 ) -> list[int]:
-    """Indices of the structures to relax, best first, few of each formula.
+    """Indices of the structures to relax, best first, few of each formula and region.
 
     The best has the largest gain, times its probability to be new beside what is known and what is
     chosen before it. What gains nothing is not chosen.
@@ -217,10 +230,17 @@ def choose(
         do not suffice.
     stacked
         Which are stackings; by default none.
+    regions
+        Where each lies. One gets at most its `SHARE` of what is wanted, and more once the others
+        on the shortlist have nothing left; by default there is one region.
     """
+    where = _numbered([0] * len(structures) if regions is None else regions)
+    most = count if regions is None else ceil(SHARE * count)
+    taken = np.zeros(len(structures), int)
     is_stacked = np.zeros(len(structures), bool) if stacked is None else np.array(stacked, bool)
     formula = np.array([s.composition.reduced_formula for s in structures], str)
     order = [int(i) for i in np.argsort(-np.asarray(gain), kind="stable") if gain[i] > 0]
+    order = _spread(order, where, shortlist * most)
     counts: Counter[str] = Counter()
     chosen: list[int] = []
     # A shortlist of few formulas may not have enough: the next one follows.
@@ -233,12 +253,14 @@ def choose(
             value = np.asarray(gain, float)[here]
             if novelty is not None:
                 value = value * novelty.probability(distance, is_stacked[here])
-            n = int(np.where(is_open, value, -np.inf).argmax())
+            has_room = is_open & (taken[where[here]] < most)
+            n = int(np.where(has_room if has_room.any() else is_open, value, -np.inf).argmax())
             best = int(here[n])
             is_open[n] = False
             if not known.add_if_new(structures[best]):
                 continue
             chosen.append(best)
+            taken[where[best]] += 1
             counts[str(formula[best])] += 1
             same = is_open & (formula[here] == formula[best])
             if counts[str(formula[best])] >= per_formula:
@@ -249,6 +271,22 @@ def choose(
                 apart = np.linalg.norm(vectors[same] - vectors[n], axis=1)
                 distance[same] = np.minimum(distance[same], apart)
     return chosen
+
+
+def _numbered(names: Sequence[Hashable]) -> NDArray[np.int_]:
+    """A number for each name, in the order in which they first occur."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], int)
+
+
+def _spread(order: Sequence[int], where: NDArray[np.int_], most: int) -> list[int]:
+    """The order, in which so many of a region come before those of it that follow."""
+    before: Counter[int] = Counter()
+    layers = []
+    for i in order:
+        layers.append(before[int(where[i])] // most)
+        before[int(where[i])] += 1
+    return [order[n] for n in np.argsort(layers, kind="stable")]
 
 
 def _measured(

@@ -19,7 +19,8 @@ from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.sampling import POTENTIAL, Files
 from ccdcgan.workflows import progress
-from ccdcgan.workflows.choosing import Novelty, choose
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.choosing import Novelty, choose, region
 from ccdcgan.workflows.documents import Candidate, Funnel, Origin
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
@@ -120,6 +121,7 @@ def generated(
         loop.relaxations,
         novelty,
         stacked=pool.stacked,
+        regions=_regions(pool, settings),
     )
     funnel = Funnel(
         sampled=len(proposals),
@@ -185,6 +187,13 @@ def judged(
     return pool, novelty, reasons
 
 
+def _regions(pool: Pool, campaign: Campaign) -> list[tuple[int, ...]] | None:
+    """Regions of composition to spread over; None where the campaign names its compositions."""
+    if campaign.search.compositions:
+        return None
+    return [region(crystal, campaign.elements) for crystal in pool.crystals]
+
+
 def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
     """The most promising crystals as the learnt potential relaxes them."""
     settings, limits = context.campaign, context.limits
@@ -199,6 +208,7 @@ def _prerelaxed(pool: Pool, context: Context, novelty: Novelty) -> Pool:
         novelty.copy(),
         shortlist=4,
         stacked=pool.stacked,
+        regions=_regions(pool, settings),
     )
     potential = context.files[POTENTIAL]
     relax = partial(
