@@ -44,6 +44,19 @@ def test_digest_knows_what_decides_the_result():
     assert base.digest() != parse_campaign({"relaxation": {"fmax": 0.1}}, "x").digest()
 
 
+@pytest.mark.parametrize("engine", ["vasp", "gpaw", "espresso"])
+def test_dft_codes_relax_once_whatever_the_preset_says(engine):
+    """So that a preset's file with another engine has the keys of one without the line."""
+    relaxations = [
+        parse_campaign({"relaxation": {"engine": {"name": engine}, **refine}}, "x")
+        for refine in ({}, {"refine": 0.01})
+    ]
+    assert relaxations[0].digest() == relaxations[1].digest()
+    potential = parse_campaign({"relaxation": {"refine": 0.01}}, "x")
+    assert potential.relaxation.refine == 0.01
+    assert potential.digest() != Campaign().digest()
+
+
 @pytest.mark.parametrize(
     ("first", "selection", "digest", "artifact"),
     [

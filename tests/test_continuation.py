@@ -13,6 +13,7 @@ from test_campaign import command
 
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.cli.app import preset_text
 from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Claim, Origin
@@ -102,6 +103,30 @@ def test_a_folder_keeps_the_stages_that_it_began_with(tmp_path: Path, where: str
     other = campaign(stages=["relax", "relax", "static"])
     with pytest.raises(UserError, match="stages"), open_workdir(folder, other):
         pass
+
+
+def test_a_folder_goes_on_without_the_symmetry_that_it_began_without(tmp_path: Path) -> None:
+    """The preset's file of today and of before; another force is another campaign."""
+    text = preset_text("quickstart")
+    before = "\n".join(line for line in text.splitlines() if "refine:" not in line)
+    today, old, other = (
+        parse_campaign(YAML(typ="safe").load(t), "x")
+        for t in (text, before, text.replace("refine: 0.01", "refine: 0.02"))
+    )
+    assert today.relaxation.refine and today.digest() != old.digest()
+    with open_workdir(tmp_path / "old", old):
+        pass
+    with open_workdir(tmp_path / "old", today) as again:
+        assert again.relaxation.refine is None and again.digest() == old.digest()
+    with (
+        pytest.raises(UserError, match="refine is not set there and 0.02 here"),
+        open_workdir(tmp_path / "old", other),
+    ):
+        pass
+    with open_workdir(tmp_path / "new", today) as first:
+        assert first.digest() == today.digest()
+    with open_workdir(tmp_path / "new", today) as again:
+        assert again.digest() == first.digest()
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from crystals import fcc
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
@@ -27,6 +28,9 @@ from ccdcgan.dft.relaxation.processes import relax_many
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.validity import neighbours
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
+from ccdcgan.workflows.training import frames_of
 
 SETTINGS = RelaxationSettings(engine=SevenNetEngine())
 LEVEL = LevelOfTheory(engine="E", package="p", checkpoint="0" * 16, scale="PBE")
@@ -106,6 +110,7 @@ def test_key_tells_inputs_apart() -> None:
         for change in (
             {"optimizer": "BFGS"},
             {"fmax": 0.01},
+            {"refine": 0.01},
             {"max_steps": 10},
             {"min_distance": 1.4},
             {"volume_range": (8.0, 100.0)},
@@ -344,6 +349,86 @@ def test_shortest_distance_sees_images() -> None:
     alone = Atoms("Po", cell=[3.0, 4.0, 5.0], pbc=True)
     assert min(neighbours(alone)[2]) == pytest.approx(3.0)
     assert min(neighbours(overlapping().to_ase_atoms())[2]) == pytest.approx(0.4)
+
+
+# Versions of higher symmetry
+
+
+class DoubleWell(Calculator):  # type: ignore[misc]
+    """A barrier (eV) between places of the second atom, 0.2 Å from the centre of the cell."""
+
+    implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(self, barrier: float) -> None:
+        super().__init__()
+        self.barrier = barrier
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        first, second = self.atoms.get_scaled_positions()
+        off = (second - first + 1.0) % 1.0 - 0.5
+        off = off @ self.atoms.cell.array / 0.2
+        excess = off @ off - 1.0
+        slope = 4 * self.barrier * excess * off / 0.2
+        self.results = {
+            "energy": self.barrier * excess**2 - 6.0,
+            "forces": np.array([slope, -slope]),
+            "stress": np.zeros(6),
+        }
+
+
+class DoubleWellEngine(CalculatorEngine):
+    is_potential: ClassVar[bool] = True
+    name: str = "double well"
+    barrier: float
+
+    def calculator(self, structure: Structure | None = None) -> Calculator:
+        return DoubleWell(self.barrier)
+
+    def level_of_theory(self, elements: Any = None) -> LevelOfTheory:
+        return LEVEL
+
+
+@pytest.mark.parametrize(
+    ("barrier", "refine", "group"),
+    [(0.1, 0.01, 99), (0.003, 0.01, 99), (0.0015, 0.01, 221), (0.0015, None, 99)],
+)
+def test_a_barrier_keeps_the_lower_symmetry(barrier: float, refine: float, group: int) -> None:
+    """The centre of the cell is higher by half of the barrier an atom: within 1 meV it is taken."""
+    off = Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.56]])
+    settings = RelaxationSettings(engine=DoubleWellEngine(barrier=barrier), fmax=1e-3)
+    result = Relaxer(settings.model_copy(update={"refine": refine}))(off)
+    assert result.converged and result.symmetrised == (group == 221)
+    assert SpacegroupAnalyzer(result.structure, 0.01).get_space_group_number() == group
+    height = barrier / 2 if group == 221 else 0.0
+    assert result.energy_per_atom == pytest.approx(height - 3.0, abs=1e-5)
+
+
+def test_a_relaxed_crystal_gets_its_symmetry_back(relaxer: Relaxer) -> None:
+    """Against rocksalt itself, relaxed to as fine a force."""
+    symmetric = Relaxer(SETTINGS.model_copy(update={"fmax": 0.01}))(rocksalt())
+    start = (rocksalt() * (1, 1, 2)).perturb(0.1, seed=1)
+    as_it_is = relaxer(start)
+    refined = Relaxer(SETTINGS.model_copy(update={"refine": 0.01}))(start)
+    groups = [
+        SpacegroupAnalyzer(s, symprec=0.01).get_space_group_number()
+        for s in (symmetric.structure, as_it_is.structure, refined.structure)
+    ]
+    assert groups[0] == groups[2] == 225 and groups[1] < 75
+    assert refined.symmetrised and not as_it_is.symmetrised
+    assert len(refined.structure) == 2
+    assert refined.energy_per_atom == pytest.approx(symmetric.energy_per_atom, abs=3e-4)
+    assert refined.max_force is not None and refined.max_force <= 0.01
+    assert refined.frames == as_it_is.frames and refined.key != as_it_is.key
+    # What a potential learns from: as many atoms as the frames have.
+    origin = Origin(kind="generated", id="x")
+    document = RelaxationDocument.of(refined, Candidate(origin=origin, structure=start), "x")
+    frames = frames_of({refined.key: document}, Campaign())
+    assert len(frames) == len(refined.frames)
+    assert all(len(f) == len(f.positions) == len(f.forces) == 4 for f in frames)
+    assert document.has_own_frames
 
 
 # Parallel processes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +50,9 @@ IDENTITY = (
 
 #: Ends of keys among them that only say how much is done.
 AMOUNTS = (".second_opinion", ".max_hours", ".gan_steps", ".guide_epochs", ".autoencoder_epochs")
+
+#: `relaxation.refine` of the presets.
+REFINE = 0.01
 
 
 class Campaign(Settings):
@@ -195,21 +198,23 @@ class Campaign(Settings):
     def as_begun_before(self) -> list[Campaign]:
         """The campaign as earlier versions took it where it leaves choices to us, latest first.
 
-        What began with those goes on with them: VASP with one run, and 7net-0 alone in 0.1.
+        What began with those goes on with them: presets without `refine`, VASP with one run, and
+        7net-0 alone in 0.1.
         """
-        latest = self._with_one_stage()
-        first = (latest or self)._with_first_engine()
-        return [campaign for campaign in (latest, first) if campaign is not None]
+        plain = self._with(_unrefined)
+        latest = (plain or self)._with(_one_stage)
+        first = (latest or plain or self)._with_first_engine()
+        return [campaign for campaign in (plain, latest, first) if campaign is not None]
 
-    def _with_one_stage(self) -> Campaign | None:
-        """With one run of VASP where no stages are named; None where that changes nothing."""
+    def _with(
+        self, change: Callable[[RelaxationSettings], RelaxationSettings | None]
+    ) -> Campaign | None:
+        """With relaxations that are changed; None where none is."""
         changed: dict[str, object] = {}
-        if (relaxation := _one_stage(self.relaxation)) is not None:
+        if (relaxation := change(self.relaxation)) is not None:
             changed["relaxation"] = relaxation
-        if self.confirm is not None:
-            confirming = _one_stage(self.confirm.relaxation)
-            if confirming is not None:
-                changed["confirm"] = self.confirm.model_copy(update={"relaxation": confirming})
+        if self.confirm is not None and (confirming := change(self.confirm.relaxation)) is not None:
+            changed["confirm"] = self.confirm.model_copy(update={"relaxation": confirming})
         return self.model_copy(update=changed) if changed else None
 
     def _with_first_engine(self) -> Campaign | None:
@@ -319,6 +324,11 @@ class Campaign(Settings):
         if isinstance(value, list):
             return [self._as_written(v) for v in value]
         return self.written.get(value, value) if isinstance(value, str) else value
+
+
+def _unrefined(relaxation: RelaxationSettings) -> RelaxationSettings | None:
+    """Without versions of higher symmetry; None where they are not those of the presets."""
+    return relaxation.model_copy(update={"refine": None}) if relaxation.refine == REFINE else None
 
 
 def _one_stage(relaxation: RelaxationSettings) -> RelaxationSettings | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.finite import FiniteOrNone
@@ -134,11 +135,19 @@ class RelaxationDocument(Relaxation):
 
         Of a relaxation that ran out of steps, the last frame is an earlier geometry.
         """
-        if not (self.converged and self.frames) or self.energy_per_atom is None:
+        # Those of a symmetrised crystal are of what it was before, with a similar energy.
+        if self.symmetrised or not (self.converged and self.frames):
+            return True
+        if self.energy_per_atom is None:
             return True
         last = self.frames[-1]
         energy = self.internal_energy_per_atom or 0.0
         return abs(last.energy / len(last.forces) - energy) < SAME_ENERGY
+
+    @property
+    def framed(self) -> Structure:
+        """A structure with the sites of the frames, in their order."""
+        return self.initial_structure if self.symmetrised else self.structure
 
     @classmethod
     def of(cls, result: Relaxation, candidate: Candidate, campaign: str) -> RelaxationDocument:
@@ -173,7 +182,7 @@ class Phase(BaseModel):
     id: str = Field(description="Content key of its relaxation.")
     structure: StoredStructure = Field(description="Relaxed pymatgen structure.")
     formula: str
-    spacegroup: str
+    spacegroup: str = Field(description="Within 0.1 Å, as R-3m (166).")
     energy_per_atom: FiniteOrNone = Field(
         description="eV/atom at the level of theory, its corrections included."
     )

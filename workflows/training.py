@@ -97,7 +97,7 @@ def frames_of(documents: Mapping[str, RelaxationDocument], campaign: Campaign) -
     return [
         Labelled(
             cell=np.array(frame.cell),
-            species_index=np.array([index[s.specie.symbol] for s in d.structure]),
+            species_index=np.array([index[s.specie.symbol] for s in d.framed]),
             positions=np.array(frame.positions),
             energy=frame.energy,
             forces=np.array(frame.forces),

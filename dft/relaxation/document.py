@@ -62,7 +62,13 @@ class Relaxation(BaseModel):
         default_factory=list, description="Errors that custodian corrected on the way."
     )
     frames: list[Frame] = Field(
-        default_factory=list, description="Some geometries on the way, and the converged one."
+        default_factory=list,
+        description="Some geometries on the way, and the converged one, of the input structure.",
+    )
+    symmetrised: bool = Field(
+        default=False,
+        description="Whether the crystal is a version of higher symmetry of what the input "
+        "structure relaxed to, relaxed once more.",
     )
     second_opinion: SecondOpinion | None = Field(
         default=None, description="What another checkpoint says of the relaxed crystal."

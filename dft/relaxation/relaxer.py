@@ -23,10 +23,14 @@ from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
+from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.dft.variables import variables
 
 #: The latest geometry of a DFT code that ASE drives, in the folder of its content key.
 LAST = "last.json"
+
+#: By less than this, eV/atom, a version of higher symmetry is not higher: what is left of forces.
+EVEN = 0.001
 
 
 def calculations_folder() -> Path:
@@ -78,24 +82,31 @@ class Relaxer:
                 _keep(atoms, kept, before + clock() - start)
 
         most = settings.steps_of(structure)
-        converged, reason = self._optimized(atoms, most, result, keep)
-        result.seconds = before + clock() - start
+        converged, reason = self._optimized(atoms, settings.fmax, most, result, keep)
         result.host = socket.gethostname()
         result.folder = None if kept is None else str(kept.parent.resolve())
         if reason is None:
             reason = settings.final_gate(atoms, atoms.get_potential_energy() / len(atoms))
         if reason:
             result.reason, result.failure = reason, "crystal"
-            return result
-        self._take(result, atoms)
-        result.converged = converged
-        if not converged:
-            result.reason, result.failure = f"not converged in {most} steps", "crystal"
-        result.second_opinion = self.second_opinion(atoms)
+        else:
+            self._take(result, atoms)
+            result.converged = converged
+            if not converged:
+                result.reason, result.failure = f"not converged in {most} steps", "crystal"
+            elif settings.refine is not None and not structure.composition.is_element:
+                atoms = self._refined(result, settings.refine) or atoms
+        result.seconds = before + clock() - start
+        result.second_opinion = None if reason else self.second_opinion(atoms)
         return result
 
     def _optimized(
-        self, atoms: Atoms, most: int, result: Relaxation, keep: Callable[[], None]
+        self,
+        atoms: Atoms,
+        fmax: float,
+        most: int,
+        result: Relaxation,
+        keep: Callable[[], None] = lambda: None,
     ) -> tuple[bool, str | None]:
         """Whether the atoms converge in so many steps, and why they are no crystal on the way.
 
@@ -106,7 +117,7 @@ class Relaxer:
         optimizer = OPTIMIZERS[settings.optimizer](cell, logfile=None)
         converged, reason = False, None
         try:
-            for done in optimizer.irun(fmax=settings.fmax, steps=most):
+            for done in optimizer.irun(fmax=fmax, steps=most):
                 converged = bool(done)
                 reason = unsound(atoms)
                 reason = reason or settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
@@ -121,6 +132,31 @@ class Relaxer:
             reason = self._failed(error, atoms)
         result.steps = int(optimizer.nsteps)
         return converged, reason
+
+    def _refined(self, result: Relaxation, fmax: float) -> Atoms | None:
+        """The most symmetric version of a relaxed crystal that is not above it; None without one.
+
+        It takes the crystal's place in the result, whose frames stay those of the input structure:
+        a version has another cell.
+        """
+        assert result.energy_per_atom is not None
+        highest = result.energy_per_atom + EVEN
+        for version in reversed(ladder(result.structure)):
+            atoms = self.atoms(version)
+            trial = result.model_copy(update={"frames": []})
+            most = self.settings.steps_of(version)
+            converged, reason = self._optimized(atoms, fmax, most, trial)
+            result.steps += trial.steps
+            if not converged or reason:
+                continue
+            if self.settings.final_gate(atoms, atoms.get_potential_energy() / len(atoms)):
+                continue
+            self._take(trial, atoms)
+            if trial.energy_per_atom is not None and trial.energy_per_atom <= highest:
+                self._take(result, atoms)
+                result.symmetrised = True
+                return atoms
+        return None
 
     def _failed(self, error: Exception, atoms: Atoms) -> str:
         """Why an engine failed, where it is not the machine's fault.

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.optimize import BFGS, FIRE, LBFGS
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
@@ -42,7 +42,7 @@ class RelaxationSettings(Settings):
     """
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"second_opinion", "corrections", "max_hours", "pressure"}
+        {"second_opinion", "corrections", "max_hours", "pressure", "refine"}
     )
 
     engine: Engine = DEFAULT_ENGINE
@@ -52,6 +52,13 @@ class RelaxationSettings(Settings):
     )
     fmax: float = Field(
         default=0.03, gt=0, description="Largest force (and stress times volume), eV/Å."
+    )
+    refine: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest force, eV/Å, to which versions of higher symmetry of a relaxed "
+        "compound are relaxed, the most symmetric first: the first that is not higher by 1 "
+        "meV/atom takes its place. null for none, as always with DFT, whose relaxations are dear.",
     )
     max_steps: int = Field(
         default=200,
@@ -98,6 +105,13 @@ class RelaxationSettings(Settings):
         le=500,
         description="Hydrostatic pressure, GPa; energies are enthalpies E + pV then.",
     )
+
+    @field_validator("refine")
+    @classmethod
+    def _by_potentials(cls, refine: float | None, info: ValidationInfo) -> float | None:
+        """A file may have it from a preset, and another engine than that."""
+        engine = info.data.get("engine")
+        return refine if engine is None or engine.is_potential else None
 
     def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
         """The level of theory of these elements, or of all, with the pressure."""

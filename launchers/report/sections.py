@@ -88,7 +88,7 @@ def best_table(best: Sequence[NumberedPhase], total: int) -> str:
     note = (
         "A click on a row shows the structure below. ±: standard deviation of the distance to the "
         "hull between two checkpoints, each on its own hull; the next column is the probability, "
-        "by it, that the crystal is within 0.025 eV/atom."
+        "by it, that the crystal is within 0.025 eV/atom. Space groups are those within 0.1 Å."
     )
     if total > len(best):
         note += f" The best {len(best)} of {total} are listed."
