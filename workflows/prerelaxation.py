@@ -60,6 +60,21 @@ class LearntCalculator(Calculator):
         )
         self.results = {"energy": energy, "forces": forces, "stress": stress}
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed; ASE asks seven times a step, as long as it takes to compute."""
+        here = self.atoms
+        if here is not None and all(
+            np.array_equal(a, b)
+            for a, b in (
+                (here.positions, atoms.positions),
+                (here.cell.array, atoms.cell.array),
+                (here.numbers, atoms.numbers),
+            )
+        ):
+            return []
+        changed: list[str] = super().check_state(atoms, tol)
+        return changed
+
     def energy_per_atom(self, structure: Structure) -> float:
         """Energy of a structure, or enthalpy under pressure, eV/atom."""
         atoms = structure.to_ase_atoms()
