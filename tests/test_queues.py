@@ -23,6 +23,7 @@ from ccdcgan.launchers.cluster import launch, queue_jobs, scheduler
 from ccdcgan.launchers.cluster.recovery import Mended, mend
 from ccdcgan.launchers.cluster.scheduler import scheduler_of
 from ccdcgan.launchers.cluster.settings import Queue as Settings
+from ccdcgan.workflows.campaign import Campaign
 
 here = test_cluster.here
 
@@ -388,6 +389,44 @@ def test_memory_stays_where_it_is(site, monkeypatch):
     look(100)
     assert process.num_threads() <= threads + 2
     assert process.memory_info().rss < memory + 8e6
+
+
+def test_campaigns_of_others_are_left_alone(site, monkeypatch):
+    monkeypatch.setenv("LOGNAME", "ann")
+    run = site.here.submit(toy_jobs.tree(2, 2), "mine")
+    before = site.here.states()
+    monkeypatch.setenv("LOGNAME", "bob")
+    for word in ("pause", "resume", "cancel"):
+        said = site.here.complaint(word, "mine")
+        assert f"{run} was submitted by ann@" in said and "--others" in said
+    assert site.here.states() == before and not site.here.handle.campaigns.find_one({"held": 1})
+    assert "mine" in site.here.command("status", "mine")[1]
+    assert site.here.command("pause", "mine", "--others") == (0, "4 jobs paused\n")
+    monkeypatch.setenv("LOGNAME", "ann")
+    assert site.here.command("resume", "mine") == (0, "4 jobs resumed\n")
+
+
+def test_phases_are_asked_for_by_name_digest_or_run(site):
+    handle, config = site.here.handle, site.here.config
+    runs = [("aaa111", "aaa111", "mine"), ("aaa111-2", "aaa111", "mine"), ("bbb222", "bbb222", "b")]
+    for run, digest, name in runs:
+        handle.campaigns.insert_one({"_id": run, "digest": digest, "name": name})
+    # One that never was on the LaunchPad: brought in from a folder.
+    level = Campaign().relaxation.engine.level_of_theory().model_dump(mode="json")
+    for digest in ("aaa111", "bbb222", "ccc333"):
+        phase = {"uid": digest, "id": digest, "campaign": digest, "formula": "BiSe"}
+        handle.phases.insert_one(phase | {"energy_per_atom": -4.0, "level_of_theory": level})
+    for text, digests in {
+        "mine": ["aaa111"],
+        "aaa111-2": ["aaa111"],
+        "aaa": ["aaa111"],
+        "b": ["bbb222"],
+        "ccc333": ["ccc333"],
+        "nobody": [],
+    }.items():
+        options = ("--config", config, "--campaign", text, "--format", "json")
+        _, said = site.here.command("query", *options)
+        assert [d["campaign"] for d in json.loads(said[said.index("[") :])] == digests, said
 
 
 # Word ---------------------------------------------------------------------------------------------

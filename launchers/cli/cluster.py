@@ -43,6 +43,8 @@ CampaignName = Annotated[
     str, typer.Argument(help="Campaign file, its name, or the start of its name on the LaunchPad.")
 ]
 
+Others = Annotated[bool, typer.Option("--others", help="Also if somebody else has submitted it.")]
+
 Reuse = Annotated[
     list[Path] | None,
     typer.Option(
@@ -188,20 +190,20 @@ def status(
             time.sleep(5)
 
 
-def pause(campaign: CampaignName, config: Config = CONFIG) -> None:
+def pause(campaign: CampaignName, config: Config = CONFIG, others: Others = False) -> None:
     """Let no further job of a campaign start; what runs ends as usual."""
-    _change(campaign, config, ("WAITING", "READY"), "PAUSED", "paused")
+    _change(campaign, config, others, ("WAITING", "READY"), "PAUSED", "paused")
 
 
-def resume(campaign: CampaignName, config: Config = CONFIG) -> None:
+def resume(campaign: CampaignName, config: Config = CONFIG, others: Others = False) -> None:
     """Go on with a campaign that was paused."""
-    _change(campaign, config, ("PAUSED",), "WAITING", "resumed")
+    _change(campaign, config, others, ("PAUSED",), "WAITING", "resumed")
 
 
-def cancel(campaign: CampaignName, config: Config = CONFIG) -> None:
+def cancel(campaign: CampaignName, config: Config = CONFIG, others: Others = False) -> None:
     """End a campaign: nothing more of it starts; its results stay."""
     states = ("WAITING", "READY", "PAUSED", "FIZZLED")
-    _change(campaign, config, states, "DEFUSED", "cancelled")
+    _change(campaign, config, others, states, "DEFUSED", "cancelled")
 
 
 def fetch(
@@ -277,13 +279,17 @@ def query_of(pad: Pad, campaign: str | None) -> dict[str, str]:
     return {} if campaign is None else {"spec.campaign": find_campaign(pad, campaign).id}
 
 
-def _change(campaign: str, config: Path, before: tuple[str, ...], after: str, what: str) -> None:
+def _change(
+    campaign: str, config: Path, others: bool, before: tuple[str, ...], after: str, what: str
+) -> None:
     _, pad = open_pad(config, to_change=True)
     from ccdcgan.launchers.cluster.recovery import change_states
-    from ccdcgan.launchers.cluster.submit import find_campaign
+    from ccdcgan.launchers.cluster.submit import find_campaign, require_own
 
-    name = find_campaign(pad, campaign).id
-    _say(f"{change_states(pad, name, before, after)} jobs {what}")
+    found = find_campaign(pad, campaign)
+    if not others:
+        require_own(found)
+    _say(f"{change_states(pad, found.id, before, after)} jobs {what}")
 
 
 def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[RenderableType]:

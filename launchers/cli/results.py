@@ -89,7 +89,7 @@ class Question:
         ),
     ] = None
     campaign: Annotated[
-        str | None, typer.Option(help="Digest of a campaign, or its beginning.")
+        str | None, typer.Option(help="Its digest or the beginning; with --config also its name.")
     ] = None
     origin: Annotated[
         str | None, typer.Option(help="element, reference, prototype, generated or adopted.")

@@ -221,6 +221,22 @@ def find_campaign(pad: Pad, text: str) -> Submission:
     return meant[0] if len(meant) == 1 else _latest(pad, text, meant)
 
 
+def require_own(submission: Submission) -> None:
+    """See that nobody else has submitted a campaign.
+
+    Raises
+    ------
+    UserError
+        Somebody has.
+    """
+    user = submission.submitted_by.partition("@")[0]
+    if user not in {"", getpass.getuser()}:
+        raise UserError(
+            f"campaign {submission.id} was submitted by {submission.submitted_by}: leave it to "
+            "them, or add --others"
+        )
+
+
 def _latest(pad: Pad, text: str, found: Sequence[Submission]) -> Submission:
     """The latest of several runs of one campaign, submitted once more: no other is meant then."""
     latest, *others = sorted(found, key=lambda run: run.claimed, reverse=True)

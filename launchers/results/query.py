@@ -95,7 +95,10 @@ class PhaseQuery(BaseModel):
         "converged, also without an energy, which no other question finds. Stable, metastable and "
         "unstable are the paper's words.",
     )
-    campaign: str | None = Field(None, description="Digest of a campaign, or its beginning.")
+    campaign: str | tuple[str, ...] | None = Field(
+        None,
+        description="Digest of a campaign, or its beginning; on a cluster also its name.",
+    )
     origin: str | None = Field(
         None, description="element, reference, prototype, generated or adopted."
     )
@@ -186,14 +189,17 @@ class PhaseQuery(BaseModel):
     def filter(self) -> dict[str, object]:
         """The question as a MongoDB filter."""
         symbols = {"$eq": self.elements, "$all": self.containing}
-        most, beginning, engine = self.max_e_above_hull, self.campaign, self.engine
+        most, engine, campaigns = self.max_e_above_hull, self.engine, self.campaign
+        beginnings = (campaigns,) if isinstance(campaigns, str) else campaigns or ()
         asked = {
             "formula": self.formula,
             "elements": {how: list(these) for how, these in symbols.items() if these is not None}
             or None,
             "e_above_hull": None if most is None else {"$lte": most},
             "label": self.label if self.label in get_args(NoPlace) else None,
-            "campaign": None if beginning is None else {"$regex": f"^{re.escape(beginning)}"},
+            "campaign": None
+            if campaigns is None
+            else {"$regex": f"^({'|'.join(map(re.escape, beginnings))})"},
             "origin.kind": self.origin,
             "origin.source": self.source,
             "level_of_theory.engine": None
@@ -232,10 +238,14 @@ class Results:
         maggma store of the phases.
     relaxations
         maggma store of the relaxations, which has what failed.
+    campaigns
+        Collection of the submitted campaigns, by which those on a cluster have names.
     """
 
-    def __init__(self, store: Store, relaxations: Store | None = None) -> None:
-        self._store, self._relaxations = store, relaxations
+    def __init__(
+        self, store: Store, relaxations: Store | None = None, campaigns: Any = None
+    ) -> None:
+        self._store, self._relaxations, self._campaigns = store, relaxations, campaigns
         store.connect()
 
     @classmethod
@@ -273,7 +283,9 @@ class Results:
             The database cannot be reached; one line, in which no password is.
         """
         settings.stores.results.ping()
-        return cls(settings.store_of(PHASES), settings.store_of(RESULTS))
+        settings.launchpad.ping()
+        campaigns = settings.launchpad.handle()["campaigns"]
+        return cls(settings.store_of(PHASES), settings.store_of(RESULTS), campaigns)
 
     def find(
         self, query: PhaseQuery | None = None, *, structures: bool = True, **asked: Any
@@ -292,7 +304,7 @@ class Results:
         UserError
             A value cannot be asked for, or the store does not understand the free filter.
         """
-        query = query or PhaseQuery.of(asked)
+        query = self._by_digest(query or PhaseQuery.of(asked))
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
         store = self._asked(query)
         with _explained(query.where):
@@ -303,13 +315,23 @@ class Results:
 
     def count(self, query: PhaseQuery | None = None, **asked: Any) -> int:
         """How many phases a question is about, whatever its limit."""
-        query = query or PhaseQuery.of(asked)
+        query = self._by_digest(query or PhaseQuery.of(asked))
         with _explained(query.where):
             return int(self._asked(query).count(query.filter))
 
     def frame(self, query: PhaseQuery | None = None, **asked: Any) -> pd.DataFrame:
         """The phases as a table with the columns of `COLUMNS`, as `find` takes the question."""
         return as_frame(self.find(query, structures=False, **asked))
+
+    def _by_digest(self, query: PhaseQuery) -> PhaseQuery:
+        """The question with the digests of campaigns whose name, or name of a run, it gives."""
+        if self._campaigns is None or not isinstance(query.campaign, str):
+            return query
+        named = {"$or": [{"_id": query.campaign}, {"name": query.campaign}]}
+        found = {
+            str(c.get("digest") or c["_id"]) for c in self._campaigns.find(named, {"digest": 1})
+        }
+        return query.model_copy(update={"campaign": tuple(sorted(found))}) if found else query
 
     def _has_failures(self) -> bool:
         if self._relaxations is None:
