@@ -83,7 +83,7 @@ class Campaign:
     def queue_job(self, name: str) -> str:
         query = {"class": name, "state": "running"}
         found = self.handle.queue_jobs.find(query).sort("submitted_at", -1)
-        return str(next(iter(found))["_id"])
+        return str(next(iter(found))["number"])
 
     @property
     def spooled(self) -> list[Path]:
