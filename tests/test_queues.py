@@ -23,6 +23,7 @@ from ccdcgan.launchers.cluster import launch, queue_jobs, scheduler
 from ccdcgan.launchers.cluster.recovery import Mended, mend
 from ccdcgan.launchers.cluster.scheduler import scheduler_of
 from ccdcgan.launchers.cluster.settings import Queue as Settings
+from ccdcgan.launchers.cluster.worker import _sign_in
 from ccdcgan.workflows.campaign import Campaign
 
 here = test_cluster.here
@@ -195,7 +196,7 @@ def test_each_sees_his_own_queue_jobs(site, monkeypatch):
     assert len(queue.jobs) == 4 and {d["state"] for d in site.documents()} == {"queued"}
 
 
-def test_queue_jobs_of_earlier_versions_count(site):
+def test_queue_jobs_of_earlier_versions_count(site, monkeypatch):
     """They were known by their bare number; another's are nobody's to end."""
     queue = site.queue()
     site.here.submit(toy_jobs.tree(8, 2))
@@ -205,10 +206,13 @@ def test_queue_jobs_of_earlier_versions_count(site):
         site.here.handle.queue_jobs.insert_one(document)
     assert len(site.look()) == 1
     assert len(queue.jobs) == 2
+    monkeypatch.setenv("SLURM_JOB_ID", mine)
+    assert _sign_in(site.here.pad, "light") == mine
+    assert site.look() == []
     queue.end(mine)
     assert len(site.look()) == 1
     states = {d["_id"]: d["state"] for d in site.documents()}
-    assert states[mine] == "stillborn" and states[theirs] == "queued"
+    assert states[mine] == "ended" and states[theirs] == "queued"
 
 
 def test_a_folder_belongs_to_one_database(site, mongo_server):

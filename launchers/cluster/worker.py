@@ -138,10 +138,12 @@ def _sign_in(pad: Pad, name: str) -> str | None:
     if known is None:
         # Of qlaunch, or of a launcher of an earlier version: the launcher sees whose it is.
         values["user"] = getpass.getuser()
+    jobs = RetryingCollection(pad.db[QUEUE_JOBS], variables().patience)
     signed = known or uuid4().hex[:12]
-    RetryingCollection(pad.db[QUEUE_JOBS], variables().patience).update_one(
-        {"_id": signed}, {"$set": values}, upsert=True
-    )
+    # Earlier versions have noted their queue jobs by number.
+    if known is None and jobs.find_one({"_id": values["number"]}, {"_id": 1}):
+        signed = values["number"]
+    jobs.update_one({"_id": signed}, {"$set": values}, upsert=True)
     return signed
 
 
