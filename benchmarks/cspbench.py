@@ -31,7 +31,7 @@ from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, distinct, is_same
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
 from ccdcgan.dft.structures.substitution import substitute
-from ccdcgan.launchers.local.predict import Prediction, campaign_of, predict
+from ccdcgan.launchers.local.predict import Prediction, Wishes, campaign_of, predict
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.phases import spacegroup
 
@@ -135,7 +135,8 @@ def main() -> None:
         name = f"{kind} {row['formula']}"
         if name in known:
             continue
-        campaign = campaign_of(row["formula"], without_prototypes=options.without_prototypes)
+        wishes = Wishes(without_prototypes=options.without_prototypes)
+        campaign = campaign_of(row["formula"], wishes)
         folder = options.work / name.replace(" ", "_")
         found = predict(campaign, folder, options.budget, options.minutes, print)
         known[name] = judged(row, found, relaxed_reference(row, crystals, campaign))

@@ -373,6 +373,28 @@ def test_a_campaign_is_submitted_once(here):
     assert "not done" in here.complaint("fetch", first["_id"])
 
 
+def test_a_prediction_is_submitted_as_any_campaign(here):
+    written = ("predict", "NaCl", "--budget", 100, "--to-file")
+    assert here.command(*written, "nacl.yaml", "--pressure", 20)[0] == 0
+    code, said = here.command("submit", "nacl.yaml")
+    assert code == 0 and "submitted nacl as" in said
+    stored = here.handle.campaigns.find_one()
+    assert (stored["system"], stored["rounds"]) == ("Na-Cl", 2)
+    assert stored["settings"]["search"]["compositions"] == ["NaCl"]
+    assert stored["settings"]["relaxation"]["pressure"] == 20
+    # Nothing of one pressure is taken at another.
+    assert here.command(*written, "other.yaml", "--pressure", 10)[0] == 0
+    code, said = here.command("submit", "other.yaml")
+    assert code == 0 and "has relaxed" not in said
+
+
+def test_a_space_group_that_fits_nothing_is_not_submitted(here, pyxtal):
+    search = "search: {spacegroups: [Ia-3d]}\nloop: {screening: {max_sites: 4}}\n"
+    (here.folder / "mine.yaml").write_text(f"system: Bi-Se\n{search}")
+    assert "no cell of Bi-Se up to 4 atoms" in here.complaint("submit", "mine.yaml")
+    assert not here.handle.campaigns.find_one()
+
+
 def test_more_of_a_submitted_campaign_takes_what_that_has_relaxed(here):
     path = here.folder / "mine.yaml"
     path.write_text(CAMPAIGN)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.launchers.cli import app
 from ccdcgan.launchers.local import predict
-from ccdcgan.launchers.local.predict import Prediction, campaign_of
-from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.launchers.local.predict import Prediction, Wishes, campaign_of
+from ccdcgan.launchers.workdir import embedded_store, relaxations_of
+from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 
 #: Energies of seconds, and networks that learn next to nothing.
 QUICK = """
@@ -42,6 +45,21 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
         (["Xx2Se"], "'Xx2Se' is no formula such as Bi2Se3"),
         (["Bi2Se3", "--max-atoms", "4"], "Bi2Se3: 5 atoms are more than 4"),
         (["PoSe"], "Po"),
+        ([""], "'' is no formula such as Bi2Se3"),
+        (["Bi2Se3:"], "'Bi2Se3:' is no formula such as Bi2Se3"),
+        (["1/2Bi2Se3"], "'1/2Bi2Se3' is no formula such as Bi2Se3"),
+        (["Bi2.5Se3"], "'Bi2.5Se3' has parts of atoms: give whole numbers"),
+        (["Bi0Se"], "Bi0Se has one element"),
+        (["Bi2Se3", "NaCl", "Se6Bi4"], "Bi2Se3 is asked for twice"),
+        (["NaCl", "--spacegroup", "230", "--max-atoms", "8"], "NaCl up to 8 atoms can have space"),
+        (["NaCl", "--spacegroup", "Fm-4m"], "did you mean 'fm-3m'"),
+        (["NaCl", "--crystal-system", "cubick"], "did you mean 'cubic'"),
+        (["NaCl", "--pressure", "-3"], "relaxation.pressure: Input should be greater than or"),
+        (["NaCl", "--pressure", "1e6"], "relaxation.pressure: Input should be less than or"),
+        (["NaCl", "--pressure", "nan"], "relaxation.pressure: nan is no finite number"),
+        (["NaCl", "--budget", "0"], "--budget"),
+        (["NaCl", "--minutes", "0"], "--minutes 0: give more than 0"),
+        (["NaCl", "TiC", "--to-file", "a.yaml"], "--to-file a.yaml: a campaign is for one formula"),
         (["BiSe", "--json", "nowhere/a.json"], "there is no folder nowhere"),
         (["BiSe", "--campaign", "nowhere.yaml"], "nowhere.yaml"),
     ],
@@ -53,6 +71,8 @@ def test_mistakes_get_one_line(
     arguments: list[str],
     words: str,
 ) -> None:
+    if any(option in arguments for option in ("230", "Fm-4m")):
+        pytest.importorskip("pyxtal")
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "predict", *arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
@@ -61,7 +81,7 @@ def test_mistakes_get_one_line(
 
 
 def test_the_campaign_of_a_formula() -> None:
-    found = campaign_of("Se6Bi4", max_sites=12, without_prototypes=True, seed=3)
+    found = campaign_of("Se6Bi4", Wishes(max_sites=12, without_prototypes=True, seed=3))
     assert (found.elements, found.seed) == (["Bi", "Se"], 3)
     assert found.search.compositions == ("Bi2Se3",)
     # A place exchanged makes one of the other: all of the type are left out.
@@ -69,6 +89,39 @@ def test_the_campaign_of_a_formula() -> None:
     assert set(found.sources) == {*Campaign().sources, "random"}
     assert found.searched() == [[2, 3], [4, 6]]
     assert campaign_of("NaCl").elements == ["Na", "Cl"]
+    assert campaign_of("NaCl").database.elements == "own"
+    pressed = campaign_of("NaCl", Wishes(pressure=20, spacegroups=("Fm-3m",)))
+    assert pressed.relaxation.pressure == 20 and pressed.database.elements == "all"
+    assert pressed.search.groups == {225}
+    base = parse_campaign({"relaxation": {"pressure": 5, "fmax": 0.1}, "workers": 2}, "x")
+    begun = campaign_of("NaCl", base=base)
+    assert (begun.relaxation, begun.workers) == (base.relaxation, 2)
+    assert begun.database.elements == "all"
+
+
+def test_a_prediction_is_submitted_as_any_campaign(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    asked = ("predict", "ClNa", "--campaign", "quick.yaml", "--pressure", 20, "--budget", 200)
+    assert run(monkeypatch, *asked, "--to-file", "nacl.yaml") == 0
+    assert "ccdcgan submit nacl.yaml" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nacl.yaml", "quick.yaml"]
+    written = load_campaign(tmp_path / "nacl.yaml")
+    here = campaign_of("NaCl", Wishes(pressure=20), load_campaign(tmp_path / "quick.yaml"))
+    # 60 prototypes, and 20 a round.
+    assert written.loop.rounds == 7
+    alike = written.model_copy(update={"loop": here.loop})
+    assert alike.digest() == here.digest() and not alike.changes(here)
+    assert run(monkeypatch, *asked, "--to-file", "nacl.yaml") == 2
+    assert "nacl.yaml exists already" in capsys.readouterr().err
+
+
+def generated(folder: Path) -> list[dict[str, Any]]:
+    """Documents of what was generated in a folder."""
+    store = relaxations_of(embedded_store(folder))
+    return list(store.query({"origin.kind": "generated"}))
 
 
 def test_a_structure_is_predicted_and_the_same_command_goes_on(
@@ -77,6 +130,7 @@ def test_a_structure_is_predicted_and_the_same_command_goes_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, "ROUND", 3)
     monkeypatch.setattr(predict, "PROTOTYPES", 24)
+    monkeypatch.setattr(predict, "SAMPLES", 200)
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = ("predict", "ClNa", "--max-atoms", 4, "--campaign", "quick.yaml", "--json", "a.json")
     assert run(monkeypatch, *command, "--budget", 1) == 0
@@ -99,9 +153,18 @@ def test_a_structure_is_predicted_and_the_same_command_goes_on(
     assert found.structures[0].spacegroup in capsys.readouterr().out
 
     more = found.relaxed + 1
-    assert run(monkeypatch, *command, "--budget", more) == 0
+    folder = tmp_path / "ccdcgan-predict" / "NaCl"
+    before = {d["key"] for d in generated(folder)}
+    groups = ("--spacegroup", "Pm-3m", "--spacegroup", 194)
+    assert run(monkeypatch, *command, *groups, "--budget", more) == 0
+    later = [d for d in generated(folder) if d["key"] not in before]
+    assert later
+    for document in later:
+        structure = decode_structure(document["initial_structure"])
+        number = SpacegroupAnalyzer(structure, symprec=0.1).get_space_group_number()
+        assert number in {221, 194}
     again = Prediction.model_validate_json((tmp_path / "a.json").read_text())
     assert again.relaxed >= more
     assert energies[0] in [one.energy_per_atom for one in again.structures]
-    campaign = YAML(typ="safe").load((tmp_path / "ccdcgan-predict/NaCl/campaign.yaml").read_text())
+    campaign = YAML(typ="safe").load((folder / "campaign.yaml").read_text())
     assert campaign["search"]["compositions"] == ["NaCl"]

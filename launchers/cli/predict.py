@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from ccdcgan.launchers.cli.terminal import Console, console, progress_bars
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.local.predict import Prediction
+    from ccdcgan.workflows.campaign import Campaign
 
 #: Crystals that are listed.
 LISTED = 8
@@ -32,7 +34,7 @@ def predict(
         int, typer.Option(min=1, help="Relaxations after which no further round begins.")
     ] = 200,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Time after which no further round begins.")
+        float | None, typer.Option(help="Time in minutes after which no further round begins.")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all crystals, lowest first.")
@@ -44,11 +46,31 @@ def predict(
             help="Leave out all prototypes of the composition, to see whether it is found anew.",
         ),
     ] = False,
+    spacegroup: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Space group to search in, as 166 or Fm-3m; may be repeated. docs/search.md."
+        ),
+    ] = None,
+    crystal_system: Annotated[
+        list[str] | None,
+        typer.Option(help="Crystal system to search in, as cubic; may be repeated."),
+    ] = None,
+    pressure: Annotated[
+        float | None, typer.Option(help="Pressure in GPa: lowest is the enthalpy then.")
+    ] = None,
     max_atoms: Annotated[int, typer.Option(min=2, help="Most atoms in the cell.")] = 20,
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     campaign: Annotated[
         Path | None,
         typer.Option(help="Campaign file with engine, relaxation, networks and workers."),
+    ] = None,
+    to_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Search nothing, but write the campaign file, with rounds for the budget, that "
+            "ccdcgan submit takes."
+        ),
     ] = None,
 ) -> None:
     """Predict the crystal structure of compositions; the same command goes on."""
@@ -59,19 +81,23 @@ def predict(
     base = None if campaign is None else load_campaign(campaign)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UserError(f"cannot write {json_file}: there is no folder {json_file.parent}")
-    asked = [
-        local.campaign_of(
-            formula,
-            base=base,
-            max_sites=max_atoms,
-            without_prototypes=without_prototypes,
-            seed=seed,
-        )
-        for formula in formulas
-    ]
+    if minutes is not None and not minutes > 0:
+        raise UserError(f"--minutes {minutes:g}: give more than 0, or leave it out")
+    wishes = local.Wishes(
+        max_sites=max_atoms,
+        without_prototypes=without_prototypes,
+        seed=seed,
+        spacegroups=tuple(spacegroup or ()),
+        crystal_systems=tuple(crystal_system or ()),
+        pressure=pressure,
+    )
+    if to_file is not None:
+        asked = local.campaigns_of(formulas, wishes, base, local.rounds_of(budget))
+        _write(list(asked.values()), to_file)
+        return
+    asked = local.campaigns_of(formulas, wishes, base)
     found = []
-    for settings in asked:
-        (formula,) = settings.search.compositions
+    for formula, settings in asked.items():
         with progress_bars(console):
             prediction = local.predict(settings, workdir / formula, budget, minutes, _say)
         found.append(prediction)
@@ -80,6 +106,15 @@ def predict(
             plain = [one.model_dump(mode="json") for one in found]
             text = to_json(plain if len(asked) > 1 else plain[0], indent=1)
             write_atomically(json_file, text + "\n")
+
+
+def _write(campaigns: Sequence[Campaign], path: Path) -> None:
+    from ccdcgan.launchers.local.predict import write_campaign
+
+    if len(campaigns) > 1:
+        raise UserError(f"--to-file {path}: a campaign is for one formula; write one file for each")
+    write_campaign(campaigns[0], path)
+    _say(f"wrote {path}; next: ccdcgan submit {path}, or ccdcgan run {path}")
 
 
 def _say(line: str) -> None:
@@ -92,6 +127,8 @@ def _table(prediction: Prediction) -> Table:
         f"{prediction.formula}: {len(prediction.structures)} crystals, {prediction.relaxed} "
         f"relaxations, {prediction.seconds / 60:.1f} min"
     )
+    if prediction.level_of_theory.pressure:
+        title += f", enthalpies at {prediction.level_of_theory.pressure:g} GPa"
     table = Table(title=title)
     for name in ("space group", "atoms", "eV/atom", "above lowest", "by"):
         table.add_column(name)

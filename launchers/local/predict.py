@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from itertools import permutations
+from math import ceil
 from pathlib import Path
 from time import monotonic
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Composition, Element
+from ruamel.yaml import YAML
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import writing
+from ccdcgan.dft.mistakes import shown
 from ccdcgan.dft.structures.decoding import StoredStructure
 from ccdcgan.launchers.local.run import run_campaign
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
+from ccdcgan.workflows.screening import require_fitting_groups
 
-#: Relaxations of a round, and prototypes that the networks begin with.
-ROUND, PROTOTYPES = 20, 60
+#: Relaxations of a round, candidates that they are chosen from, and prototypes that the networks
+#: begin with.
+ROUND, SAMPLES, PROTOTYPES = 20, 2000, 60
+
+#: What a campaign of the user's decides beside the composition.
+OF_THE_BASE = {"relaxation", "networks", "thresholds", "workers", "trusted"}
 
 #: Most rounds, whatever the budget.
 MOST_ROUNDS = 100
@@ -46,13 +55,25 @@ class Prediction(BaseModel):
     structures: list[PredictedStructure]
 
 
+class Wishes(BaseModel):
+    """What is asked of the crystals of a composition, and of the search."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_sites: int = Field(20, description="Most atoms in the cell.")
+    without_prototypes: bool = Field(
+        False,
+        description="Whether all prototypes of the formula's type are left out: of AB2 as of A2B, "
+        "since atoms that change places make one of the other.",
+    )
+    seed: int = 0
+    spacegroups: tuple[str, ...] = ()
+    crystal_systems: tuple[str, ...] = ()
+    pressure: float | None = Field(None, description="GPa; None for that of the base.")
+
+
 def campaign_of(
-    formula: str,
-    *,
-    base: Campaign | None = None,
-    max_sites: int = 20,
-    without_prototypes: bool = False,
-    seed: int = 0,
+    formula: str, wishes: Wishes | None = None, base: Campaign | None = None, rounds: int = 1
 ) -> Campaign:
     """The campaign that searches for crystals of one composition.
 
@@ -60,43 +81,93 @@ def campaign_of(
     ----------
     base
         Where its relaxations, networks and number of workers come from.
-    max_sites
-        Most atoms in the cell.
-    without_prototypes
-        Whether all prototypes of the formula's type are left out: of AB2 as of A2B, since atoms
-        that change places make one of the other.
 
     Raises
     ------
     UserError
-        The formula is none, of one element, or of more atoms than `max_sites`.
+        The formula is none, of one element, or of more atoms than `Wishes.max_sites`; a space group
+        does not fit it; or the engine has no stress for the pressure.
     """
+    wishes = wishes or Wishes()
     elements = _elements_of(formula)
-    data = (base or Campaign()).model_dump(
-        mode="json", exclude_unset=True, include={"relaxation", "networks", "thresholds", "workers"}
-    )
+    data = (base or Campaign()).model_dump(mode="json", exclude_unset=True, include=OF_THE_BASE)
+    relaxation = data.setdefault("relaxation", {})
+    if wishes.pressure is not None:
+        relaxation["pressure"] = wishes.pressure
     # Few atoms of one composition are also found by chance.
     sources = [*Campaign().sources, *(["random"] if find_spec("pyxtal") else [])]
     data |= {
         "system": elements,
-        "seed": seed,
-        "search": {"compositions": [formula]},
+        "seed": wishes.seed,
+        "search": {
+            "compositions": [formula],
+            "spacegroups": wishes.spacegroups,
+            "crystal_systems": wishes.crystal_systems,
+        },
         "database": {
             "sources": [{"source": "aflow"}],
-            "filters": {"max_sites": max_sites, "max_length": 15.0},
+            "filters": {"max_sites": wishes.max_sites, "max_length": 15.0},
             "max_candidates": PROTOTYPES,
-            "elements": "own",
-            "without": _of_type(formula) if without_prototypes else [],
+            # Their own structures are those without pressure.
+            "elements": "all" if relaxation.get("pressure") else "own",
+            "without": _of_type(formula) if wishes.without_prototypes else [],
         },
         "loop": {
-            "rounds": 1,
-            "samples": 2000,
+            "rounds": rounds,
+            "samples": SAMPLES,
             "sources": sources,
             "relaxations": ROUND,
-            "screening": {"max_sites": max_sites, "per_formula": ROUND},
+            "screening": {"max_sites": wishes.max_sites, "per_formula": ROUND},
         },
     }
-    return parse_campaign(data, formula)
+    campaign = parse_campaign(data, formula)
+    require_fitting_groups(campaign)
+    if campaign.relaxation.engine.is_potential:
+        campaign.relaxation.check(elements)
+    return campaign
+
+
+def campaigns_of(
+    formulas: Sequence[str],
+    wishes: Wishes | None = None,
+    base: Campaign | None = None,
+    rounds: int = 1,
+) -> dict[str, Campaign]:
+    """The campaigns of several compositions, by their reduced formulas.
+
+    Raises
+    ------
+    UserError
+        As of `campaign_of`, or two formulas are of one composition.
+    """
+    found: dict[str, Campaign] = {}
+    for formula in formulas:
+        campaign = campaign_of(formula, wishes, base, rounds)
+        (reduced,) = campaign.search.compositions
+        if reduced in found:
+            raise UserError(f"{reduced} is asked for twice: name each composition once")
+        found[reduced] = campaign
+    return found
+
+
+def rounds_of(budget: int) -> int:
+    """Rounds after which about so many structures have been relaxed."""
+    return min(max(1, ceil((budget - PROTOTYPES) / ROUND)), MOST_ROUNDS)
+
+
+def write_campaign(campaign: Campaign, path: Path) -> None:
+    """Write a campaign as a file that ``ccdcgan submit`` and ``run`` take.
+
+    Raises
+    ------
+    UserError
+        There is a file already.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already: choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as stream:
+        YAML().dump(campaign.model_dump(mode="json", exclude_unset=True), stream)
 
 
 def _of_type(formula: str) -> list[str]:
@@ -110,11 +181,14 @@ def _of_type(formula: str) -> list[str]:
 
 def _elements_of(formula: str) -> list[str]:
     try:
-        symbols = {e.symbol for e in Composition(formula).elements}
+        amounts = Composition(formula)
+        symbols = {e.symbol for e in amounts.elements}
         # In the order in which formulas have them: electropositive first.
         elements = sorted(symbols, key=lambda symbol: (Element(symbol).X, symbol))
     except Exception:  # noqa: BLE001  pymatgen raises many kinds
-        raise UserError(f"{formula!r} is no formula such as Bi2Se3") from None
+        raise UserError(f"{shown(formula)} is no formula such as Bi2Se3") from None
+    if any(number != round(number) for number in amounts.values()):
+        raise UserError(f"{shown(formula)} has parts of atoms: give whole numbers, as Bi2Se3")
     if len(elements) < 2:
         raise UserError(
             f"{formula} has one element: predict needs a compound; structures of elements are in "
