@@ -148,6 +148,8 @@ def _verdict(fault: Fault, run: Run, expected: Undisturbed) -> dict[str, list[st
     found = run.results()
     broken = [expected.broken[1]] if fault.name.startswith("crystal-segfaults") else []
     judged = found.against(expected.results, without=broken)
+    # What broke has no energy.
+    judged["wrong"] += [key for key in broken if found.energies.get(key) is not None]
     return {**judged, "doubled": sorted({*found.copies, *run.relaxed_again()})}
 
 

@@ -440,12 +440,10 @@ def queue_stands_still(run: OnCluster, moment: float) -> None:
     """Slurm's daemon stands still for a while."""
     run.start()
     run.until(moment)
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.name() == "slurmctld" and process.cwd() == str(run.slurm.folder):
-                process.suspend()
-                _pass(run, 30.0)
-                process.resume()
+    daemon = psutil.Process(int((run.slurm.folder / "slurmctld.pid").read_text()))
+    daemon.suspend()
+    _pass(run, 30.0)
+    daemon.resume()
 
 
 @fault(OnCluster)
