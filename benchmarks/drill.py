@@ -116,8 +116,7 @@ def struck(fault: Fault, seed: int, expected: Undisturbed, folder: Path, service
     options: dict[str, Any] = {"services": services} if fault.on is OnCluster else {}
     run = fault.on(
         folder / f"{fault.name}-{seed}",
-        # A cluster's is about twice as much, for its further processes.
-        whole=expected.seconds * (1 + (fault.on is OnCluster)),
+        whole=expected.seconds,
         seed=seed,
         limit=max(LEAST, PATIENCE * expected.clock),
         broken=expected.broken,
@@ -138,6 +137,7 @@ def struck(fault: Fault, seed: int, expected: Undisturbed, folder: Path, service
             _verdict(fault, run, expected) if ended else {"lost": sorted(expected.results.phases)}
         )
         run.kill()
+    record["processor_s"] = round(run.seconds(), 1)
     record["clock_s"] = round(time.monotonic() - start, 1)
     if not any(record.get(name) for name in ("lost", "doubled", "wrong")):
         shutil.rmtree(run.folder, ignore_errors=True)
