@@ -38,6 +38,7 @@ atexit.register(shutil.rmtree, os.environ["CCDCGAN_CALCULATIONS"], ignore_errors
 
 #: Files that take minutes: begun first, so that no process works alone at the end.
 LONGEST = (
+    "test_drill",
     "test_cluster_campaign",
     "test_run",
     "test_cluster",

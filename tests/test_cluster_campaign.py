@@ -1,4 +1,7 @@
-"""A small campaign on a real Slurm and a real database, disturbed in every way that we know."""
+"""A campaign of two rounds on a real Slurm and a real database, disturbed again and again.
+
+Single faults, each in a campaign of its own, are those of the drill (`test_drill`).
+"""
 
 import signal
 import subprocess
@@ -27,18 +30,23 @@ workers:
 
 MINUTES = 60
 
+#: In two processes: their number is no part of the campaign.
+ROUNDS = 2
+CAMPAIGN = of_rounds(ROUNDS)
+
+pytestmark = pytest.mark.long
+
 
 class Campaign:
     """The campaign on the cluster, from the outside: command line, database and queue."""
 
-    def __init__(self, folder: Path, database, rounds: int) -> None:
+    def __init__(self, folder: Path, database) -> None:
         self.folder, self.handle = folder, database.handle
         self.root = folder / "cluster"
         self.config = folder / "my_fireworks.yaml"
         self.config.write_text(SETTINGS.format(root=self.root, name=database.name))
         self.file = folder / "small.yaml"
-        # The long one in two processes: their number is no part of the campaign.
-        self.file.write_text(of_rounds(rounds).replace("workers: 1", f"workers: {rounds}"))
+        self.file.write_text(CAMPAIGN.replace("workers: 1", "workers: 2"))
         self.launchers: list[subprocess.Popen[str]] = []
 
     def run(self, *arguments: object) -> tuple[int, str]:
@@ -90,36 +98,19 @@ class Campaign:
         return sorted((self.root / "spool").glob("results-*.json"))
 
 
-@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.long)])
-def rounds(request: pytest.FixtureRequest) -> int:
-    """The long campaign has one round more, and one worker more is killed in it."""
-    return int(request.param)
+def undisturbed(folder: Path) -> Path:
+    """Folder of the same campaign, run on this machine."""
+    folder.parent.mkdir()
+    process = start(folder, CAMPAIGN)
+    output, _ = process.communicate(timeout=30 * MINUTES)
+    assert process.returncode == 0, output
+    return folder
 
 
 @pytest.fixture
-def undisturbed(rounds: int, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Path]:
-    """Folder of the same campaign, run on this machine, once it is called for.
-
-    By then another process of the tests has run it.
-    """
-
-    def run() -> Path:
-        if rounds == 1:
-            return Path(request.getfixturevalue("finished"))
-        folder = tmp_path / "undisturbed" / "run"
-        folder.parent.mkdir()
-        process = start(folder, of_rounds(rounds))
-        output, _ = process.communicate(timeout=30 * MINUTES)
-        assert process.returncode == 0, output
-        return folder
-
-    return run
-
-
-@pytest.fixture
-def campaign(tmp_path, database, mongo_server, slurm: Slurm, monkeypatch, rounds: int):
+def campaign(tmp_path, database, mongo_server, slurm: Slurm, monkeypatch):
     monkeypatch.setenv("CCDCGAN_MONGODB_URI", database.uri)
-    made = Campaign(tmp_path, database, rounds)
+    made = Campaign(tmp_path, database)
     yield made
     for launcher in made.launchers:
         if launcher.poll() is None:
@@ -129,7 +120,7 @@ def campaign(tmp_path, database, mongo_server, slurm: Slurm, monkeypatch, rounds
 
 
 def test_disturbed_campaign_ends_with_the_phases_of_the_local_run(
-    campaign, stoppable_server, slurm, undisturbed, rounds
+    campaign, stoppable_server, slurm, tmp_path
 ):
     code, said = campaign.run("submit", campaign.file)
     assert code == 0, said
@@ -166,10 +157,9 @@ def test_disturbed_campaign_ends_with_the_phases_of_the_local_run(
     campaign.wait_for("sampling, round 1")
     campaign.worker("gpu").send_signal(signal.SIGKILL)
 
-    if rounds > 1:
-        # One is killed in a training: another goes on from its checkpoint.
-        campaign.wait_for("GAN, round 2", 100)
-        campaign.worker("gpu").send_signal(signal.SIGKILL)
+    # One is killed in a training: another goes on from its checkpoint.
+    campaign.wait_for("GAN, round 2", 100)
+    campaign.worker("gpu").send_signal(signal.SIGKILL)
 
     for launcher in campaign.launchers:
         output, _ = launcher.communicate(timeout=15 * MINUTES)
@@ -178,12 +168,12 @@ def test_disturbed_campaign_ends_with_the_phases_of_the_local_run(
     assert jobs.count_documents({}) == jobs.count_documents({"state": "COMPLETED"})
     again = [len(f["archived_launches"]) for f in jobs.find({}, {"archived_launches": 1})]
     # Each was killed or cancelled; the outage broke nothing off.
-    assert sum(again) >= 2 + rounds and max(again) <= 2
+    assert sum(again) >= 2 + ROUNDS and max(again) <= 2
 
     code, said = campaign.run("fetch", campaign.file, "--workdir", campaign.folder / "results")
     assert code == 0, said
     summary, phases = results(campaign.folder / "results")
-    expected_summary, expected_phases = results(undisturbed())
+    expected_summary, expected_phases = results(undisturbed(tmp_path / "undisturbed" / "run"))
     assert phases == expected_phases
     for one in (summary, expected_summary):
         one.pop("wall_seconds")
