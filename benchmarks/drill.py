@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -29,21 +28,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-# The tests' services and engine, and this drill's modules.
-sys.path[:0] = [str(HERE)]
+from drill_campaign import CONFIRM, Local, Run, proposed
+from drill_cluster import OnCluster, Services
+from drill_faults import Fault
+from drill_faults_cluster import FAULTS
+from drill_results import Results
 
-from drill_campaign import (  # noqa: E402
-    CONFIRM,
-    Local,
-    OnCluster,
-    Results,
-    Run,
-    Services,
-)
-from drill_faults import FAULTS, Fault  # noqa: E402
+from ccdcgan.dft.files import write_atomically
 
-from ccdcgan.dft.files import write_atomically  # noqa: E402
+#: Folder of what is done.
+OUT = Path(__file__).with_name("drill")
 
 #: Seconds after which ``--quick`` begins no further run.
 QUICK = 540.0
@@ -99,11 +93,9 @@ def undisturbed(kind: type[Local], folder: Path) -> Undisturbed:
 
 def _unlucky(run: Local, results: Results) -> tuple[str, str]:
     """The crystal of the last round that is farthest above the hull."""
-    from drill_campaign import _name
-
     generated = [d for d in run.documents() if d["origin"]["kind"] == "generated"]
     worst = max(generated, key=lambda d: (results.phases[d["key"]][1] == "above", d["key"]))
-    return _name(worst), worst["key"]
+    return proposed(worst), worst["key"]
 
 
 def local(fault: Fault) -> type[Local]:
@@ -209,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="Ten minutes on two quiet cores.")
     parser.add_argument("--seed", type=int, help="Only this seed of each fault.")
     parser.add_argument("--fault", nargs="+", choices=sorted(FAULTS), help="Only these.")
-    parser.add_argument("--out", type=Path, default=HERE / "drill", help="What is done, as JSON.")
+    parser.add_argument("--out", type=Path, default=OUT, help="What is done, as JSON.")
     parser.add_argument("--folder", type=Path, help="Working folder; kept, with what went wrong.")
     told = parser.parse_args(arguments)
     end = time.monotonic() + QUICK if told.quick else float("inf")

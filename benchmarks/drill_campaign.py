@@ -7,17 +7,15 @@ import gzip
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,48 +26,33 @@ TESTS = HERE.parent / "tests"
 sys.path.append(str(TESTS))
 
 from drill_engine import fingerprint  # noqa: E402  which finds the tests' engine
+from drill_results import Results  # noqa: E402
 from potcars import write_potcars  # noqa: E402  of the tests, which are no package
-from services import MongoServer, Slurm  # noqa: E402
 
-from ccdcgan.launchers.cluster.settings import load_cluster  # noqa: E402
+from ccdcgan.dft.structures.decoding import decode_structure  # noqa: E402
 from ccdcgan.launchers.workdir import embedded_store, relaxations_of  # noqa: E402
-from ccdcgan.workflows.storage.stores import RESULTS  # noqa: E402
 
-#: Small enough for half a minute of one core, most of which are imports.
-CAMPAIGN = """\
+#: What the two campaigns have in common.
+BOTH = """\
 system: Cu-Au
 seed: 3
 workers: 1
 database: {filters: {max_sites: 4}, max_candidates: 20, element_sites: 3, elements: own}
-networks: {variant: dcgan, gan_steps: 30}
 relaxation: {engine: {name: drill}, fmax: 0.3}
-loop: {rounds: 1, samples: 24, relaxations: 2, screening: {max_sites: 8}}
 """
 
-#: With every stage that there is, for twice as long.
-WHOLE = """\
-system: Cu-Au
-seed: 3
-workers: 1
-database: {filters: {max_sites: 4}, max_candidates: 20, element_sites: 3, elements: own}
-networks: {gan_steps: 30, guide_epochs: 2}
-relaxation: {engine: {name: drill}, fmax: 0.3}
-loop: {rounds: 1, samples: 24, relaxations: 2, screening: {prerelax: 5, max_sites: 8}}
+#: Half a minute of one core, most of which are imports.
+CAMPAIGN = f"""\
+{BOTH}
+networks: {{variant: dcgan, gan_steps: 30}}
+loop: {{rounds: 1, samples: 24, relaxations: 2, screening: {{max_sites: 8}}}}
 """
 
-SETTINGS = """\
-folder: {root}
-launchpad: {{database: {name}}}
-stores:
-  documents: {{database: {name}}}
-  blobs: {{database: {name}}}
-  results: {{database: {name}}}
-heartbeat: {heartbeat}
-patience: 300
-workers:
-  dft: {{idle: 60, queue: {{queue: main, walltime: "01:00:00"}}}}
-  gpu: {{idle: 60, queue: {{queue: main, walltime: "01:00:00"}}}}
-  light: {{idle: 60, queue: {{queue: main, walltime: "01:00:00"}}}}
+#: A minute, with every stage that there is.
+WHOLE = f"""\
+{BOTH}
+networks: {{gan_steps: 30, guide_epochs: 2}}
+loop: {{rounds: 1, samples: 24, relaxations: 2, screening: {{prerelax: 5, max_sites: 8}}}}
 """
 
 #: What a finished campaign goes on with: its best crystals by the tests' stand-in for VASP.
@@ -82,59 +65,8 @@ confirm:
     max_steps: 80
 """
 
-#: Interval of the workers' signs of life, s; four missed ones and a run counts as lost.
-HEARTBEAT = 2.0
-LOST_AFTER = 4 * HEARTBEAT
-
 #: Commands after which a campaign that has not ended counts as lost.
 MOST_COMMANDS = 5
-
-#: Tolerance of energies, eV/atom: VASP that is repaired ends elsewhere within `fmax`.
-SAME = 1e-4
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a campaign ended with.
-
-    Attributes
-    ----------
-    phases
-        Formula, label and energy in eV/atom of each phase, by content key.
-    energies
-        Energy in eV/atom of each relaxation document, by content key; None where it failed.
-    copies
-        Content keys with more than one document.
-    """
-
-    phases: dict[str, tuple[str, str, float]]
-    energies: dict[str, float | None]
-    copies: list[str]
-
-    def against(self, expected: Results, without: Sequence[str] = ()) -> dict[str, list[str]]:
-        """What is lost and what is wrong, by content key.
-
-        Parameters
-        ----------
-        without
-            Content keys that the fault takes away: the crystals that it breaks.
-        """
-        wanted = {k: v for k, v in expected.phases.items() if k not in without}
-        energies = {k: v for k, v in expected.energies.items() if k not in without}
-        found = {k: v for k, v in self.energies.items() if k not in without}
-        lost = (wanted.keys() - self.phases.keys()) | (energies.keys() - found.keys())
-        wrong = self.phases.keys() - wanted.keys()
-        wrong |= {k for k in wanted if k in self.phases and not _same(self.phases[k], wanted[k])}
-        wrong |= found.keys() - energies.keys()
-        wrong |= {k for k, e in energies.items() if k in found and not _same([e], [found[k]])}
-        return {"lost": sorted(lost), "wrong": sorted(wrong)}
-
-
-def _same(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return all(
-        abs(a - b) < SAME if isinstance(a, float) and isinstance(b, float) else a == b
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 @dataclass
@@ -285,7 +217,7 @@ class Run:
     def remember(self) -> None:
         """Note what is stored now: none of it may be relaxed again."""
         with contextlib.suppress(Exception):
-            self._stored.append((time.time(), {_name(d) for d in self.documents()}))
+            self._stored.append((time.time(), {proposed(d) for d in self.documents()}))
 
     def kill(self) -> None:
         """End all that is left."""
@@ -337,9 +269,8 @@ class Run:
         return sorted({n for t, there in self._stored for m, n in begun if m > t and n in there})
 
 
-def _name(document: dict[str, Any]) -> str:
-    from ccdcgan.dft.structures.decoding import decode_structure
-
+def proposed(document: dict[str, Any]) -> str:
+    """Fingerprint of what a relaxation document began with."""
     return fingerprint(decode_structure(document["initial_structure"]))
 
 
@@ -419,131 +350,3 @@ class Confirmed(Local):
         """See `Run.is_complete`; the folder has results already."""
         summary = json.loads((self.workdir / "summary.json").read_text())
         return summary.get("confirmation") is not None
-
-
-@dataclass
-class Services:
-    """The database and the queue of all runs on a cluster, while the drill runs."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.stack = ExitStack()
-
-    @cached_property
-    def server(self) -> MongoServer:
-        folder = self.folder / "mongodb"
-        folder.mkdir()
-        server = MongoServer(folder)
-        server.start()
-        self.stack.callback(server.stop)
-        return server
-
-    @cached_property
-    def slurm(self) -> Slurm:
-        folder = self.folder / "slurm"
-        folder.mkdir()
-        slurm = Slurm(folder)
-        slurm.start()
-        self.stack.callback(slurm.stop)
-        return slurm
-
-
-@dataclass
-class OnCluster(Run):
-    """On a cluster: ``ccdcgan submit`` and ``ccdcgan launch``."""
-
-    services: Services | None = None
-    uri: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert self.services is not None
-        self.server, self.slurm = self.services.server, self.services.slurm
-        self.name = f"drill_{self.folder.name.replace('-', '_')}_{os.getpid()}"
-        self.root = self.folder / "cluster"
-        self.config = self.folder / "my_fireworks.yaml"
-        text = SETTINGS.format(root=self.root, name=self.name, heartbeat=HEARTBEAT)
-        self.config.write_text(text)
-        self.environment["SLURM_CONF"] = str(self.slurm.conf)
-        self.stack.callback(self.clear)
-
-    def clear(self) -> None:
-        """Empty queue and database."""
-        self.slurm.clear()
-        self.server.start()
-        self.handle.client.drop_database(self.name)
-
-    @property
-    def handle(self) -> Any:
-        import pymongo
-
-        return pymongo.MongoClient[Any](self.server.uri)[self.name]
-
-    def first(self) -> list[object]:
-        return ["launch", "--poll", 1, "--config", self.config]
-
-    def start(self) -> None:
-        self.environment.setdefault("CCDCGAN_MONGODB_URI", self.uri or self.server.uri)
-        if not (self.folder / "submitted").exists():
-            code, said = self.command("submit", self.file, "--config", self.config)
-            if code:
-                raise RuntimeError(f"cannot submit: {said}")
-            (self.folder / "submitted").touch()
-        super().start()
-
-    def is_complete(self) -> bool:
-        jobs = self.handle.fireworks
-        if jobs.count_documents({}) != jobs.count_documents({"state": "COMPLETED"}):
-            return False
-        shutil.rmtree(self.results_folder(), ignore_errors=True)
-        words = ("fetch", self.file, "--workdir", self.results_folder(), "--config", self.config)
-        code, said = self.command(*words)
-        if code:
-            self.said.append(said[-400:])
-        return code == 0
-
-    def act(self, said: str) -> None:
-        if named := re.findall(r"ccdcgan (retry[a-z -]*)", said):
-            words = named[-1].split()
-            self.actions.append(f"ccdcgan {' '.join(words)}, then launch")
-            self.command(*words, "--config", self.config)
-        else:
-            self.actions.append("launch again")
-        self.start()
-
-    def results_folder(self) -> Path:
-        return self.folder / "results"
-
-    def documents(self) -> list[dict[str, Any]]:
-        with self._address():
-            store = load_cluster(self.config).store_of(RESULTS)
-            store.connect()
-            return list(store.query({}))
-
-    @contextlib.contextmanager
-    def _address(self) -> Iterator[None]:
-        before = os.environ.get("CCDCGAN_MONGODB_URI")
-        os.environ["CCDCGAN_MONGODB_URI"] = self.server.uri
-        try:
-            yield
-        finally:
-            os.environ.pop("CCDCGAN_MONGODB_URI")
-            if before is not None:
-                os.environ["CCDCGAN_MONGODB_URI"] = before
-
-    def workers(self) -> list[psutil.Process]:
-        """Processes that have signed in as workers of a class."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                if "worker" in words and "python" in words[0]:
-                    found.append(process)
-        return found
-
-    def a_worker(self) -> psutil.Process | None:
-        """One that does most at the moment, once there is one."""
-        self.wait_for(self.workers)
-        found = self.workers()
-        return max(found, key=lambda p: p.cpu_percent(0.2), default=None)

@@ -9,8 +9,9 @@ import pytest
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 from drill import Undisturbed, struck, table, undisturbed
-from drill_campaign import Local, Results
-from drill_faults import FAULTS
+from drill_campaign import Local
+from drill_faults_cluster import FAULTS
+from drill_results import Results
 
 #: Fault and seed, which is also when it strikes. The first ones need neither queue nor database.
 ON_ONE_MACHINE = (("kill-relaxation", 9), ("crystal-segfaults", 0))
