@@ -69,6 +69,10 @@ confirm:
 MOST_COMMANDS = 5
 
 
+#: Age until which a process may not yet be what it becomes, s.
+YOUNG = 5.0
+
+
 @dataclass
 class Run:
     """A campaign in a folder of its own.
@@ -113,6 +117,7 @@ class Run:
         self.random = random.Random(self.seed)
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: dict[tuple[int, float], float] = {}
+        self._ours: dict[tuple[int, float], bool] = {}
         self._stored: list[tuple[float, set[str]]] = []
         self.end = time.monotonic() + self.limit
         self.environment = {
@@ -188,7 +193,14 @@ class Run:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.environ().get("DRILL_RUN") == str(self.folder):
+                name = (process.pid, process.create_time())
+                if name not in self._ours:
+                    ours = process.environ().get("DRILL_RUN") == str(self.folder)
+                    # One that has just been born may still have its parent's environment.
+                    if not ours and time.time() - name[1] < YOUNG:
+                        continue
+                    self._ours[name] = ours
+                if self._ours[name]:
                     found.append(process)
         return found
 
