@@ -94,7 +94,9 @@ def undisturbed(kind: type[Local], folder: Path) -> Undisturbed:
 def _unlucky(run: Local, results: Results) -> tuple[str, str]:
     """The crystal of the last round that is farthest above the hull."""
     generated = [d for d in run.documents() if d["origin"]["kind"] == "generated"]
-    worst = max(generated, key=lambda d: (results.phases[d["key"]][1] == "above", d["key"]))
+    # A confirmation's are no phases.
+    judged = [d for d in generated if d["key"] in results.phases]
+    worst = max(judged, key=lambda d: (results.phases[d["key"]][1] == "above", d["key"]))
     return proposed(worst), worst["key"]
 
 
