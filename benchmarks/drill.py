@@ -19,6 +19,8 @@ import argparse
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -33,6 +35,7 @@ from drill_cluster import OnCluster, Services
 from drill_faults import Fault
 from drill_faults_cluster import FAULTS
 from drill_results import Results
+from services import in_memory
 
 from ccdcgan.dft.files import write_atomically
 
@@ -211,8 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Below /tmp: a socket of the queue's has a short name.
     work = told.folder or Path(tempfile.gettempdir()) / f"ccdcgan-drill-{os.getuid()}"
     work.mkdir(parents=True, exist_ok=True)
+    # So that services and small disks go with the drill.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with ExitStack() as stack:
-        made = stack.enter_context(tempfile.TemporaryDirectory(prefix="drill-"))
+        place = tempfile.TemporaryDirectory(prefix="drill-", dir=in_memory(1))
+        made = stack.enter_context(place)
         services = Services(Path(made))
         stack.callback(services.stack.close)
         expected: dict[type[Run], Undisturbed] = {}
