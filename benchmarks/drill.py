@@ -42,6 +42,8 @@ from ccdcgan.dft.files import write_atomically
 #: Folder of what is done.
 OUT = Path(__file__).with_name("drill")
 
+ROOT = Path(__file__).resolve().parent.parent
+
 #: Seconds after which ``--quick`` begins no further run.
 QUICK = 540.0
 
@@ -68,10 +70,10 @@ class Undisturbed:
 
 
 def undisturbed(kind: type[Local], folder: Path) -> Undisturbed:
-    """Run a campaign on this machine, unless the folder holds what it gave."""
+    """Run a campaign on this machine, unless the folder holds what today's code gave."""
     name = kind.__name__
     kept, text = folder / f"{name}.json", kind.text + CONFIRM
-    if kept.exists() and (folder / name).exists():
+    if kept.exists() and (folder / name).exists() and kept.stat().st_mtime > _changed():
         found = json.loads(kept.read_text())
         if found.pop("campaign") == text:
             phases = {k: tuple(v) for k, v in found["results"]["phases"].items()}
@@ -92,6 +94,12 @@ def undisturbed(kind: type[Local], folder: Path) -> Undisturbed:
     run.stack.close()
     write_atomically(kept, json.dumps({**asdict(made), "campaign": text}, indent=1))
     return made
+
+
+def _changed() -> float:
+    """When one of our modules was changed last."""
+    rooms = [ROOT / name for name in ("dft", "models", "workflows", "launchers", "benchmarks")]
+    return max(path.stat().st_mtime for room in rooms for path in room.rglob("*.py"))
 
 
 def _unlucky(run: Local, results: Results) -> tuple[str, str]:
@@ -158,7 +166,7 @@ def moment(fault: Fault, seed: int, run: Run) -> float:
 def planned(faults: Sequence[Fault], seed: int | None) -> Iterator[tuple[Fault, int]]:
     """Faults and seeds, so that a drill that is broken off has done some of each."""
     most = max(f.seeds for f in faults)
-    # Bit-reversed, as it were: early ones are far apart.
+    # In steps of seven, so that the first ones lie far apart in the campaign.
     order = sorted(range(most), key=lambda s: (s * 7) % most)
     for number in order if seed is None else [seed]:
         for fault in faults:
@@ -200,6 +208,34 @@ def table(out: Path, faults: Sequence[Fault]) -> tuple[list[str], dict[str, int]
     return lines, dict(sums)
 
 
+def carry_out(faults: Sequence[Fault], seed: int | None, out: Path, work: Path, end: float) -> None:
+    """Do what is not done yet, until a time of the monotonic clock."""
+    todo = [
+        (fault, number)
+        for fault, number in planned(faults, seed)
+        if all(record["seed"] != number for record in records(out, fault))
+    ]
+    for fault in dict.fromkeys(fault for fault, _ in todo):
+        if lack := fault.lacks():
+            print(f"{fault.name} left out: {lack}", flush=True)
+    with ExitStack() as stack:
+        place = tempfile.TemporaryDirectory(prefix="drill-", dir=in_memory(1))
+        services = Services(Path(stack.enter_context(place)))
+        stack.callback(services.stack.close)
+        for fault, number in todo:
+            if time.monotonic() > end:
+                break
+            if fault.lacks():
+                continue
+            # VASP confirms what the first one has left.
+            undisturbed(Local, work)
+            expected = undisturbed(local(fault), work)
+            shutil.rmtree(work / f"{fault.name}-{number}", ignore_errors=True)
+            record = struck(fault, number, expected, work, services)
+            keep(out, fault, record)
+            print(f"{fault.name} {number}: {json.dumps(record)}", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Strike, and print what came of it; 1 where something was lost, doubled or wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -211,33 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = parser.parse_args(arguments)
     end = time.monotonic() + QUICK if told.quick else float("inf")
     faults = [FAULTS[name] for name in told.fault or FAULTS]
-    # Below /tmp: a socket of the queue's has a short name.
     work = told.folder or Path(tempfile.gettempdir()) / f"ccdcgan-drill-{os.getuid()}"
     work.mkdir(parents=True, exist_ok=True)
     # So that services and small disks go with the drill.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with ExitStack() as stack:
-        place = tempfile.TemporaryDirectory(prefix="drill-", dir=in_memory(1))
-        made = stack.enter_context(place)
-        services = Services(Path(made))
-        stack.callback(services.stack.close)
-        expected: dict[type[Run], Undisturbed] = {}
-        # VASP confirms what the first one has left.
-        kinds: list[type[Local]] = [Local, *(local(fault) for fault in faults)]
-        for kind in dict.fromkeys(kinds):
-            expected[kind] = undisturbed(kind, work)
-        for fault, seed in planned(faults, told.seed):
-            if time.monotonic() > end:
-                break
-            if any(r["seed"] == seed for r in records(told.out, fault)):
-                continue
-            if lack := fault.lacks():
-                print(f"{fault.name} left out: {lack}", flush=True)
-                continue
-            shutil.rmtree(work / f"{fault.name}-{seed}", ignore_errors=True)
-            record = struck(fault, seed, expected[local(fault)], work, services)
-            keep(told.out, fault, record)
-            print(f"{fault.name} {seed}: {json.dumps(record)}", flush=True)
+    carry_out(faults, told.seed, told.out, work, end)
     lines, sums = table(told.out, faults)
     print("\n".join(lines))
     print(json.dumps(sums))
