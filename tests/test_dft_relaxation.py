@@ -1,8 +1,10 @@
 """Relaxation: keys, energies against an independent run, gates, and parallel processes."""
 
+import errno
 import itertools
 import json
 import multiprocessing
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,7 +26,7 @@ from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
-from ccdcgan.dft.relaxation.processes import relax_many
+from ccdcgan.dft.relaxation.processes import relax_many, worker_pool
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.validity import neighbours
@@ -524,3 +526,13 @@ def test_a_killed_dft_relaxation_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert rest.converged and rest.steps < whole.steps
     assert rest.energy_per_atom == pytest.approx(whole.energy_per_atom, abs=1e-3)
     assert rest.key == whole.key
+
+
+def test_pool_whose_process_dies_ends_with_one_line():
+    with pytest.raises(UserError, match="was killed"), worker_pool(1, int, ()) as pool:
+        list(pool.map(os._exit, [1]))
+    # What Python 3.11 sometimes says of it instead, when it is asked for more at that moment.
+    with pytest.raises(UserError, match="was killed"), worker_pool(1, int, ()):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    with pytest.raises(OSError, match="No space"), worker_pool(1, int, ()):
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -164,7 +165,10 @@ def worker_pool(
         with one_thread():
             yield pool
             pool.shutdown()
-    except BrokenProcessPool:
+    except (BrokenProcessPool, OSError) as error:
+        # Python 3.11 may write into a pipe that it has just closed, as a process has died.
+        if isinstance(error, OSError) and error.errno != errno.EBADF:
+            raise
         raise UserError(
             "a relaxation process was killed, probably for want of memory: set fewer workers in "
             "the campaign file; the same command goes on"
