@@ -359,6 +359,5 @@ class Confirmed(Local):
         return [path.name for path in kept.glob("*") if path.is_dir()]
 
     def is_complete(self) -> bool:
-        """See `Run.is_complete`; the folder has results already."""
-        summary = json.loads((self.workdir / "summary.json").read_text())
-        return summary.get("confirmation") is not None
+        """Whether VASP's part is written: the folder has results already."""
+        return (self.workdir / "confirmed.json").exists()

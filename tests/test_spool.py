@@ -5,12 +5,19 @@ import json
 import time
 
 import pytest
-from maggma.stores import MongoStore
+from crystals import CSCL, ROCKSALT
+from deadly import LEVEL
+from maggma.stores import MemoryStore, MongoStore
 from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.relaxation.document import Relaxation
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Candidate, Origin
+from ccdcgan.workflows.relax import relax_missing
 from ccdcgan.workflows.storage import spool as module
 from ccdcgan.workflows.storage.spool import Spool, retry_while_unreachable
+from ccdcgan.workflows.storage.stores import Relaxations
 
 
 @pytest.fixture
@@ -153,3 +160,36 @@ def test_actions_are_repeated_while_the_database_is_away(store, stoppable_server
     assert retry_while_unreachable(count, 30) == 0
     with pytest.raises(ZeroDivisionError):
         retry_while_unreachable(lambda: 1 // 0, 30)
+
+
+def test_result_that_is_cut_on_its_way_is_relaxed_again(tmp_path, monkeypatch):
+    """As by a power cut: the file is set aside, and the job does not end without its result."""
+    store = MemoryStore(key="key")
+    store.connect()
+    relaxations = Relaxations(store)
+    relaxations._spool = Spool(tmp_path / "spool")
+    # As long as the database is away.
+    relaxations._spool._away_until = float("inf")
+    wanted = {
+        key: Candidate(origin=Origin(kind="prototype", id=key), structure=structure)
+        for key, structure in {"a": ROCKSALT, "b": CSCL}.items()
+    }
+    asked = []
+
+    def relaxed(structures, settings):
+        asked.append([key for key, c in wanted.items() if c.structure in structures])
+        for number, key in enumerate(asked[-1]):
+            yield number, Relaxation(key=key, level_of_theory=LEVEL, structure=structures[number])
+            if len(asked) <= cuts:
+                relaxations._spool.waiting()[0].write_text("")
+
+    monkeypatch.setattr("ccdcgan.workflows.relax.relaxed", relaxed)
+    cuts = 1
+    relax_missing(relaxations, wanted, Campaign(), "relaxations")
+    assert asked == [["a", "b"], ["a"]] and keys(store) == ["a", "b"]
+
+    store.remove_docs({})
+    asked.clear()
+    cuts = 2
+    with pytest.raises(UserError, match="does not take 1 results"):
+        relax_missing(relaxations, wanted, Campaign(), "relaxations")

@@ -22,6 +22,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines.vasp.record import final_run, read_retry
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
@@ -41,6 +42,9 @@ logger = logging.getLogger("ccdcgan")
 
 #: Most jobs of a stage: FireWorks rewrites a campaign's whole workflow with each change of a job.
 MOST_JOBS = 500
+
+#: Times that what does not get into the store is relaxed.
+TRIES = 2
 
 CANDIDATES = TypeAdapter(list[Candidate])
 
@@ -231,20 +235,34 @@ def relax_missing(
     """Relax candidates, by content key, that the store has not yet; each is stored at once.
 
     `stage`, `before` and `total` are for the progress, as of `RelaxMaker.make`.
+
+    Raises
+    ------
+    UserError
+        Results do not get into the store.
     """
-    # What was computed while the database was away, or by a worker that was killed.
-    store.settle()
-    done = store.done(wanted)
-    todo = [key for key in wanted if key not in done]
-    finished = before + len(done)
     total = len(wanted) if total is None else total
-    progress.report(stage, finished, total)
-    structures = [wanted[key].structure for key in todo]
-    for number, result in relaxed(structures, settings):
-        store.put(RelaxationDocument.of(result, wanted[todo[number]], settings.digest()))
-        finished += 1
+    # A file on the way into the database may be cut: what has not come in is relaxed again.
+    for _ in range(TRIES):
+        # What was computed while the database was away, or by a worker that was killed.
+        store.settle()
+        done = store.done(wanted)
+        todo = [key for key in wanted if key not in done]
+        finished = before + len(done)
         progress.report(stage, finished, total)
+        if not todo:
+            return
+        structures = [wanted[key].structure for key in todo]
+        for number, result in relaxed(structures, settings):
+            store.put(RelaxationDocument.of(result, wanted[todo[number]], settings.digest()))
+            finished += 1
+            progress.report(stage, finished, total)
     store.settle()
+    if lost := set(wanted) - store.done(wanted):
+        raise UserError(
+            f"the database does not take {len(lost)} results: the logs of the job's folder tell "
+            "why; mend that, then ccdcgan retry --failed"
+        )
 
 
 def relaxed(
