@@ -33,6 +33,7 @@ from ccdcgan.workflows.sections import (
     LoopSettings,
     NetworkSettings,
     SearchSettings,
+    StabilitySettings,
 )
 
 #: Beginnings of the keys that make a campaign the one it is: what its numbers stand for and what
@@ -59,7 +60,7 @@ class Campaign(Settings):
     """One search for new crystals of one chemical system."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"confirm", "references", "search", "trusted", "written"}
+        {"confirm", "references", "search", "stability", "trusted", "written"}
     )
 
     system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
@@ -79,6 +80,9 @@ class Campaign(Settings):
     loop: LoopSettings = LoopSettings()
     confirm: ConfirmationSettings | None = Field(
         None, description="Engine and number for confirming the best; null for none."
+    )
+    stability: StabilitySettings | None = Field(
+        None, description="Phonons and elastic constants of the best; null for none."
     )
     workers: int | None = Field(
         None,
@@ -151,6 +155,16 @@ class Campaign(Settings):
             raise ValueError(
                 f"engine {self.relaxation.engine.name} does not compute {asked[0]}: choose another "
                 "engine, or another property in networks.goals"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_vibrate(self) -> Campaign:
+        engine = self.relaxation.engine
+        if self.stability is not None and not isinstance(engine, CalculatorEngine):
+            raise ValueError(
+                f"stability: phonons need an engine that gives forces here, not {engine.name}: "
+                "leave it out, or relax by a potential"
             )
         return self
 

@@ -32,7 +32,9 @@ from ccdcgan.workflows.outputs import (
     RelaxedOutput,
     RoundReport,
     RoundsOutput,
+    StabilityOutput,
 )
+<<<<<<< HEAD
 from ccdcgan.workflows.phases import (
     database_counts,
     new_to,
@@ -41,6 +43,10 @@ from ccdcgan.workflows.phases import (
     round_counts,
     warnings_of,
 )
+=======
+from ccdcgan.workflows.phases import database_counts, ranked, round_counts, warnings_of
+from ccdcgan.workflows.stability import with_stability
+>>>>>>> a98b372 (Phonons by phonopy and elastic constants: a stage of campaigns, and ccdcgan stability)
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
@@ -67,15 +73,24 @@ def conclude(
     outcome: RoundsOutput,
     campaign: Campaign,
     confirmed: RelaxedOutput | None = None,
+    examined: StabilityOutput | None = None,
+    followed: RelaxedOutput | None = None,
 ) -> Outcome:
     """Everything of a campaign judged by its final hull.
 
     What was rejected without an energy is no phase: it is among the ``failed``. The
-    ``confirmed`` crystals are placed on the hulls of both levels of theory.
+    ``confirmed`` crystals are placed on the hulls of both levels of theory. What the ``examined``
+    became along imaginary modes, the ``followed``, are phases, too.
     """
-    knowledge = Knowledge.of_job(outcome.entries, campaign)
+    claims = [*outcome.entries, *(followed.entries if followed else [])]
+    knowledge = Knowledge.of_job(claims, campaign)
     phases = knowledge.phases
+<<<<<<< HEAD
     for rank, phase in enumerate(ranked(phases, campaign.thresholds), 1):
+=======
+    with_stability(phases, examined.crystals if examined else [])
+    for rank, phase in enumerate(ranked(phases), 1):
+>>>>>>> a98b372 (Phonons by phonopy and elastic constants: a stage of campaigns, and ccdcgan stability)
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     publish_phases(knowledge)
     history = outcome.history

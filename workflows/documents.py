@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pymatgen.core import Structure
 
+from ccdcgan.dft.dynamics.document import StabilityFigures
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
@@ -217,6 +218,7 @@ class Phase(BaseModel):
     distinct: bool = Field(description="Matches no earlier phase of the campaign.")
     origin: Origin
     level_of_theory: LevelOfTheory
+    stability: StabilityFigures | None = Field(None, description="Null where nobody has asked.")
     file: str | None = Field(None, description="CIF file in the campaign's folder.")
 
     _words = model_validator(mode="before")(relabelled)

@@ -21,6 +21,7 @@ from ccdcgan.workflows.learn import AutoencoderMaker, ConstraintMaker, GanMaker
 from ccdcgan.workflows.outputs import AutoencoderOutput, RelaxedOutput, RoundReport, RoundsOutput
 from ccdcgan.workflows.propose import ProposeMaker
 from ccdcgan.workflows.relax import RelaxMaker
+from ccdcgan.workflows.stability import StabilityMaker, propose_stability
 
 
 @dataclass
@@ -103,7 +104,7 @@ class InverseDesignMaker(Maker):
 
     Attributes
     ----------
-    propose, relax, autoencoder, rounds
+    propose, relax, autoencoder, rounds, stability
         Makers of the stages.
     """
 
@@ -112,6 +113,7 @@ class InverseDesignMaker(Maker):
     relax: RelaxMaker = field(default_factory=RelaxMaker)
     autoencoder: AutoencoderMaker = field(default_factory=AutoencoderMaker)
     rounds: RoundMaker = field(default_factory=RoundMaker)
+    stability: StabilityMaker = field(default_factory=StabilityMaker)
 
     def make(self, campaign: Campaign) -> Flow:
         """The flow of a campaign; its output has ``summary``, ``phases`` and ``curves``."""
@@ -130,8 +132,22 @@ class InverseDesignMaker(Maker):
             again = self.relax.make(best.output, confirmed_campaign(campaign), "confirmation")
             confirmed = again.output
             stages += [in_stage(best, "confirmation"), in_stage(again, "confirmation")]
+        examined = followed = None
+        if campaign.stability is not None:
+            best = propose_stability(rounds.output, campaign)
+            stability = self.stability.make(best.output, campaign)
+            along = self.relax.make(stability.output["candidates"], campaign, "imaginary modes")
+            examined, followed = stability.output, along.output
+            stages += [in_stage(job, "stability") for job in (best, stability, along)]
         end = conclude(
-            database.output, proposed.output, autoencoder.output, rounds.output, campaign, confirmed
+            database.output,
+            proposed.output,
+            autoencoder.output,
+            rounds.output,
+            campaign,
+            confirmed,
+            examined,
+            followed,
         )
         in_stage(end, "conclusion")
         flow = Flow(

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
+from ccdcgan.dft.dynamics.document import Stability
 from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import PotentialErrors
@@ -122,6 +123,22 @@ class GeneratedOutput(Timed):
 
     candidates: list[Candidate]
     funnel: Funnel
+
+
+class Examined(BaseModel):
+    """A phase with its phonons and elastic constants."""
+
+    id: str = Field(description="Content key of its relaxation.")
+    formula: str
+    spacegroup: str
+    stability: Stability
+
+
+class StabilityOutput(Timed):
+    """Examined crystals, and those displaced along imaginary modes, which wait for relaxation."""
+
+    crystals: list[Examined] = []
+    candidates: list[Candidate] = []
 
 
 class RoundReport(BaseModel):

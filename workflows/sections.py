@@ -206,6 +206,12 @@ class LoopSettings(Settings):
     screening: Screening = Screening()
 
 
+class StabilitySettings(Settings):
+    """After the last round: phonons and elastic constants of the best crystals."""
+
+    count: int = Field(10, ge=1, description="New crystals, nearest to the hull first.")
+
+
 class ConfirmationSettings(Settings):
     """Last stage: the best crystals relaxed again, by DFT as a rule."""
 

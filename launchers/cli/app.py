@@ -24,6 +24,7 @@ from ccdcgan.launchers.cli import (
     networks,
     predict,
     results,
+    stability,
 )
 from ccdcgan.launchers.cli.cluster import Reuse
 from ccdcgan.launchers.cli.errors import explain
@@ -229,6 +230,7 @@ migrate.register(app)
 adopt.register(app)
 predict.register(app)
 clean.register(app)
+stability.register(app)
 
 
 def _prepare(out: Path | None) -> None:

@@ -52,6 +52,17 @@ COLUMNS: dict[str, Column] = {
         "second_opinion.e_above_hull", "float", "eV/atom", "Distance to the hull by that engine."
     ),
     "second_engine": Column("second_opinion.engine", "string", None, "Which engine that is."),
+    "lowest_frequency_thz": Column(
+        "stability.lowest_frequency_thz", "float", "THz", "Of phonons; negative: imaginary."
+    ),
+    "dynamically_stable": Column(
+        "stability.dynamically_stable", "boolean", None, "Whether no phonon is imaginary."
+    ),
+    "born_stable": Column(
+        "stability.born_stable", "boolean", None, "Whether every strain costs energy."
+    ),
+    "bulk_modulus_gpa": Column("stability.bulk_modulus_gpa", "float", "GPa", "Voigt-Reuss-Hill."),
+    "shear_modulus_gpa": Column("stability.shear_modulus_gpa", "float", "GPa", "Voigt-Reuss-Hill."),
     "label": Column("label", "string", None, f"One of: {', '.join(LABELS)}."),
     "converged": Column("converged", "boolean", None, "Whether its relaxation converged."),
     "reason": Column("reason", "string", None, "Why it did not converge, or is untrusted."),

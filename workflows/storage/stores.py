@@ -156,12 +156,18 @@ def cached_artifact(
     return kind.model_validate(_unpack(found["value"]))
 
 
+def stored_artifact(key: str, kind: type[A]) -> A | None:
+    """The artifact under a key; None where there is none."""
+    found = current_store(DATA).query_one({"key": key})
+    return None if found is None else kind.model_validate(_unpack(found["value"]))
+
+
 def load_artifact(key: str, kind: type[A]) -> A:
     """The artifact under a key, which must be there."""
-    found = current_store(DATA).query_one({"key": key})
+    found = stored_artifact(key, kind)
     if found is None:
         raise RuntimeError(f"artifact {key} is missing from the store {DATA!r}")
-    return kind.model_validate(_unpack(found["value"]))
+    return found
 
 
 def load_bytes(key: str) -> bytes | None:

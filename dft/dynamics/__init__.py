@@ -1,0 +1,1 @@
+"""How a relaxed crystal moves and yields: phonons, and the elastic tensor."""

@@ -1,0 +1,87 @@
+"""Whether a relaxed crystal is stable beyond its energy: phonons, and the elastic tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.optimize import BFGS
+from pymatgen.core import Structure
+
+from ccdcgan.dft.dynamics.document import Stability
+from ccdcgan.dft.dynamics.elasticity import FloatArray, elasticity_of
+from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of
+from ccdcgan.dft.relaxation.key import elements_of
+from ccdcgan.dft.relaxation.relaxer import Relaxer
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.symmetry import symmetrised
+
+#: Largest force, eV/Å, of a crystal that is asked for its forces of displacements, and most steps
+#: to it.
+FMAX, STEPS = 0.001, 500
+
+#: Tolerance of the symmetry that a crystal relaxed to `FMAX` has, Å.
+TOLERANCE = 0.02
+
+
+def finer(settings: RelaxationSettings) -> RelaxationSettings:
+    """The settings with which a crystal is relaxed before its forces of displacements count."""
+    return settings.model_copy(
+        update={"fmax": min(settings.fmax, FMAX), "max_steps": STEPS, "second_opinion": False}
+    )
+
+
+def stability_of(relaxer: Relaxer, structure: Structure) -> Stability:
+    """Phonons and elastic constants of a crystal: a task of `in_workers`.
+
+    Parameters
+    ----------
+    relaxer
+        With the settings of `finer`.
+    structure
+        A relaxed crystal.
+    """
+    result = relaxer(structure)
+    found = Stability(
+        level_of_theory=relaxer.engine.level_of_theory(elements_of(structure)),
+        structure=result.structure,
+        energy_per_atom=result.energy_per_atom,
+    )
+    if not result.converged:
+        found.problem = f"not relaxed to {relaxer.settings.fmax:g} eV/Å: {result.reason}"
+        return found
+    cell = symmetrised(result.structure, TOLERANCE) or result.structure
+    cell = found.structure = cell.get_reduced_structure("niggli")
+    try:
+        _add_phonons(found, relaxer, cell)
+        _add_elasticity(found, relaxer, cell)
+    except TooLargeError as error:
+        found.problem = str(error)
+    return found
+
+
+def _add_phonons(found: Stability, relaxer: Relaxer, cell: Structure) -> None:
+    calculator = relaxer.engine.calculator(cell)
+
+    def forces(atoms: Atoms) -> FloatArray:
+        atoms.calc = calculator
+        return np.asarray(atoms.get_forces())
+
+    phonons = phonons_of(cell, forces)
+    found.lowest_frequency_thz = phonons.lowest
+    found.wave_vector, found.supercell = list(phonons.wave_vector), list(phonons.supercell)
+    found.dynamically_stable = phonons.is_stable
+    found.followed = None if phonons.is_stable else followed(phonons)
+
+
+def _add_elasticity(found: Stability, relaxer: Relaxer, cell: Structure) -> None:
+    def relaxed_stress(strained: Structure) -> FloatArray:
+        atoms = relaxer.atoms(strained)
+        with BFGS(atoms, logfile=None) as optimizer:
+            optimizer.run(fmax=FMAX, steps=STEPS)
+        return np.asarray(atoms.get_stress())
+
+    elasticity = elasticity_of(cell, relaxed_stress)
+    found.elastic_tensor_gpa = np.round(elasticity.tensor, 3).tolist()
+    found.born_stable = elasticity.is_stable
+    found.bulk_modulus_gpa = elasticity.bulk_modulus
+    found.shear_modulus_gpa = elasticity.shear_modulus

@@ -1,0 +1,97 @@
+"""The best crystals of a campaign beyond their energies: phonons and elastic constants as jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+
+from jobflow import Maker
+
+from ccdcgan.dft.dynamics.document import Stability
+from ccdcgan.dft.relaxation.processes import in_workers
+from ccdcgan.workflows import progress
+from ccdcgan.workflows.campaign import Campaign
+from ccdcgan.workflows.documents import Artifact, Candidate, Origin, Phase
+from ccdcgan.workflows.jobs import document_job
+from ccdcgan.workflows.knowledge import Knowledge
+from ccdcgan.workflows.outputs import Examined, RoundsOutput, StabilityOutput
+from ccdcgan.workflows.phases import ranked
+from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact, stored_artifact
+
+#: To be raised when the same crystal would come to other figures.
+VERSION = 1
+
+
+class StabilityArtifact(Artifact):
+    """Phonons and elastic constants of one crystal."""
+
+    stability: Stability
+
+
+@document_job("light")
+def propose_stability(outcome: RoundsOutput, campaign: Campaign) -> list[Phase]:
+    """The crystals to examine: new ones, nearest to the hull first."""
+    assert campaign.stability is not None
+    phases = Knowledge.of_job(outcome.entries, campaign).phases
+    return ranked(phases)[: campaign.stability.count]
+
+
+@dataclass
+class StabilityMaker(Maker):
+    """Phonons and elastic constants; what was examined before is not computed again."""
+
+    name: str = "stability"
+
+    @document_job("dft", data="crystals")
+    def make(self, phases: list[Phase], campaign: Campaign) -> StabilityOutput:
+        """Figures of crystals in their order, and candidates along imaginary modes."""
+        # phonopy takes a second to import: only this job needs it.
+        from ccdcgan.dft.dynamics.stability import finer, stability_of
+
+        start = monotonic()
+        settings = finer(campaign.relaxation)
+        keys = {p.id: artifact_key("stability", VERSION, p.id) for p in phases}
+        found = {i: stored_artifact(key, StabilityArtifact) for i, key in keys.items()}
+        todo = [p for p in phases if found[p.id] is None]
+        progress.report(self.name, len(phases) - len(todo), len(phases))
+        structures = [p.structure for p in todo]
+        for done, (number, stability) in enumerate(
+            in_workers(stability_of, structures, settings, campaign.workers), 1
+        ):
+            made, one = StabilityArtifact(stability=stability), todo[number].id
+            found[one] = cached_artifact(keys[one], StabilityArtifact, partial(_same, made))
+            progress.report(self.name, len(phases) - len(todo) + done, len(phases))
+        crystals = [
+            Examined(
+                id=p.id, formula=p.formula, spacegroup=p.spacegroup, stability=artifact.stability
+            )
+            for p in phases
+            if (artifact := found[p.id]) is not None
+        ]
+        return StabilityOutput(
+            crystals=crystals, candidates=followed(crystals), seconds=monotonic() - start
+        )
+
+
+def _same(made: StabilityArtifact) -> StabilityArtifact:
+    return made
+
+
+def followed(crystals: Sequence[Examined]) -> list[Candidate]:
+    """Crystals displaced along imaginary modes, which name their parents."""
+    return [
+        Candidate(
+            origin=Origin(kind="generated", id=f"mode of {c.id}", source="mode"), structure=moved
+        )
+        for c in crystals
+        if (moved := c.stability.followed) is not None
+    ]
+
+
+def with_stability(phases: Sequence[Phase], crystals: Sequence[Examined]) -> None:
+    """Give phases the figures of those that were examined."""
+    figures = {c.id: c.stability.figures for c in crystals}
+    for phase in phases:
+        phase.stability = figures.get(phase.id, phase.stability)
