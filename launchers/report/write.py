@@ -24,6 +24,7 @@ from ccdcgan.launchers.report.figures import (
 from ccdcgan.launchers.report.headline import cards, headline
 from ccdcgan.launchers.report.hull import ON_HULL, hull_figure
 from ccdcgan.launchers.report.points import amounts
+from ccdcgan.launchers.report.stability import stability
 from ccdcgan.launchers.report.viewer import Shown, balls
 from ccdcgan.workflows.documents import Outcome, Phase
 
@@ -80,6 +81,7 @@ def _page(outcome: Outcome) -> str:
         hull_caption=sections.text(caption),
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
         confirmed=confirmation(summary.level_of_theory.engine, outcome.confirmed),
+        stability=stability(phases),
         failed=failed(outcome.failed),
         funnel=sections.funnel(summary),
         database=sections.database(summary.database),
