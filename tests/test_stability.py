@@ -1,0 +1,100 @@
+"""``ccdcgan stability``: phonons and elastic constants as a stage of a campaign."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from small_campaign import CAMPAIGN, results
+
+from ccdcgan.launchers.cli import app
+from ccdcgan.launchers.results.query import Results
+from ccdcgan.workflows import stability as stage
+from ccdcgan.workflows.campaign import parse_campaign
+from ccdcgan.workflows.sections import StabilitySettings
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
+    try:
+        app.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_the_best_crystal_of_a_campaign_is_examined_once(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, file = tmp_path / "run", tmp_path / "stability.json"
+    shutil.copytree(finished, folder)
+    _, before = results(folder)
+    assert run(monkeypatch, "stability", folder, "--count", 1, "--json", file) == 0
+    (found,) = json.loads(file.read_text())
+    _, phases = results(folder)
+    # What was there is there, with the same energies; the new ones come from imaginary modes.
+    energies = {p["id"]: p["energy_per_atom"] for p in phases}
+    assert {p["id"]: p["energy_per_atom"] for p in before}.items() <= energies.items()
+    added = [p for p in phases if p["id"] not in {q["id"] for q in before}]
+    assert all(p["origin"]["source"] == "mode" for p in added)
+    assert len(added) == (found["dynamically_stable"] is False)
+    (phase,) = [p for p in phases if p["stability"]]
+    assert phase["id"] == found["id"] and phase["formula"] == found["formula"]
+    assert phase["stability"]["lowest_frequency_thz"] == found["lowest_frequency_thz"]
+    assert found["dynamically_stable"] == (found["lowest_frequency_thz"] > -0.1)
+    assert (found["born_stable"] is True) <= (found["shear_modulus_gpa"] > 0)
+    (row,) = Results.in_folder(folder).frame(where={"stability": {"$ne": None}}).to_dict("records")
+    assert row["lowest_frequency_thz"] == found["lowest_frequency_thz"]
+    assert "Phonons and elastic constants" in (folder / "report.html").read_text()
+    assert found["formula"] in capsys.readouterr().out
+
+    monkeypatch.setattr(stage, "in_workers", lambda task, structures, *more: iter(()))
+    again = tmp_path / "again.json"
+    assert run(monkeypatch, "stability", folder, "--count", 1, "--json", again) == 0
+    assert json.loads(again.read_text()) == [found]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "holds no campaign"),
+        (["--json", "nowhere/a.json"], "there is no folder nowhere"),
+        (["--count", "0"], "count"),
+    ],
+)
+def test_mistakes_get_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "stability", *arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and words in said[0]
+
+
+def test_an_engine_without_forces_here_is_refused() -> None:
+    text = {
+        "system": "Bi-Se",
+        "relaxation": {"engine": {"name": "vasp"}},
+        "stability": {"count": 2},
+    }
+    with pytest.raises(Exception, match="stability: phonons need an engine that gives forces here"):
+        parse_campaign(text, "a file")
+
+
+def test_a_campaign_without_the_stage_keeps_its_digest() -> None:
+    from ruamel.yaml import YAML
+
+    plain = parse_campaign(YAML(typ="safe").load(CAMPAIGN), "small")
+    assert "stability" not in plain.model_dump(mode="json")
+    more = plain.model_copy(update={"stability": StabilitySettings(count=3)})
+    assert more.digest() != plain.digest() and not plain.differences(more)
