@@ -114,6 +114,6 @@ def test_a_supercell_that_is_too_large_is_named(copper: Atoms) -> None:
     cell = structure_of(copper)
     size = supercell_of(cell)
     heights = np.array(size) / np.linalg.norm(np.linalg.inv(cell.lattice.matrix), axis=0)
-    assert (heights >= 9.0).all() and (heights < 9.0 + 2.1).all()
+    assert (heights >= 12.0).all() and (heights < 12.0 + 2.1).all()
     with pytest.raises(TooLargeError, match=f"its supercell has {np.prod(size)} atoms"):
         phonons_of(cell, forces, most=10)

@@ -6,10 +6,12 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_campaign import CAMPAIGN, results
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli import app
 from ccdcgan.launchers.results.query import Results
 from ccdcgan.workflows import stability as stage
@@ -81,14 +83,16 @@ def test_mistakes_get_one_line(
     assert len(said) == 1 and words in said[0]
 
 
-def test_an_engine_without_forces_here_is_refused() -> None:
-    text = {
-        "system": "Bi-Se",
-        "relaxation": {"engine": {"name": "vasp"}},
-        "stability": {"count": 2},
-    }
-    with pytest.raises(Exception, match="stability: phonons need an engine that gives forces here"):
-        parse_campaign(text, "a file")
+@pytest.mark.parametrize(
+    ("relaxation", "words"),
+    [
+        ({"engine": {"name": "vasp"}}, "stability: phonons need an engine that gives forces here"),
+        ({"pressure": 5.0}, "stability: elastic constants are those at no pressure"),
+    ],
+)
+def test_what_cannot_be_examined_is_refused(relaxation: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        parse_campaign({"relaxation": relaxation, "stability": {"count": 2}}, "a file")
 
 
 def test_a_campaign_without_the_stage_keeps_its_digest() -> None:

@@ -166,6 +166,8 @@ class Campaign(Settings):
                 f"stability: phonons need an engine that gives forces here, not {engine.name}: "
                 "leave it out, or relax by a potential"
             )
+        if self.stability is not None and self.relaxation.pressure:
+            raise ValueError("stability: elastic constants are those at no pressure: leave it out")
         return self
 
     @property

@@ -34,7 +34,6 @@ from ccdcgan.workflows.outputs import (
     RoundsOutput,
     StabilityOutput,
 )
-<<<<<<< HEAD
 from ccdcgan.workflows.phases import (
     database_counts,
     new_to,
@@ -43,10 +42,7 @@ from ccdcgan.workflows.phases import (
     round_counts,
     warnings_of,
 )
-=======
-from ccdcgan.workflows.phases import database_counts, ranked, round_counts, warnings_of
 from ccdcgan.workflows.stability import with_stability
->>>>>>> a98b372 (Phonons by phonopy and elastic constants: a stage of campaigns, and ccdcgan stability)
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, publish
 
 #: Curves of a GAN's training that the report shows.
@@ -85,12 +81,8 @@ def conclude(
     claims = [*outcome.entries, *(followed.entries if followed else [])]
     knowledge = Knowledge.of_job(claims, campaign)
     phases = knowledge.phases
-<<<<<<< HEAD
-    for rank, phase in enumerate(ranked(phases, campaign.thresholds), 1):
-=======
     with_stability(phases, examined.crystals if examined else [])
-    for rank, phase in enumerate(ranked(phases), 1):
->>>>>>> a98b372 (Phonons by phonopy and elastic constants: a stage of campaigns, and ccdcgan stability)
+    for rank, phase in enumerate(ranked(phases, campaign.thresholds), 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     publish_phases(knowledge)
     history = outcome.history

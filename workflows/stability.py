@@ -35,7 +35,7 @@ def propose_stability(outcome: RoundsOutput, campaign: Campaign) -> list[Phase]:
     """The crystals to examine: new ones, nearest to the hull first."""
     assert campaign.stability is not None
     phases = Knowledge.of_job(outcome.entries, campaign).phases
-    return ranked(phases)[: campaign.stability.count]
+    return ranked(phases, campaign.thresholds)[: campaign.stability.count]
 
 
 @dataclass
@@ -48,7 +48,7 @@ class StabilityMaker(Maker):
     def make(self, phases: list[Phase], campaign: Campaign) -> StabilityOutput:
         """Figures of crystals in their order, and candidates along imaginary modes."""
         # phonopy takes a second to import: only this job needs it.
-        from ccdcgan.dft.dynamics.stability import finer, stability_of
+        from ccdcgan.dft.dynamics.stability import finer, given_up, stability_of
 
         start = monotonic()
         settings = finer(campaign.relaxation)
@@ -58,7 +58,10 @@ class StabilityMaker(Maker):
         progress.report(self.name, len(phases) - len(todo), len(phases))
         structures = [p.structure for p in todo]
         for done, (number, stability) in enumerate(
-            in_workers(stability_of, structures, settings, campaign.workers), 1
+            in_workers(
+                stability_of, structures, settings, partial(given_up, settings), campaign.workers
+            ),
+            1,
         ):
             made, one = StabilityArtifact(stability=stability), todo[number].id
             found[one] = cached_artifact(keys[one], StabilityArtifact, partial(_same, made))

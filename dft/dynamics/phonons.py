@@ -19,8 +19,9 @@ from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
 
 FloatArray = NDArray[np.float64]
 
-#: Distance between opposite faces that a supercell has at least, Å.
-LENGTH = 9.0
+#: Distance between opposite faces that a supercell has at least, Å. At 9 Å, which is one quintuple
+#: layer, Bi2Se3 has an imaginary mode of 0.6 THz between the points that the supercell holds.
+LENGTH = 12.0
 
 #: Most atoms of a supercell: the force constants of more take gigabytes.
 MOST_ATOMS = 400

@@ -26,7 +26,12 @@ TOLERANCE = 0.02
 def finer(settings: RelaxationSettings) -> RelaxationSettings:
     """The settings with which a crystal is relaxed before its forces of displacements count."""
     return settings.model_copy(
-        update={"fmax": min(settings.fmax, FMAX), "max_steps": STEPS, "second_opinion": False}
+        update={
+            "fmax": min(settings.fmax, FMAX),
+            "max_steps": STEPS,
+            "refine": None,
+            "second_opinion": False,
+        }
     )
 
 
@@ -42,7 +47,7 @@ def stability_of(relaxer: Relaxer, structure: Structure) -> Stability:
     """
     result = relaxer(structure)
     found = Stability(
-        level_of_theory=relaxer.engine.level_of_theory(elements_of(structure)),
+        level_of_theory=relaxer.settings.level_of_theory(elements_of(structure)),
         structure=result.structure,
         energy_per_atom=result.energy_per_atom,
     )
@@ -57,6 +62,15 @@ def stability_of(relaxer: Relaxer, structure: Structure) -> Stability:
     except TooLargeError as error:
         found.problem = str(error)
     return found
+
+
+def given_up(settings: RelaxationSettings, structure: Structure, reason: str) -> Stability:
+    """What is known of a crystal that its process did not survive."""
+    return Stability(
+        level_of_theory=settings.level_of_theory(elements_of(structure)),
+        structure=structure,
+        problem=reason,
+    )
 
 
 def _add_phonons(found: Stability, relaxer: Relaxer, cell: Structure) -> None:

@@ -13,7 +13,6 @@ from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.launchers.local.run import run_campaign
 from ccdcgan.launchers.workdir import campaign_of
 from ccdcgan.workflows.documents import Outcome
-from ccdcgan.workflows.phases import ranked
 from ccdcgan.workflows.sections import StabilitySettings
 
 
@@ -62,7 +61,7 @@ def examined(outcome: Outcome) -> list[ExaminedPhase]:
         p.origin.id.removeprefix("mode of "): p for p in outcome.phases if p.origin.source == "mode"
     }
     found = []
-    for phase in ranked(outcome.phases):
+    for phase in sorted(outcome.phases, key=lambda p: p.e_above_hull or 0.0):
         if phase.stability is None:
             continue
         one = ExaminedPhase(

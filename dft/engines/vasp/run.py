@@ -133,7 +133,7 @@ def _end_processes(folder: Path) -> None:
 
     VASP has a session of its own, where Ctrl-C does not reach it.
     """
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     left = []
     for process in psutil.Process().children(recursive=True):
