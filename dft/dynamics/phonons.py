@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 from ase import Atoms
@@ -38,6 +40,9 @@ MESH = 40.0
 
 #: Largest displacement of an atom along an imaginary mode, Å.
 AMPLITUDE = 0.3
+
+#: Most atoms of a cell that is displaced along an imaginary mode.
+MOST_FOLLOWED = 80
 
 #: Tolerance of symmetry, Å: crystals are snapped to theirs before.
 SYMPREC = 1e-4
@@ -137,23 +142,32 @@ def phonons_of(structure: Structure, forces: ForcesOf, most: int = MOST_ATOMS) -
 def followed(found: Phonons) -> Structure | None:
     """The crystal displaced along its lowest mode, in the smallest cell that holds the wave.
 
-    Of the q-points that the supercell holds, since others are interpolated between them; None where
-    no mode there is imaginary.
+    Of the waves that small cells hold; None where none of these is imaginary.
     """
-    phonopy, size = found.phonopy, np.array(found.supercell)
-    grid = np.array(list(np.ndindex(*found.supercell)))
-    phonopy.run_qpoints(grid / size)
+    phonopy = found.phonopy
+    waves = [
+        (point, cell)
+        for point, cell in _short_waves()
+        if math.prod(cell) * len(phonopy.primitive) <= MOST_FOLLOWED
+    ]
+    points = np.array([[float(x) for x in point] for point, _ in waves])
+    phonopy.run_qpoints(points)
     frequencies = np.asarray(phonopy.get_qpoints_dict()["frequencies"])
     q, band = map(int, np.unravel_index(int(frequencies.argmin()), frequencies.shape))
     if frequencies[q, band] > STABLE_ABOVE:
         return None
-    cell = size // np.gcd(grid[q], size)
-    phonopy.run_modulations(np.diag(cell), [[grid[q] / size, band, 1.0, 0.0]])
-    waves, supercell = phonopy.get_modulations_and_supercell()
-    wave = np.real(waves[0])
+    phonopy.run_modulations(np.diag(waves[q][1]), [[points[q], band, 1.0, 0.0]])
+    modulations, supercell = phonopy.get_modulations_and_supercell()
+    wave = np.real(modulations[0])
     moved = supercell.copy()
     moved.positions = supercell.positions + wave * AMPLITUDE / np.linalg.norm(wave, axis=1).max()
     return get_pmg_structure(moved)
+
+
+def _short_waves() -> list[tuple[tuple[Fraction, ...], list[int]]]:
+    """Wave vectors up to a fourth of the reciprocal vectors, and multiples of the cell to each."""
+    parts = sorted({Fraction(i, n) for n in range(1, 5) for i in range(n)})
+    return [(point, [x.denominator for x in point]) for point in product(parts, repeat=3)]
 
 
 def _atoms(cell: PhonopyAtoms) -> Atoms:
