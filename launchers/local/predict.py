@@ -23,6 +23,9 @@ from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.screening import require_fitting_groups
 
+#: Force, eV/Å, to which symmetric versions of relaxed crystals are relaxed, as in the presets.
+REFINE = 0.01
+
 #: Relaxations of a round, candidates that they are chosen from, and prototypes that the networks
 #: begin with.
 ROUND, SAMPLES, PROTOTYPES = 20, 2000, 60
@@ -92,6 +95,7 @@ def campaign_of(
     elements = _elements_of(formula)
     data = (base or Campaign()).model_dump(mode="json", exclude_unset=True, include=OF_THE_BASE)
     relaxation = data.setdefault("relaxation", {})
+    relaxation.setdefault("refine", REFINE)
     if wishes.pressure is not None:
         relaxation["pressure"] = wishes.pressure
     # Few atoms of one composition are also found by chance.
