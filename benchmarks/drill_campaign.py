@@ -220,6 +220,8 @@ class Run:
         """Wait; whether it came before the command ended, or so many seconds on the clock."""
         end = min(self.end, time.monotonic() + (self.limit if seconds is None else seconds))
         while not condition():
+            # Asked often, as it sees nothing of what has ended since.
+            self.seconds()
             if self.is_over or time.monotonic() > end:
                 self.late = self.late or seconds is None
                 return False
