@@ -19,7 +19,9 @@ class StabilityFigures(BaseModel):
         None, description="Whether no frequency lies below -0.1 THz."
     )
     born_stable: bool | None = Field(None, description="Whether every strain costs energy.")
-    bulk_modulus_gpa: FiniteOrNone = Field(None, description="Average of Voigt, Reuss and Hill.")
+    bulk_modulus_gpa: FiniteOrNone = Field(
+        None, description="Average of Voigt, Reuss and Hill; null where Born's criteria fail."
+    )
     shear_modulus_gpa: FiniteOrNone = Field(None, description="Likewise.")
     problem: str | None = Field(None, description="Why something is missing.")
 

@@ -27,7 +27,7 @@ class Elasticity:
     tensor : array (6, 6)
         In Voigt's notation, GPa, with the symmetry of the crystal, in IEEE's axes.
     bulk_modulus, shear_modulus : float
-        Averages of Voigt, Reuss and Hill, GPa; NaN where the crystal is not stable.
+        Averages of Voigt, Reuss and Hill, GPa; without meaning where the crystal is not stable.
     """
 
     tensor: FloatArray

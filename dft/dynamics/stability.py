@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from ase import Atoms
 from ase.optimize import BFGS
@@ -56,11 +58,14 @@ def stability_of(relaxer: Relaxer, structure: Structure) -> Stability:
         return found
     cell = symmetrised(result.structure, TOLERANCE) or result.structure
     cell = found.structure = cell.get_reduced_structure("niggli")
-    try:
-        _add_phonons(found, relaxer, cell)
+    with warnings.catch_warnings():
+        # Of phonopy's and pymatgen's own calls of what will have other names.
+        warnings.simplefilter("ignore")
         _add_elasticity(found, relaxer, cell)
-    except TooLargeError as error:
-        found.problem = str(error)
+        try:
+            _add_phonons(found, relaxer, cell)
+        except TooLargeError as error:
+            found.problem = f"no phonons: {error}"
     return found
 
 
@@ -97,5 +102,7 @@ def _add_elasticity(found: Stability, relaxer: Relaxer, cell: Structure) -> None
     elasticity = elasticity_of(cell, relaxed_stress)
     found.elastic_tensor_gpa = np.round(elasticity.tensor, 3).tolist()
     found.born_stable = elasticity.is_stable
-    found.bulk_modulus_gpa = elasticity.bulk_modulus
-    found.shear_modulus_gpa = elasticity.shear_modulus
+    # Of what no stress holds in shape, averages mean nothing.
+    if elasticity.is_stable:
+        found.bulk_modulus_gpa = elasticity.bulk_modulus
+        found.shear_modulus_gpa = elasticity.shear_modulus

@@ -67,7 +67,7 @@ def _table(found: list[ExaminedPhase]) -> Table:
     for one in found:
         note = one.problem or ""
         if one.lower_by is not None:
-            note = f"{1e3 * one.lower_by:.1f} meV/atom lower along its mode: {one.lower}"
+            note = f"its mode leads {1e3 * one.lower_by:.0f} meV/atom lower: {str(one.lower)[:8]}"
         table.add_row(
             one.formula,
             one.spacegroup,
