@@ -13,8 +13,12 @@ from drill_campaign import Local
 from drill_faults_cluster import FAULTS
 from drill_results import Results
 
-#: Fault and seed, which is also when it strikes. The first ones need neither queue nor database.
-ON_ONE_MACHINE = (("kill-relaxation", 9), ("crystal-segfaults", 0))
+#: Fault and seed, which is also when it strikes. The first ones need neither queue nor database;
+#: kills of a run on one machine are in test_run, too.
+ON_ONE_MACHINE = (
+    pytest.param("kill-relaxation", 9, marks=pytest.mark.long),
+    ("crystal-segfaults", 0),
+)
 ON_A_CLUSTER = (("kill-worker", 6), ("kill-database", 1), ("cancel-job", 3))
 
 

@@ -83,14 +83,17 @@ def test_the_campaign_of_a_formula() -> None:
     assert found.search.compositions == ("Bi2Se3",)
     # A place exchanged makes one of the other: all of the type are left out.
     assert found.database.without == ("Bi2Se3", "Bi3Se2")
-    assert set(found.sources) == {*Campaign().sources, "random"}
+    # First, as it makes few: the others have what it leaves.
+    assert found.sources == ("random", *Campaign().sources)
+    assert found.relaxation.refine == 0.01
     assert found.searched() == [[2, 3], [4, 6]]
     assert campaign_of("NaCl").elements == ["Na", "Cl"]
     assert campaign_of("NaCl").database.elements == "own"
     pressed = campaign_of("NaCl", Wishes(pressure=20, spacegroups=("Fm-3m",)))
     assert pressed.relaxation.pressure == 20 and pressed.database.elements == "all"
     assert pressed.search.groups == {225}
-    base = parse_campaign({"relaxation": {"pressure": 5, "fmax": 0.1}, "workers": 2}, "x")
+    kept = {"pressure": 5, "fmax": 0.1, "refine": 0.02}
+    base = parse_campaign({"relaxation": kept, "workers": 2}, "x")
     begun = campaign_of("NaCl", base=base)
     assert (begun.relaxation, begun.workers) == (base.relaxation, 2)
     assert begun.database.elements == "all"

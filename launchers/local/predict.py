@@ -99,7 +99,7 @@ def campaign_of(
     if wishes.pressure is not None:
         relaxation["pressure"] = wishes.pressure
     # Few atoms of one composition are also found by chance.
-    sources = [*Campaign().sources, *(["random"] if find_spec("pyxtal") else [])]
+    sources = [*(["random"] if find_spec("pyxtal") else []), *Campaign().sources]
     data |= {
         "system": elements,
         "seed": wishes.seed,
