@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from drill_campaign import Run
@@ -35,6 +35,8 @@ workers:
   light: {{idle: 60, queue: {{queue: main, walltime: "01:00:00"}}}}
 """
 
+S = TypeVar("S", MongoServer, Slurm)
+
 #: Interval of the workers' signs of life, s; four missed ones and a run counts as lost.
 HEARTBEAT = 2.0
 LOST_AFTER = 4 * HEARTBEAT
@@ -51,21 +53,20 @@ class Services:
 
     @cached_property
     def server(self) -> MongoServer:
-        folder = self.folder / "mongodb"
-        folder.mkdir()
-        server = MongoServer(folder)
-        server.start()
-        self.stack.callback(server.stop)
-        return server
+        return self._started(MongoServer, "mongodb")
 
     @cached_property
     def slurm(self) -> Slurm:
-        folder = self.folder / "slurm"
+        return self._started(Slurm, "slurm")
+
+    def _started(self, kind: type[S], name: str) -> S:
+        """A service that runs in a folder of its own until the stack is closed."""
+        folder = self.folder / name
         folder.mkdir()
-        slurm = Slurm(folder)
-        slurm.start()
-        self.stack.callback(slurm.stop)
-        return slurm
+        service = kind(folder)
+        service.start()
+        self.stack.callback(service.stop)
+        return service
 
 
 @dataclass

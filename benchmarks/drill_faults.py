@@ -139,13 +139,19 @@ def _disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-@fault(Local, lacks=_no_tmpfs)
-def disk_full(run: Local, moment: float) -> None:
-    """The disk is full until the command has ended."""
+def _begun_on_a_disk(run: Local, moment: float) -> Path:
+    """A disk of its own, on which a run has come to a moment."""
     disk = run.stack.enter_context(_disk(run.folder / "disk"))
     run.workdir = disk / "run"
     run.start()
     run.until(moment)
+    return disk
+
+
+@fault(Local, lacks=_no_tmpfs)
+def disk_full(run: Local, moment: float) -> None:
+    """The disk is full until the command has ended."""
+    disk = _begun_on_a_disk(run, moment)
     ballast = disk / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb") as stream:
         while True:
@@ -158,10 +164,7 @@ def disk_full(run: Local, moment: float) -> None:
 @fault(Local, lacks=_no_tmpfs)
 def quota(run: Local, moment: float) -> None:
     """No further file may be made until the command has ended."""
-    disk = run.stack.enter_context(_disk(run.folder / "disk"))
-    run.workdir = disk / "run"
-    run.start()
-    run.until(moment)
+    disk = _begun_on_a_disk(run, moment)
     there = os.statvfs(disk)
     for most in (there.f_files - there.f_ffree, 100_000):
         option = f"remount,nr_inodes={most}"

@@ -31,6 +31,12 @@ class InUseError(UserError):
     """Another process holds the lock."""
 
 
+def require_folder(path: Path) -> None:
+    """Raise a `UserError` where the folder of a file that is to be written is not there."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+
+
 @contextlib.contextmanager
 def writing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """A stream whose content becomes the file at the end, whole or not at all.

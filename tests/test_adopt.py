@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pymatgen.core
 import pytest
+from command import status_of
 from jobflow import run_locally
 from potcars import write_potcars
 from pymatgen.core import Structure
@@ -17,7 +18,6 @@ from test_vasp_campaign import crystal
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.launchers.cli.app import main
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim
@@ -112,12 +112,7 @@ def ccdcgan(group, monkeypatch, capsys, tmp_path):
     def run(*arguments, workdir="run"):
         place = ["--workdir", tmp_path / workdir] if workdir else []
         words = [*arguments, *place, "--campaign", file]
-        monkeypatch.setattr(sys, "argv", ["ccdcgan", "adopt", *map(str, words)])
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code
+        status = status_of(monkeypatch, "adopt", *words)
         said = capsys.readouterr()
         return status, said.out.splitlines(), said.err
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command import status_of
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli import app as cli
@@ -17,12 +18,7 @@ from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 
 def command(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
     """Exit code and messages of the command line."""
-    monkeypatch.setattr(sys, "argv", ["ccdcgan", *arguments])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
+    code = status_of(monkeypatch, *arguments)
     captured = capsys.readouterr()
     return code, captured.err + captured.out
 

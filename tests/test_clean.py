@@ -1,18 +1,17 @@
 """``ccdcgan clean``: what can go, how much, and never what a restart needs."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import toy_jobs
+from command import status_of
 from crystals import ROCKSALT
 from test_cluster import Here, here  # noqa: F401  a fixture
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.files import locked
 from ccdcgan.dft.relaxation.document import Relaxation
-from ccdcgan.launchers.cli.app import main
 from ccdcgan.launchers.cluster.launchpad import now
 from ccdcgan.launchers.workdir import embedded_store, open_workdir, relaxations_of
 from ccdcgan.workflows.campaign import Campaign
@@ -71,13 +70,8 @@ def command(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
         monkeypatch.delenv("CCDCGAN_CONFIG", raising=False)
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = int(ended.code or 0)
+        status = status_of(monkeypatch, *arguments)
         said = capsys.readouterr()
         return status, said.out + said.err
 

@@ -14,8 +14,9 @@ from ase.units import GPa, _e, _hplanck
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from ccdcgan.dft.dynamics.elasticity import FloatArray, elasticity_of
+from ccdcgan.dft.dynamics.elasticity import elasticity_of
 from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of, supercell_of
+from ccdcgan.dft.structures.symmetry import FloatArray
 
 #: THz to eV.
 PLANCK = 1e12 * _hplanck / _e

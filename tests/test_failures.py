@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import status_of
 from potcars import write_potcars
 from ruamel.yaml import YAML
 from test_vasp_campaign import DRIVER, crystal
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli.app import main
 from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
 from ccdcgan.launchers.results.retry import Again, parse_incar, prepare_retry
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, embedded_store
@@ -91,14 +91,9 @@ def inside(failed, monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.chdir(failed.path)
-        monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
         monkeypatch.delenv("CCDCGAN_CONFIG", raising=False)
         monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code
+        status = status_of(monkeypatch, *arguments)
         said = capsys.readouterr()
         return status, said.out, said.err
 

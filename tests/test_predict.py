@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from command import status_of
 from pymatgen.core import Lattice, Structure
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import is_same
-from ccdcgan.launchers.cli import app
 from ccdcgan.launchers.local import predict
 from ccdcgan.launchers.local.predict import Prediction, Wishes, campaign_of
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
@@ -23,15 +22,6 @@ relaxation: {engine: {name: sevennet}, fmax: 0.3}
 networks: {gan_steps: 50, guide_epochs: 2}
 workers: 1
 """
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
-    try:
-        app.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 @pytest.mark.parametrize(
@@ -71,7 +61,7 @@ def test_mistakes_get_one_line(
     if any(option in arguments for option in ("230", "Fm-4m")):
         pytest.importorskip("pyxtal")
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "predict", *arguments) == 2
+    assert status_of(monkeypatch, "predict", *arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and words in said[0]
     assert not any(tmp_path.iterdir())
@@ -105,7 +95,7 @@ def test_a_prediction_is_submitted_as_any_campaign(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quick.yaml").write_text(QUICK)
     asked = ("predict", "ClNa", "--campaign", "quick.yaml", "--pressure", 20, "--budget", 200)
-    assert run(monkeypatch, *asked, "--to-file", "nacl.yaml") == 0
+    assert status_of(monkeypatch, *asked, "--to-file", "nacl.yaml") == 0
     assert "ccdcgan submit nacl.yaml" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["nacl.yaml", "quick.yaml"]
     written = load_campaign(tmp_path / "nacl.yaml")
@@ -114,7 +104,7 @@ def test_a_prediction_is_submitted_as_any_campaign(
     assert written.loop.rounds == 7
     alike = written.model_copy(update={"loop": here.loop})
     assert alike.digest() == here.digest() and not alike.changes(here)
-    assert run(monkeypatch, *asked, "--to-file", "nacl.yaml") == 2
+    assert status_of(monkeypatch, *asked, "--to-file", "nacl.yaml") == 2
     assert "nacl.yaml exists already" in capsys.readouterr().err
 
 
@@ -126,7 +116,7 @@ def test_a_structure_is_predicted_and_the_same_command_goes_on(
     monkeypatch.setattr(predict, "PROTOTYPES", 24)
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = ("predict", "ClNa", "--max-atoms", 4, "--campaign", "quick.yaml", "--json", "a.json")
-    assert run(monkeypatch, *command, "--budget", 1) == 0
+    assert status_of(monkeypatch, *command, "--budget", 1) == 0
     found = Prediction.model_validate_json((tmp_path / "a.json").read_text())
     plain = json.loads((tmp_path / "a.json").read_text())
     assert found.formula == plain["formula"] == "NaCl"
@@ -146,7 +136,7 @@ def test_a_structure_is_predicted_and_the_same_command_goes_on(
     assert found.structures[0].spacegroup in capsys.readouterr().out
 
     more = found.relaxed + 1
-    assert run(monkeypatch, *command, "--budget", more) == 0
+    assert status_of(monkeypatch, *command, "--budget", more) == 0
     again = Prediction.model_validate_json((tmp_path / "a.json").read_text())
     assert again.relaxed >= more
     assert energies[0] in [one.energy_per_atom for one in again.structures]

@@ -10,13 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command import status_of
 from jobflow import run_locally
 from potcars import write_potcars
 from pymatgen.core import Lattice, Structure
 from ruamel.yaml import YAML
 from test_vasp_campaign import DRIVER, crystal
 
-from ccdcgan.launchers.cli.app import main
 from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.results.reuse import reuse, reuse_on_cluster
 from ccdcgan.launchers.workdir import CALCULATIONS, CAMPAIGN_FILE, embedded_store
@@ -116,13 +116,7 @@ def ccdcgan(world, monkeypatch, capsys):
     monkeypatch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", str(world.root / "psp"))
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as ended:
-            status = ended.code
-        return status, capsys.readouterr().err
+        return status_of(monkeypatch, *arguments), capsys.readouterr().err
 
     return run
 

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import status_of
 from small_campaign import CAMPAIGN, results
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli import app
 from ccdcgan.launchers.results.query import Results
 from ccdcgan.workflows import stability as stage
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.sections import StabilitySettings
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["ccdcgan", *map(str, arguments)])
-    try:
-        app.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_the_best_crystal_of_a_campaign_is_examined_once(
@@ -37,7 +27,7 @@ def test_the_best_crystal_of_a_campaign_is_examined_once(
     folder, file = tmp_path / "run", tmp_path / "stability.json"
     shutil.copytree(finished, folder)
     _, before = results(folder)
-    assert run(monkeypatch, "stability", folder, "--count", 1, "--json", file) == 0
+    assert status_of(monkeypatch, "stability", folder, "--count", 1, "--json", file) == 0
     (found,) = json.loads(file.read_text())
     _, phases = results(folder)
     # What was there is there, with the same energies; the new ones come from imaginary modes.
@@ -58,7 +48,7 @@ def test_the_best_crystal_of_a_campaign_is_examined_once(
 
     monkeypatch.setattr(stage, "in_workers", lambda task, structures, *more: iter(()))
     again = tmp_path / "again.json"
-    assert run(monkeypatch, "stability", folder, "--count", 1, "--json", again) == 0
+    assert status_of(monkeypatch, "stability", folder, "--count", 1, "--json", again) == 0
     assert json.loads(again.read_text()) == [found]
 
 
@@ -78,7 +68,7 @@ def test_mistakes_get_one_line(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, "stability", *arguments) == 2
+    assert status_of(monkeypatch, "stability", *arguments) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and words in said[0]
 

@@ -151,7 +151,7 @@ def database_counts(phases: Sequence[Phase], thresholds: Thresholds) -> Database
     crystals = [
         p for p in phases if p.distinct and p.origin.kind in {"prototype", "reference", "adopted"}
     ]
-    words = paper_words(crystals, thresholds)
+    words = [paper_word(p, thresholds) for p in crystals]
     return DatabaseCounts(
         candidates=len(own),
         relaxed=sum(p.energy_per_atom is not None for p in own),
@@ -163,7 +163,7 @@ def database_counts(phases: Sequence[Phase], thresholds: Thresholds) -> Database
         distinct=len(crystals),
         distinct_within=within(crystals),
         stable=words.count("stable"),
-        metastable=len(words) - words.count("unstable"),
+        metastable=words.count("stable") + words.count("metastable"),
     )
 
 
@@ -199,13 +199,11 @@ def within(phases: Sequence[Phase]) -> dict[str, int]:
     return {**counts, "0": sum(p.label == "on the hull" for p in phases)}
 
 
-def paper_words(phases: Sequence[Phase], thresholds: Thresholds) -> list[str]:
-    """What the paper calls phases with a place: stable, metastable or unstable."""
-    return [
-        thresholds.label(p.formation_energy_per_atom, p.e_above_hull)
-        for p in phases
-        if p.formation_energy_per_atom is not None and p.e_above_hull is not None
-    ]
+def paper_word(phase: Phase, thresholds: Thresholds) -> str | None:
+    """What the paper calls a phase: stable, metastable or unstable; None without a place."""
+    if phase.formation_energy_per_atom is None or phase.e_above_hull is None:
+        return None
+    return thresholds.label(phase.formation_energy_per_atom, phase.e_above_hull)
 
 
 def round_counts(
@@ -214,7 +212,7 @@ def round_counts(
     """The funnel of one round; `funnel` holds what was counted before the relaxations."""
     own = [p for p in phases if p.origin.kind == "generated" and p.origin.round == number]
     new = [p for p in own if p.distinct]
-    words = paper_words(new, thresholds)
+    words = [paper_word(p, thresholds) for p in new]
     names = {**dict.fromkeys([p.origin.source_name for p in own], 0), **funnel.proposed}
     return RoundCounts(
         **funnel.model_dump(),
@@ -222,7 +220,7 @@ def round_counts(
         converged=sum(p.converged for p in own),
         distinct=len(new),
         distinct_within=within(new),
-        distinct_metastable=len(words) - words.count("unstable"),
+        distinct_metastable=words.count("stable") + words.count("metastable"),
         distinct_stable=words.count("stable"),
         sources={
             name: _source_counts([p for p in own if p.origin.source_name == name], proposed)
@@ -259,5 +257,5 @@ def sources_of(rounds: Sequence[RoundCounts]) -> dict[str, SourceCounts]:
 def ranked(phases: Sequence[Phase], thresholds: Thresholds) -> list[Phase]:
     """Distinct generated phases that are metastable at least, nearest to the hull first."""
     new = [p for p in phases if p.origin.kind == "generated" and p.distinct]
-    chosen = [p for p in new if paper_words([p], thresholds) not in ([], ["unstable"])]
+    chosen = [p for p in new if paper_word(p, thresholds) in {"stable", "metastable"}]
     return sorted(chosen, key=lambda p: p.e_above_hull or 0.0)

@@ -18,7 +18,7 @@ from ccdcgan.workflows.jobs import document_job
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.outputs import Examined, RoundsOutput, StabilityOutput
 from ccdcgan.workflows.phases import ranked
-from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact, stored_artifact
+from ccdcgan.workflows.storage.stores import artifact_key, keep_artifact, stored_artifact
 
 #: To be raised when the same crystal would come to other figures.
 VERSION = 1
@@ -64,7 +64,8 @@ class StabilityMaker(Maker):
             1,
         ):
             made, one = StabilityArtifact(stability=stability), todo[number].id
-            found[one] = cached_artifact(keys[one], StabilityArtifact, partial(_same, made))
+            keep_artifact(keys[one], made)
+            found[one] = made
             progress.report(self.name, len(phases) - len(todo) + done, len(phases))
         crystals = [
             Examined(
@@ -76,10 +77,6 @@ class StabilityMaker(Maker):
         return StabilityOutput(
             crystals=crystals, candidates=followed(crystals), seconds=monotonic() - start
         )
-
-
-def _same(made: StabilityArtifact) -> StabilityArtifact:
-    return made
 
 
 def followed(crystals: Sequence[Examined]) -> list[Candidate]:

@@ -8,6 +8,9 @@ from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.dft.structures.decoding import StoredStructure
 
+#: Whether a crystal is stable, in a word.
+VERDICTS = {True: "yes", False: "no", None: "–"}
+
 
 class StabilityFigures(BaseModel):
     """Stability of a crystal in numbers; null is what could not be computed."""

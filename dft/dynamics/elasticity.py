@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
-from numpy.typing import NDArray
 from pymatgen.analysis.elasticity import ElasticTensor, Strain, Stress
 from pymatgen.core import Structure
 
-FloatArray = NDArray[np.float64]
+from ccdcgan.dft.structures.symmetry import FloatArray
 
 #: Strains along each of the six axes of Voigt's notation.
 STRAINS = (-0.005, 0.005)

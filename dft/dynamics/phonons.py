@@ -13,13 +13,12 @@ from itertools import product
 
 import numpy as np
 from ase import Atoms
-from numpy.typing import NDArray
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 from pymatgen.core import Structure
 from pymatgen.io.phonopy import get_phonopy_structure, get_pmg_structure
 
-FloatArray = NDArray[np.float64]
+from ccdcgan.dft.structures.symmetry import FloatArray
 
 #: Distance between opposite faces that a supercell has at least, Å. At 9 Å, which is one quintuple
 #: layer, Bi2Se3 has an imaginary mode of 0.6 THz between the points that the supercell holds.
@@ -46,9 +45,6 @@ MOST_FOLLOWED = 80
 
 #: Tolerance of symmetry, Å: crystals are snapped to theirs before.
 SYMPREC = 1e-4
-
-#: Largest residual force that phonons may begin with, eV/Å.
-RELAXED = 0.005
 
 ForcesOf = Callable[[Atoms], FloatArray]
 
@@ -98,7 +94,7 @@ def phonons_of(structure: Structure, forces: ForcesOf, most: int = MOST_ATOMS) -
     Parameters
     ----------
     structure
-        Primitive cell, symmetric and relaxed to `RELAXED` at least.
+        Primitive cell, symmetric and relaxed to small forces: what is left of them is subtracted.
     forces
         Forces (n, 3) on atoms, eV/Å.
     most

@@ -10,12 +10,12 @@ from ase.optimize import BFGS
 from pymatgen.core import Structure
 
 from ccdcgan.dft.dynamics.document import Stability
-from ccdcgan.dft.dynamics.elasticity import FloatArray, elasticity_of
+from ccdcgan.dft.dynamics.elasticity import elasticity_of
 from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of
 from ccdcgan.dft.relaxation.key import elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.symmetry import symmetrised
+from ccdcgan.dft.structures.symmetry import FloatArray, symmetrised
 
 #: Largest force, eV/Å, of a crystal that is asked for its forces of displacements, and most steps
 #: to it.

@@ -28,7 +28,7 @@ from ccdcgan.launchers.cli import (
 )
 from ccdcgan.launchers.cli.cluster import Reuse
 from ccdcgan.launchers.cli.errors import explain
-from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, tell
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say, tell
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.local.evaluate import Evaluation
@@ -92,7 +92,7 @@ def run(
     from ccdcgan.launchers.local.run import run_campaign
 
     with progress_bars(console):
-        outcome = run_campaign(settings, workdir, reuse or (), _say)
+        outcome = run_campaign(settings, workdir, reuse or (), say)
     from ccdcgan.launchers.cli.outcome import print_outcome
 
     print_outcome(outcome, workdir)
@@ -256,10 +256,6 @@ def _tell(
         output.print(more)
     for name, text in found.definitions.items():
         output.print(f"{name}: {text}", style="dim", soft_wrap=True)
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)
 
 
 def preset_text(name: str) -> str:

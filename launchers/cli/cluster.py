@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli.terminal import Console, Formatter, console
+from ccdcgan.launchers.cli.terminal import Console, Formatter, console, say
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.launchpad import Pad
@@ -99,7 +99,7 @@ def submit(
     from ccdcgan.launchers.results.reuse import reuse_on_cluster
 
     for taken in reuse_on_cluster(reuse or (), settings, cluster):
-        _say(str(taken))
+        say(str(taken))
     done = submit(settings, campaign.stem, cluster, again)
     console.print(
         f"submitted {campaign.stem} as {done.campaign}, {done.jobs} jobs to begin with"
@@ -108,7 +108,7 @@ def submit(
         soft_wrap=True,
     )
     if done.unfinished:
-        _say(
+        say(
             f"{done.before} still has {done.unfinished} jobs, and what both lack may be relaxed "
             f"twice: if it is to go on as {done.campaign} alone, ccdcgan cancel {done.before}"
         )
@@ -145,7 +145,7 @@ def launch(
     # Leases are given back, and word is sent.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        sound = launch(cluster, numbers, _say, poll, once, told)
+        sound = launch(cluster, numbers, say, poll, once, told)
     finally:
         signal.signal(signal.SIGTERM, before)
     if not sound:
@@ -218,7 +218,7 @@ def fetch(
     from ccdcgan.launchers.results.outcome import fetch
 
     fetch(campaign, cluster, workdir)
-    _say(f"report: {workdir / 'report.html'}")
+    say(f"report: {workdir / 'report.html'}")
 
 
 def worker(
@@ -242,7 +242,7 @@ def worker(
     from ccdcgan.launchers.cluster.worker import work
 
     try:
-        _say(f"{work(folder, idle)} jobs were run")
+        say(f"{work(folder, idle)} jobs were run")
     finally:
         logger.removeHandler(handler)
 
@@ -289,7 +289,7 @@ def _change(
     found = find_campaign(pad, campaign)
     if not others:
         require_own(found)
-    _say(f"{change_states(pad, found.id, before, after)} jobs {what}")
+    say(f"{change_states(pad, found.id, before, after)} jobs {what}")
 
 
 def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[RenderableType]:
@@ -344,7 +344,3 @@ def _campaign_picture(found: Status) -> list[RenderableType]:
 
 def _time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)

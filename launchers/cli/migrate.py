@@ -10,7 +10,7 @@ import typer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.cluster import CONFIG, Config
-from ccdcgan.launchers.cli.terminal import console
+from ccdcgan.launchers.cli.terminal import console, say
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.settings import Cluster
@@ -55,11 +55,11 @@ def migrate(
             moved = to_database(folder, cluster)
         else:
             moved = to_folder(folder, _campaign(folder, campaign, cluster), cluster)
-    _say(", ".join(map(str, moved)))
+    say(", ".join(map(str, moved)))
     if to is Target.MONGODB:
-        _say(f"next, for what is left of it: ccdcgan submit {folder / 'campaign.yaml'}")
+        say(f"next, for what is left of it: ccdcgan submit {folder / 'campaign.yaml'}")
     else:
-        _say(f"next: ccdcgan run {folder / 'campaign.yaml'} --workdir {folder}")
+        say(f"next: ccdcgan run {folder / 'campaign.yaml'} --workdir {folder}")
 
 
 def _campaign(folder: Path, text: str | None, cluster: Cluster) -> Campaign:
@@ -81,7 +81,3 @@ def _campaign(folder: Path, text: str | None, cluster: Cluster) -> Campaign:
     from ccdcgan.launchers.cluster.submit import find_campaign
 
     return find_campaign(connect(cluster), text).campaign()
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)

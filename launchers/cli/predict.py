@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli.terminal import Console, console, progress_bars
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.local.predict import Prediction
@@ -74,13 +74,13 @@ def predict(
     ] = None,
 ) -> None:
     """Predict the crystal structure of compositions; the same command goes on."""
-    from ccdcgan.dft.files import to_json, write_atomically
+    from ccdcgan.dft.files import require_folder, to_json, write_atomically
     from ccdcgan.launchers.local import predict as local
     from ccdcgan.workflows.campaign import load_campaign
 
     base = None if campaign is None else load_campaign(campaign)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    if json_file is not None:
+        require_folder(json_file)
     if minutes is not None and not minutes > 0:
         raise UserError(f"--minutes {minutes:g}: give more than 0, or leave it out")
     wishes = local.Wishes(
@@ -99,7 +99,7 @@ def predict(
     found = []
     for formula, settings in asked.items():
         with progress_bars(console):
-            prediction = local.predict(settings, workdir / formula, budget, minutes, _say)
+            prediction = local.predict(settings, workdir / formula, budget, minutes, say)
         found.append(prediction)
         Console().print(_table(prediction))
         if json_file is not None:
@@ -114,11 +114,7 @@ def _write(campaigns: Sequence[Campaign], path: Path) -> None:
     if len(campaigns) > 1:
         raise UserError(f"--to-file {path}: a campaign is for one formula; write one file for each")
     write_campaign(campaigns[0], path)
-    _say(f"wrote {path}; next: ccdcgan submit {path}, or ccdcgan run {path}")
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)
+    say(f"wrote {path}; next: ccdcgan submit {path}, or ccdcgan run {path}")
 
 
 def _table(prediction: Prediction) -> Table:

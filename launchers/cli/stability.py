@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
-from ccdcgan.launchers.cli.terminal import Console, console, progress_bars
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.local.stability import ExaminedPhase
@@ -33,24 +32,22 @@ def stability(
     ] = None,
 ) -> None:
     """Compute phonons and elastic constants of the best new crystals of a campaign."""
-    from ccdcgan.dft.files import to_json, write_atomically
+    from ccdcgan.dft.files import require_folder, to_json, write_atomically
     from ccdcgan.launchers.local import stability as local
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise UserError(f"cannot write {json_file}: there is no folder {json_file.parent}")
+    if json_file is not None:
+        require_folder(json_file)
     with progress_bars(console):
-        found = local.stability(folder or DEFAULT_FOLDER, count, _say)
+        found = local.stability(folder or DEFAULT_FOLDER, count, say)
     Console().print(_table(found))
     if json_file is not None:
         plain = [one.model_dump(mode="json") for one in found]
         write_atomically(json_file, to_json(plain, indent=1) + "\n")
 
 
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True)
-
-
 def _table(found: list[ExaminedPhase]) -> Table:
+    from ccdcgan.dft.dynamics.document import VERDICTS
+
     table = Table(title="Stability by the campaign's engine")
     for name in (
         "formula",
@@ -73,8 +70,8 @@ def _table(found: list[ExaminedPhase]) -> Table:
             one.spacegroup,
             _number(one.e_above_hull, 3),
             _number(one.lowest_frequency_thz, 2),
-            _verdict(one.dynamically_stable),
-            _verdict(one.born_stable),
+            VERDICTS[one.dynamically_stable],
+            VERDICTS[one.born_stable],
             _number(one.bulk_modulus_gpa, 0),
             _number(one.shear_modulus_gpa, 0),
             note,
@@ -84,7 +81,3 @@ def _table(found: list[ExaminedPhase]) -> Table:
 
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _verdict(value: bool | None) -> str:
-    return {True: "yes", False: "no", None: "–"}[value]

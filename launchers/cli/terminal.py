@@ -66,6 +66,11 @@ def tell(mark: str, colour: str, text: str, on: Console = console) -> None:
     on.print(Text(mark, colour), text, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """One line of what is no result."""
+    console.print(line, soft_wrap=True)
+
+
 class Formatter(logging.Formatter):
     """A log's, for text of any origin."""
 

@@ -19,12 +19,9 @@ from ccdcgan.dft.files import writing
 from ccdcgan.dft.mistakes import shown
 from ccdcgan.dft.structures.decoding import StoredStructure
 from ccdcgan.launchers.local.run import run_campaign
-from ccdcgan.workflows.campaign import Campaign, parse_campaign
+from ccdcgan.workflows.campaign import REFINE, Campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.screening import require_fitting_groups
-
-#: Force, eV/Å, to which symmetric versions of relaxed crystals are relaxed, as in the presets.
-REFINE = 0.01
 
 #: Relaxations of a round, candidates that they are chosen from, and prototypes that the networks
 #: begin with.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ccdcgan.dft.dynamics.document import VERDICTS
 from ccdcgan.launchers.report.figures import energy, formula_html
 from ccdcgan.launchers.report.sections import spacegroup_html, table, text
 from ccdcgan.workflows.documents import Phase
-
-VERDICTS = {True: "yes", False: "no", None: "–"}
 
 
 def stability(phases: Sequence[Phase]) -> str:

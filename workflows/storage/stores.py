@@ -140,20 +140,26 @@ def cached_artifact(
 
     One that an earlier version has stored under its own key, `earlier`, is taken as it is.
     """
-    store, spool = current_store(DATA), Spool()
+    store = current_store(DATA)
     # One that was made while the database was away may lie on disk.
-    spool.settle({DATA: store})
+    Spool().settle({DATA: store})
     found = store.query_one({"key": key})
     if found is None and earlier is not None:
         found = store.query_one({"key": earlier})
     if found is None:
-        made = make()
-        plain = made.model_dump(mode="json", exclude={"files"})
-        files = {"files": made.files} if made.files else {}
-        found = {"key": key, "value": _pack({**files, **plain})}
-        spool.put(DATA, store, found)
-        spool.settle({DATA: store})
+        found = keep_artifact(key, make())
     return kind.model_validate(_unpack(found["value"]))
+
+
+def keep_artifact(key: str, made: Artifact) -> Document:
+    """Store an artifact under a key that has none; the document that is stored."""
+    store, spool = current_store(DATA), Spool()
+    plain = made.model_dump(mode="json", exclude={"files"})
+    files = {"files": made.files} if made.files else {}
+    document = {"key": key, "value": _pack({**files, **plain})}
+    spool.put(DATA, store, document)
+    spool.settle({DATA: store})
+    return document
 
 
 def stored_artifact(key: str, kind: type[A]) -> A | None:
