@@ -325,6 +325,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "disable-gpu",
         "disable-quic",
         "no-first-run",
+        "force-prefers-reduced-motion",
         "disable-background-networking",
         "disable-component-update",
         "disable-sync",
@@ -385,6 +386,7 @@ def test_the_canvas_shows_atoms_and_turns(page: Any) -> None:
     from selenium.webdriver import ActionChains
 
     canvas = page.find_element("id", "crystal")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     ActionChains(page).drag_and_drop_by_offset(canvas, 80, 30).perform()
     assert page.execute_script(script)[1] != before
 

@@ -86,7 +86,9 @@ function select(key, reveal) {
     byId("viewer-facts").replaceChildren();
   }
   ring(key);
-  if (reveal) byId("viewer").scrollIntoView({ block: "nearest", behavior: "smooth" });
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const behavior = still ? "instant" : "smooth";
+  if (reveal) byId("viewer").scrollIntoView({ block: "nearest", behavior });
 }
 
 for (const row of document.querySelectorAll("tr[data-phase]")) {
