@@ -44,7 +44,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program = tmp_path / f"vasp_{name}"
         program.write_text(
             f"#!/bin/sh\n[ -s WAVECAR ] && waves=waves\n"
-            f"echo {name} $waves >> {tmp_path}/ran\nexec {STAND_IN}\n"
+            f"echo {name} $waves >> {tmp_path}/ran\nexec {STAND_IN} {name}\n"
         )
         program.chmod(0o755)
         monkeypatch.setenv(f"ATOMATE2_VASP{variable}_CMD", str(program))

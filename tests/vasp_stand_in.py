@@ -2,7 +2,8 @@
 """A stand-in for VASP: the same files in and out, a pair potential instead of electrons.
 
 Run in a folder with INCAR, POSCAR, POTCAR and, if wanted, KPOINTS. Its energies mean nothing; its
-files are read by pymatgen, custodian, emmet and atomate2 as VASP's are.
+files are read by pymatgen, custodian, emmet and atomate2 as VASP's are. It is vasp_ncl if its only
+argument is `ncl`, else vasp_std.
 
 Environment
 -----------
@@ -65,6 +66,7 @@ Array = np.ndarray
 KBAR = 1602.1766208  # 1 eV/Å³
 ELECTRONIC_STEPS = 5
 VERSION = os.environ.get("VASP_STAND_IN_VERSION", "6.3.2")
+IS_NCL = sys.argv[1:] == ["ncl"]
 
 
 class Repairable(NamedTuple):
@@ -236,6 +238,10 @@ class Job:
         return int(self.incar.get("NSW", 0))
 
     @property
+    def is_noncollinear(self) -> bool:
+        return bool(self.incar.get("LSORBIT") or self.incar.get("LNONCOLLINEAR"))
+
+    @property
     def nelect(self) -> float:
         return float(np.dot(self.valences, self.crystal.counts))
 
@@ -360,6 +366,11 @@ def read_job(folder: Path) -> Job:
         elif name != "KPOINTS":
             raise RefusedError(f"{name} is missing")
     incar = read_incar(texts["INCAR"])
+    if (incar.get("LSORBIT") or incar.get("LNONCOLLINEAR")) and not IS_NCL:
+        raise RefusedError(
+            "ERROR: non collinear calculations require that VASP is compiled without the flag "
+            "-DNGZhalf"
+        )
     crystal = read_poscar(texts["POSCAR"])
     potcar = texts["POTCAR"]
     elements = re.findall(r"VRHFIN\s*=\s*([A-Z][a-z]?)\s*:", potcar)
@@ -421,25 +432,35 @@ def pair_potential(numbers: Array, cell: Array, positions: Array) -> tuple[float
 MAGNETIC = {"Cr", "Mn", "Fe", "Co", "Ni"}
 
 
-def moments(job: Job) -> list[float]:
-    """The moments along z that the sites end with: none where they start with none."""
-    sites = job.crystal.sites
-    given = job.incar.get("MAGMOM", 1.0)
-    start = [float(m) for m in (given if isinstance(given, list) else [given] * len(sites))]
-    if len(start) == 3 * len(sites):
-        start = start[2::3]
-    if len(start) != len(sites):
+def moments(job: Job) -> Array:
+    """The moments that the sites end with, in rows: none where they start with none.
+
+    One component without spins of any direction, which is along z, else three.
+    """
+    sites, free = job.crystal.sites, job.is_noncollinear
+    components = 3 if free else 1
+    if free and job.incar.get("ISPIN", 1) == 2:
+        raise RefusedError("ERROR: ISPIN=2 cannot be used with LNONCOLLINEAR=.TRUE.")
+    given = job.incar.get("MAGMOM", [1.0] * components * len(sites))
+    if len(given) != components * len(sites):
         raise RefusedError("Error reading item 'MAGMOM' from file INCAR.")
-    if job.incar.get("ISPIN", 1) != 2 and not job.incar.get("LSORBIT"):
-        return [0.0] * len(sites)
-    return [
-        float(2 * np.sign(m)) if s in MAGNETIC else 0.0 for s, m in zip(sites, start, strict=True)
-    ]
+    if job.incar.get("ISPIN", 1) != 2 and not free:
+        return np.zeros((len(sites), 1))
+    start = np.array(given, float).reshape(-1, components)
+    size = np.linalg.norm(start, axis=1, keepdims=True)
+    magnetic = np.array([[s in MAGNETIC] for s in sites])
+    return np.where(magnetic & (size > 0), 2 * start / np.where(size > 0, size, 1.0), 0.0)
 
 
-def exchange(moments: list[float]) -> float:
+def exchange(moments: Array) -> float:
     """Energy of moments, eV: lowest where they cancel each other."""
-    return 0.02 * abs(sum(moments)) - 0.1 * sum(map(abs, moments))
+    sizes = np.linalg.norm(moments, axis=1)
+    return float(0.02 * np.linalg.norm(moments.sum(axis=0)) - 0.1 * sizes.sum())
+
+
+def coupling(numbers: Array) -> float:
+    """Energy of spins with their orbits, eV: of heavy atoms."""
+    return float(-0.3 * ((numbers / 83) ** 4).sum())
 
 
 class Minimiser:
@@ -682,6 +703,8 @@ class Files:
         n = len(crystal.sites)
         self.nelect = float(incar.get("NELECT", job.nelect))
         default = max(int(self.nelect + 2) // 2 + max(n // 2, 3), int(0.6 * self.nelect))
+        # A band is of both spins.
+        default *= 2 if job.is_noncollinear else 1
         self.nbands = int(incar.get("NBANDS", default))
         self.parameters: dict[str, Any] = {
             "ALGO": "Normal",
@@ -696,6 +719,8 @@ class Files:
             "ISPIN": 1,
             "ISYM": 2,
             "LHFCALC": False,
+            "LNONCOLLINEAR": job.is_noncollinear,
+            "LSORBIT": False,
             "LORBIT": 0,
             "LREAL": False,
             "METAGGA": "--",
@@ -708,10 +733,13 @@ class Files:
             "SIGMA": 0.2,
             "SYMPREC": 1e-5,
             **incar,
+            **({"LNONCOLLINEAR": True} if job.is_noncollinear else {}),
             "NBANDS": self.nbands,
             "NELECT": self.nelect,
         }
         self.moments = moments(job)
+        has_spin = self.spin == 2 or job.is_noncollinear
+        self.net = self.moments.sum(axis=0) if has_spin else np.array([])
         self.energy: float | None = None
         self.oszicar, self.outcar, self.vasprun, self.xdatcar = map(
             _open, ("OSZICAR", "OUTCAR", "vasprun.xml", "XDATCAR")
@@ -731,6 +759,8 @@ class Files:
         parts += [f" {self.nbands:6}\n   total plane-waves  NPLWV =   1000\n"]
         names = ("PREC", "ISPIN", "ENMAX", "NELM", "EDIFF", "EDIFFG", "NSW", "IBRION", "ISIF")
         parts += [f"   {name} = {p[name]}\n" for name in names]
+        flags = ("LNONCOLLINEAR", "LSORBIT")
+        parts += [f"   {name:<13} = {'T' if p[name] else 'F':>6}\n" for name in flags]
         parts += ["\n\n", "-" * 104, "\n\n\n"]
         for i, k in enumerate(points, 1):
             xyz = " ".join(f"{x:8.5f}" for x in k)
@@ -787,7 +817,7 @@ class Files:
         self.say(text.rstrip("\n"))
         lines = f"\n--------- Iteration {ionic:6}({number:4})  ----------\n\n"
         lines += "    LOOP:  cpu time    0.0100: real time    0.0100\n"
-        moment = f"{sum(self.moments):.7f}" if self.spin == 2 else ""
+        moment = "".join(f"{m:15.7f}" for m in self.net)
         lines += f" number of electron {self.nelect:15.7f} magnetization {moment}\n"
         lines += f"  entropy T*S    EENTRO =   {0:16.8f}\n"
         self._to(self.outcar, lines)
@@ -810,7 +840,7 @@ class Files:
         change = energy - (self.energy if self.energy is not None else 0.0)
         self.energy = energy
         line = f"{number:4} F= {energy:.8E} E0= {energy:.8E}  d E ={change:.6E}"
-        line += f"  mag= {sum(self.moments):10.4f}" if self.spin == 2 else ""
+        line += "  mag= " + "".join(f"{m:10.4f}" for m in self.net) if len(self.net) else ""
         self._to(self.oszicar, line + "\n")
         self.say(line)
 
@@ -820,14 +850,15 @@ class Files:
         if len(electronic) < self.parameters["NELM"]:
             parts += ["------------------------ aborting loop because EDIFF is reached --------\n"]
         parts += [f" E-fermi :   {0:.4f}     XC(G=0):  -6.0000     alpha+bet : -5.0000\n\n"]
-        if self.spin == 2:
+        # One component is in the table of x.
+        for axis, column, net in zip("xyz", self.moments.T, self.net, strict=False):
             rows = "".join(
-                f"  {i + 1:3}    {'   0.000' * 2}{m:8.3f}{m:8.3f}\n"
-                for i, m in enumerate(self.moments)
+                f"  {i + 1:3}    {'   0.000' * 2}{m:8.3f}{m:8.3f}\n" for i, m in enumerate(column)
             )
             rule = "-" * 44
-            parts += [" magnetization (x)\n\n# of ion       s       p       d       tot\n", rule]
-            parts += [f"\n{rows}{rule}\ntot    {'   0.000' * 4}\n\n"]
+            parts += [f" magnetization ({axis})\n\n"]
+            parts += ["# of ion       s       p       d       tot\n", rule]
+            parts += [f"\n{rows}{rule}\ntot    {'   0.000' * 2}{net:8.3f}{net:8.3f}\n\n"]
         parts += ["  FORCE on cell =-STRESS in cart. coord.  units (eV):\n"]
         parts += ["  Direction    XX          YY          ZZ          XY          YZ          ZX\n"]
         parts += ["  in kB    ", "".join(f"{kbar[i]:12.5f}" for i in order)]
@@ -865,10 +896,11 @@ class Files:
 
     def _bands(self) -> str:
         """Flat bands with a gap of 1 eV around the Fermi level at 0, and the density of states."""
-        filled = math.ceil(self.nelect / 2)
+        pair = 1 if self.job.is_noncollinear else 2
+        filled = math.ceil(self.nelect / pair)
         empty = max(self.nbands - filled, 0)
         levels = np.append(np.linspace(-10, -0.5, filled), np.linspace(0.5, 5, empty))
-        occupations = np.clip(self.nelect / 2 - np.arange(len(levels)), 0, 1)
+        occupations = np.clip(self.nelect / pair - np.arange(len(levels)), 0, 1)
         table = np.column_stack([levels, occupations])[: self.nbands]
         spins = range(1, self.spin + 1)
         points = range(1, len(self.job.kpoints.points) + 1)
@@ -877,7 +909,7 @@ class Files:
         eigenvalues = f"<eigenvalues>\n{_array('eene occ', sets)}</eigenvalues>\n"
         grid = np.linspace(-12, 6, 91)
         peaks = np.exp(-(((grid[:, None] - levels) / 0.4) ** 2)) / (0.4 * math.sqrt(math.pi))
-        density = peaks.sum(axis=1) * 2 / self.spin
+        density = peaks.sum(axis=1) * pair / self.spin
         total = np.column_stack([grid, density, np.cumsum(density) * (grid[1] - grid[0])])
         sets = "".join(_set(f"spin {s}", total) for s in spins)
         dos = f'<dos>\n<i name="efermi">0.0</i>\n<total>\n{_array("energy total integrated", sets)}'
@@ -886,7 +918,9 @@ class Files:
             ions = len(self.job.crystal.sites)
             # As much in every orbital: readers divide by what s, p and d have.
             partial = np.column_stack([grid, *[density / ions / 9] * 9])
-            sets = "".join(_set(f"spin {s}", partial) for s in spins)
+            # Beside the density its parts along x, y and z.
+            channels = range(1, 5) if self.job.is_noncollinear else spins
+            sets = "".join(_set(f"spin {s}", partial) for s in channels)
             sets = "".join(f'<set comment="ion {i + 1}">\n{sets}</set>\n' for i in range(ions))
             orbitals = "energy s py pz px dxy dyz dz2 dxz x2-y2"
             dos += f"<partial>\n{_array(orbitals, sets)}</partial>\n"
@@ -965,7 +999,8 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
         if hit == "pulay":
             start = np.linalg.det(job.crystal.cell)
             stress = stress + 0.05 * math.log(np.linalg.det(cell) / start) * np.eye(3)
-        results = energy + exchange(files.moments), forces, stress
+        energy += exchange(files.moments) + (coupling(numbers) if incar["LSORBIT"] else 0.0)
+        results = energy, forces, stress
         push = minimiser.push(forces, stress + incar["PSTRESS"] / KBAR * np.eye(3))
         if incar["EDIFFG"] < 0:
             small = np.linalg.norm(push, axis=1).max() < -incar["EDIFFG"]

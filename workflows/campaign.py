@@ -50,7 +50,14 @@ IDENTITY = (
 )
 
 #: Ends of keys among them that only say how much is done.
-AMOUNTS = (".second_opinion", ".max_hours", ".gan_steps", ".guide_epochs", ".autoencoder_epochs")
+AMOUNTS = (
+    ".second_opinion",
+    ".max_hours",
+    ".magnetic_orders",
+    ".gan_steps",
+    ".guide_epochs",
+    ".autoencoder_epochs",
+)
 
 #: `relaxation.refine` of the presets.
 REFINE = 0.01

@@ -123,10 +123,10 @@ def without_hull(
 
 
 def _side_by_side(phases: Sequence[Phase], confirmed: Sequence[Phase]) -> list[Confirmation]:
-    own = {_name(p): p for p in phases}
+    own = {_name(p): p for p in reversed(phases)} | {_start(p): p for p in phases}
     found = []
     for phase in confirmed:
-        before = own[_name(phase)]
+        before = own.get(_start(phase)) or own[_name(phase)]
         moved = None
         if phase.energy_per_atom is not None:
             moved = displacement(before.structure, phase.structure)
@@ -136,6 +136,7 @@ def _side_by_side(phases: Sequence[Phase], confirmed: Sequence[Phase]) -> list[C
                 key=phase.id,
                 formula=phase.formula,
                 spacegroup=phase.spacegroup,
+                magnetic_order=phase.magnetic_order,
                 structure=phase.structure,
                 before=Place.of(before),
                 after=Place.of(phase),
@@ -191,5 +192,10 @@ def agreement(found: Sequence[Confirmation]) -> Agreement:
     )
 
 
-def _name(phase: Phase) -> tuple[str, str]:
+def _name(phase: Phase) -> tuple[str, ...]:
     return phase.origin.kind, phase.origin.id
+
+
+def _start(phase: Phase) -> tuple[str, ...]:
+    """Its name with the magnetic order that it started in, which may be new to this level."""
+    return (*_name(phase), phase.origin.magnetic_order or "")

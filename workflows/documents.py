@@ -16,6 +16,7 @@ from ccdcgan.dft.relaxation.document import Relaxation, is_finite
 from ccdcgan.dft.relaxation.failure import FailureClass
 from ccdcgan.dft.structures.decoding import StoredStructure
 from ccdcgan.dft.structures.hull import Nearness, nearness
+from ccdcgan.dft.structures.moments import MagneticOrder
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
 
@@ -66,6 +67,9 @@ class Origin(BaseModel):
     sample: int | None = Field(None, description="Index of the noise vector.")
     noise_seed: int | None = Field(None, description="Seed of the noise vectors.")
     predicted_formation_energy: float | None = Field(None, description="eV/atom.")
+    magnetic_order: str | None = Field(
+        None, description="Of its start, where that is not the ferromagnetic one of any engine."
+    )
     prerelaxed: bool | None = Field(
         None, description="Whether a potential learnt from the campaign has relaxed it before."
     )
@@ -216,6 +220,9 @@ class Phase(BaseModel):
     folder: str | None = Field(None, description="Where its files lie, of a DFT code.")
     second_opinion: SecondPlace | None = None
     distinct: bool = Field(description="Matches no earlier phase of the campaign.")
+    magnetic_order: MagneticOrder | None = Field(
+        None, description="Of the relaxed crystal's moments; null where they were not computed."
+    )
     origin: Origin
     level_of_theory: LevelOfTheory
     stability: StabilityFigures | None = Field(None, description="Null where nobody has asked.")
@@ -254,6 +261,7 @@ class Confirmation(BaseModel):
     key: str = Field(description="Content key of the confirming relaxation.")
     formula: str
     spacegroup: str = Field(description="Of the confirmed crystal.")
+    magnetic_order: MagneticOrder | None = Field(None, description="Of its moments.")
     structure: StoredStructure = Field(description="As relaxed at the confirming level.")
     before: Place = Field(description="At the campaign's level, on the hull of all its phases.")
     after: Place = Field(description="At the confirming level, on the hull of what was confirmed.")

@@ -284,10 +284,13 @@ class Knowledge:
         return list(found.values())
 
     def _is_lower_magnet(self, key: str, met: str) -> bool:
-        """Whether a crystal that was met with other magnetic moments is met with lower ones."""
+        """Whether a crystal that was met with other magnetic moments is met with lower ones.
+
+        Or without any: an order may fall to none on the way.
+        """
         energy, other = (self.documents[k].energy_per_atom for k in (key, met))
         assert energy is not None and other is not None
-        magnetic = is_magnetic(self.structure(key)) and is_magnetic(self.structure(met))
+        magnetic = is_magnetic(self.structure(key)) or is_magnetic(self.structure(met))
         return magnetic and energy < other - MAGNETIC
 
     def _whole(self, key: str) -> bool:
@@ -339,7 +342,7 @@ def _stored_facts(campaign: Campaign) -> dict[str, Fact]:
 def knowledge_key(campaign: Campaign) -> str:
     """Key of the artifact with the facts of a campaign."""
     # Not its digest: a campaign that does more goes on with what is known.
-    relaxation = campaign.relaxation.model_dump(mode="json")
+    relaxation = campaign.relaxation.model_dump(mode="json", exclude={"magnetic_orders"})
     return artifact_key("knowledge", campaign.elements, campaign.seed, relaxation)
 
 

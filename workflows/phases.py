@@ -12,6 +12,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from ccdcgan.dft.engines.corrections import warnings_of as engine_warnings
 from ccdcgan.dft.structures.elements import off_the_table
 from ccdcgan.dft.structures.hull import DEPTHS, NOISE, Hull, Thresholds
+from ccdcgan.dft.structures.moments import order_of
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     Claim,
@@ -64,6 +65,7 @@ def unplaced(claim: Claim, document: RelaxationDocument, group: str | None = Non
         host=document.host,
         folder=document.folder,
         distinct=False,
+        magnetic_order=order_of(structure),
         origin=claim.origin,
         level_of_theory=document.level_of_theory,
     )

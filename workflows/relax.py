@@ -33,6 +33,7 @@ from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Claim, RelaxationDocument
 from ccdcgan.workflows.jobs import document_job, in_queue, plain
+from ccdcgan.workflows.magnetism import in_orders
 from ccdcgan.workflows.outputs import RelaxedOutput, TaskDocument, VaspOutput
 from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import Relaxations
@@ -93,7 +94,10 @@ class RelaxMaker(Maker):
         """
         start = monotonic()
         whole = isinstance(proposed, list)
-        candidates = proposed if isinstance(proposed, list) else CANDIDATES.validate_json(proposed)
+        if isinstance(proposed, list):
+            candidates = in_orders(proposed, campaign.relaxation)
+        else:
+            candidates = CANDIDATES.validate_json(proposed)
         wanted: dict[str, Candidate] = {}
         for candidate in candidates:
             wanted.setdefault(key_of(candidate, campaign.relaxation), candidate)

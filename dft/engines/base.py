@@ -14,6 +14,7 @@ from pymatgen.core import Element, Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import Settings
+from ccdcgan.dft.structures.moments import STARTING_MOMENTS
 
 #: Dispersion corrections by name: D3 with Becke-Johnson damping, two-body terms (Grimme et al., J.
 #: Comput. Chem. 32, 1456 (2011)), and D4 (Caldeweyher et al., Phys. Chem. Chem. Phys. 22, 8499
@@ -106,6 +107,16 @@ class EngineSettings(Settings, ABC):
     def is_magnetic(self) -> bool:
         """Whether magnetic moments of a structure's sites are where its electrons start from."""
         return False
+
+    @property
+    def may_be_magnetic(self) -> bool:
+        """Whether it is, as far as is known before it is `completed`."""
+        return self.is_magnetic
+
+    @property
+    def starting_moments(self) -> Mapping[str, float]:
+        """Moments, μB, that atoms of magnetic elements start with where a structure has none."""
+        return STARTING_MOMENTS
 
     @property
     def optimizer(self) -> Literal["FIRE", "BFGS"]:

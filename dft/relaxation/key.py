@@ -12,8 +12,8 @@ from ccdcgan.dft.files import digest
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import moments_of, standard
 
-#: Settings that leave the relaxation itself as it is, or end it without a result.
-AFTERWARDS = ("second_opinion", "corrections", "max_hours")
+#: Settings that leave the relaxation itself as it is, end it without a result, or add others.
+AFTERWARDS = ("second_opinion", "corrections", "max_hours", "magnetic_orders")
 
 
 def elements_of(structure: Structure) -> list[str]:

@@ -15,6 +15,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.engines.registry import Engine
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import EnergyRange, Settings, VolumeRange
 from ccdcgan.dft.structures.validity import fault, overlap
@@ -42,7 +43,7 @@ class RelaxationSettings(Settings):
     """
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"second_opinion", "corrections", "max_hours", "pressure", "refine"}
+        {"second_opinion", "corrections", "magnetic_orders", "max_hours", "pressure", "refine"}
     )
 
     engine: Engine = DEFAULT_ENGINE
@@ -105,6 +106,29 @@ class RelaxationSettings(Settings):
         le=500,
         description="Hydrostatic pressure, GPa; energies are enthalpies E + pV then.",
     )
+    magnetic_orders: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="Most orders of magnetic moments of a crystal with a magnetic element, each a "
+        "relaxation of its own: the ferromagnetic one, then antiferromagnets and ferrimagnets in "
+        "cells of up to twice its size, the most symmetric first. What comes with moments has its "
+        "own order alone.",
+    )
+
+    @field_validator("magnetic_orders")
+    @classmethod
+    def _with_spin(cls, orders: int, info: ValidationInfo) -> int:
+        engine = info.data.get("engine")
+        if orders == 1 or engine is None or engine.may_be_magnetic:
+            return orders
+        if engine.is_potential:
+            raise ValueError(
+                f"engine {engine.name} knows no magnetic moments: leave magnetic_orders out, "
+                "or relax by vasp"
+            )
+        way = "leave out ISPIN: 1" if isinstance(engine, VaspEngine) else "set engine.spin: true"
+        raise ValueError(f"engine {engine.name} is without spin here: {way}, or magnetic_orders")
 
     @field_validator("refine")
     @classmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from pymatgen.core import Species, Structure
@@ -12,6 +14,26 @@ Moment = float | list[float]
 
 #: Moments below count as none, μB.
 NOISE = 0.1
+
+#: Moments that atoms of magnetic elements start with, μB: high spin of the 3d metals, as in the
+#: Materials Project's input sets; of lanthanides the 4f electrons that Hund's rule leaves unpaired
+#: in their ions of charge 3, of europium in that of charge 2.
+STARTING_MOMENTS: Mapping[str, float] = MappingProxyType(
+    {
+        **dict.fromkeys(("V", "Cr", "Mn", "Fe", "Co", "Ni"), 5.0),
+        **{"Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0, "Sm": 5.0, "Eu": 7.0, "Gd": 7.0},
+        **{"Tb": 6.0, "Dy": 5.0, "Ho": 4.0, "Er": 3.0, "Tm": 2.0, "Yb": 1.0},
+    }
+)
+
+#: How moments are ordered.
+MagneticOrder = Literal[
+    "nonmagnetic", "ferromagnetic", "antiferromagnetic", "ferrimagnetic", "noncollinear"
+]
+
+#: Part of all moments that those of one sign are beyond the others, at most in an antiferromagnet
+#: and at least in a ferromagnet, in which ligands may have small ones against those of the metal.
+UNBALANCED, ALIGNED = 0.05, 0.8
 
 
 def complete(moments: Sequence[Moment | None]) -> list[Moment] | None:
@@ -83,3 +105,22 @@ def as_species(structure: Structure) -> Structure:
         for site, spin in zip(structure, spins, strict=True)
     ]
     return Structure(structure.lattice, species, structure.frac_coords)
+
+
+def order_of(structure: Structure) -> MagneticOrder | None:
+    """How the moments of a structure are ordered; None where it has none to tell of."""
+    moments, z = moments_of(structure), along_z(structure)
+    if moments is None or z is None:
+        return None
+    if not is_magnetic(structure):
+        return "nonmagnetic"
+    vectors = np.array(moments, float).reshape(len(z), -1)
+    if vectors.shape[1] == 3 and np.linalg.matrix_rank(vectors, tol=NOISE) > 1:
+        return "noncollinear"
+    # Along whatever axis they lie.
+    axis = vectors[np.linalg.norm(vectors, axis=1).argmax()]
+    along = vectors @ axis
+    net = abs(float(along.sum())) / float(np.abs(along).sum())
+    if net >= ALIGNED:
+        return "ferromagnetic"
+    return "antiferromagnetic" if net <= UNBALANCED else "ferrimagnetic"

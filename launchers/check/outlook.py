@@ -24,6 +24,7 @@ from ccdcgan.dft.structures.spacegroups import require_pyxtal
 from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
+from ccdcgan.workflows.magnetism import require_magnets
 from ccdcgan.workflows.propose import substituted
 from ccdcgan.workflows.screening import require_fitting_groups
 from ccdcgan.workflows.sections import SMALLEST_DATABASE
@@ -62,6 +63,7 @@ def source_findings(campaign: Campaign) -> Generator[Finding, None, int]:
         unknown |= isinstance(source, MaterialsProjectSource)
         yield finding
     yield tried(partial(_proposals, campaign))
+    yield from _magnets(campaign)
     if not usable:
         return 0
     try:
@@ -125,6 +127,26 @@ def _proposals(campaign: Campaign) -> Finding:
     return Finding("ok", f"proposals by {', '.join(campaign.sources)}")
 
 
+def _magnets(campaign: Campaign) -> Iterator[Finding]:
+    """Whether magnetic moments are of the system, and what is without them."""
+    try:
+        require_magnets(campaign)
+    except UserError as error:
+        yield Finding("missing", str(error))
+    for name, relaxation in campaign.relaxations.items():
+        engine, orders = relaxation.engine, relaxation.magnetic_orders
+        magnets = [e for e in campaign.elements if engine.starting_moments.get(e)]
+        if orders > 1 and magnets:
+            yield Finding(
+                "ok", f"{name}: {', '.join(magnets)} in up to {orders} magnetic orders of a crystal"
+            )
+        elif magnets and not (engine.is_potential or engine.may_be_magnetic):
+            yield Finding(
+                "note",
+                f"{name}: {', '.join(magnets)} without spin: energies of magnets are too high",
+            )
+
+
 def _candidates(
     campaign: Campaign, found: list[Prototype], more: int, unknown: bool
 ) -> tuple[int, str]:
@@ -177,6 +199,8 @@ def _guess(campaign: Campaign, most: int) -> Finding:
     later = loop.rounds * loop.relaxations
     rounds = "1 round" if loop.rounds == 1 else f"{loop.rounds} rounds"
     text = f"about {first} relaxations, and up to {later} in {rounds}"
+    if (orders := campaign.relaxation.magnetic_orders) > 1:
+        text += f", each in up to {orders} magnetic orders"
     if not campaign.relaxation.engine.is_potential:
         return Finding("note", f"{text}; their time by {campaign.relaxation.engine.name} is open")
     workers = campaign.workers or len(os.sched_getaffinity(0))

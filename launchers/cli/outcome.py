@@ -101,7 +101,9 @@ def _both_levels(engine: str, crystal: Confirmation) -> str:
         f"{level} {'–' if place.e_above_hull is None else f'{place.e_above_hull:.3f}'}"
         for level, place in places
     )
-    return f"{crystal.formula:>10}  E_hull {', '.join(distances)} eV/atom"
+    order = crystal.magnetic_order
+    told = "" if order in (None, "nonmagnetic") else f", {order}"
+    return f"{crystal.formula:>10}  E_hull {', '.join(distances)} eV/atom{told}"
 
 
 def _agreement(found: Agreement) -> str:

@@ -24,6 +24,7 @@ from ccdcgan.launchers.cluster.settings import Cluster
 from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.flow import InverseDesignMaker
+from ccdcgan.workflows.magnetism import require_magnets
 from ccdcgan.workflows.screening import require_fitting_groups
 
 #: Timeout of a submission that was begun and not finished, s: then it is taken over.
@@ -71,6 +72,7 @@ def submit(campaign: Campaign, name: str, cluster: Cluster, again: bool = False)
     claim_folder(cluster)
     load_references(campaign.references, campaign.elements)
     require_fitting_groups(campaign)
+    require_magnets(campaign)
     campaign = as_begun(pad, campaign, name).completed()
     if campaign.trusted:
         # Whom one user trusts is nobody else's.

@@ -74,6 +74,8 @@ def _row(crystal: Confirmation) -> str:
         "–" if moved is None else f"{moved:.3f}",
     ]
     label = after.label if crystal.converged else crystal.reason or "not converged"
+    if crystal.magnetic_order not in (None, "nonmagnetic"):
+        label += f", {crystal.magnetic_order}"
     cells = [
         f'<td class="nowrap">{formula_html(crystal.formula)}</td>',
         f'<td class="nowrap">{spacegroup_html(crystal.spacegroup)}</td>',

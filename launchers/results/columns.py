@@ -30,6 +30,7 @@ class Column(NamedTuple):
 COLUMNS: dict[str, Column] = {
     "formula": Column("formula", "string", None, "Reduced formula."),
     "spacegroup": Column("spacegroup", "string", None, "Space group at 0.1 Å, with its number."),
+    "magnetic_order": Column("magnetic_order", "string", None, "Of the relaxed moments."),
     "nsites": Column("nsites", "integer", None, "Atoms in the relaxed cell."),
     "energy_per_atom": Column("energy_per_atom", "float", "eV/atom", "At the level of theory."),
     "formation_energy_per_atom": Column(

@@ -61,8 +61,8 @@ def check_command(program: Program = "std") -> None:
         raise UserError(f"{variable} has an open quote: {command}") from None
     if program == "ncl" and vasp_command("ncl") == vasp_command() and "ncl" not in command:
         raise UserError(
-            "LSORBIT and LNONCOLLINEAR need vasp_ncl: set ATOMATE2_VASP_NCL_CMD, for example to "
-            "'srun vasp_ncl'"
+            "soc, LSORBIT and LNONCOLLINEAR need vasp_ncl: set ATOMATE2_VASP_NCL_CMD, for example "
+            "to 'srun vasp_ncl'"
         )
     programs = words[:1]
     if not CONTAINERS.intersection(Path(w).name for w in words):

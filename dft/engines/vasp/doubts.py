@@ -51,6 +51,10 @@ def refuse_values(incar: Mapping[str, Any]) -> None:
             "MAGMOM: one list cannot fit structures of different size: give one number for each "
             "element, as in MAGMOM: {Fe: 5.0}, or moments with the structures"
         )
+    for name, moment in (moments or {}).items():
+        numbers = moment if isinstance(moment, (list, tuple)) and len(moment) == 3 else [moment]
+        if not all(isinstance(m, (int, float)) and math.isfinite(m) for m in numbers):
+            raise ValueError(f"MAGMOM: {name}: {moment!r} is no number")
 
 
 def doubts(incar: Mapping[str, Any]) -> Iterator[str]:

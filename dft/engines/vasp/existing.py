@@ -24,7 +24,14 @@ from ccdcgan.dft.engines.vasp.files import (
 )
 from ccdcgan.dft.engines.vasp.inputs import by_element, expected_inputs
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.dft.engines.vasp.tags import DECISIVE, NEUTRAL, alike, decisive, difference
+from ccdcgan.dft.engines.vasp.tags import (
+    DECISIVE,
+    NEUTRAL,
+    alike,
+    decisive,
+    difference,
+    is_noncollinear,
+)
 from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
@@ -145,6 +152,8 @@ def complete_tags(
     """Tags as VASP took them where INCAR leaves them to its defaults."""
     found = {str(tag).upper(): value for tag, value in incar.items()}
     found.setdefault("ENCUT", parameters.get("ENMAX"))
+    if is_noncollinear(found):
+        found["ISPIN"] = 1
     if str(found.get("GGA", "--")).strip("- ") == "" and all("PBE" in name for name in potcars):
         found["GGA"] = "PE"
     if str(found.get("METAGGA", "--")).strip("- ").upper() in ("", "NONE"):

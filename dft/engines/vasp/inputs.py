@@ -81,15 +81,23 @@ def _inputs(
         return _maker_inputs(engine, structure, index, tags, potcar_spec)
     engine, kind = engine.of_stage(index), engine.kinds[index]
     incar = {**INCAR, **engine.tags, **tags}
+    starting = incar.get("MAGMOM", engine.starting_moments)
     incar |= _hubbard(engine, incar, structure)
-    if (moments := _moments(structure, incar)) is not None:
+    if is_noncollinear(incar):
+        incar |= _noncollinear(incar)
+    kinds = {"relax": RelaxSetGenerator, "static": StaticSetGenerator}
+    if incar["ISPIN"] == 2:
+        # Cobalt and lanthanides would start without what makes them magnets.
+        theirs = kinds[kind]().config_dict["INCAR"]["MAGMOM"]
+        incar.setdefault("MAGMOM", {**theirs, **engine.starting_moments})
+    if (moments := _moments(structure, incar, starting)) is not None:
         # Those of elements would go before those of sites.
         incar.pop("MAGMOM", None)
         structure = with_moments(structure, moments)
     grid = Kpoints.automatic_density_by_lengths(
         structure, [engine.kpoints_length] * 3, force_gamma=True
     )
-    generator = (RelaxSetGenerator if kind == "relax" else StaticSetGenerator)(
+    generator = kinds[kind](
         user_incar_settings=incar,
         user_kpoints_settings=grid,
         user_potcar_functional=engine.functional,
@@ -114,18 +122,32 @@ def _maker_inputs(
     inputs = inputs_by_maker(stage, structure, expected, potcar_spec)
     incar = dict(inputs["INCAR"]) | {"LCHARG": INCAR["LCHARG"], "LWAVE": INCAR["LWAVE"]}
     incar |= {tag: value for tag, value in engine.incar.items() if tag in TECHNICAL} | dict(tags)
-    if (moments := _moments(structure, incar)) is not None:
-        incar["MAGMOM"] = moments
+    if moments_of(structure) is not None:
+        incar["MAGMOM"] = _moments(structure, incar, {})
     # The grid is written.
     inputs["INCAR"] = Incar({t: v for t, v in incar.items() if t not in ("KSPACING", "KGAMMA")})
     return inputs
 
 
-def _moments(structure: Structure, incar: Mapping[str, Any]) -> list[Moment] | None:
-    """Moments of the sites that a run starts from, along z unless its spins have any direction."""
+def _noncollinear(incar: Mapping[str, Any]) -> dict[str, Any]:
+    """Tags that VASP asks for where spins have any direction."""
+    # From 6.5 on it stops with ISPIN = 2. ISYM = 0 takes k and -k for the same.
+    return {"ISPIN": 1} | ({"ISYM": -1} if incar.get("ISYM") == 0 else {})
+
+
+def _moments(
+    structure: Structure, incar: Mapping[str, Any], starting: Mapping[str, Moment]
+) -> list[Moment] | None:
+    """Moments of the sites that a run starts from, along z unless its spins have any direction.
+
+    None where those of elements will do.
+    """
     moments = moments_of(structure)
-    if moments is None or not is_noncollinear(incar):
+    if not is_noncollinear(incar):
         return None if moments is None else list(along_z(structure) or ())
+    if moments is None:
+        # VASP reads three numbers for each site then.
+        moments = [starting.get(site.specie.symbol, 0.0) for site in structure]
     return [m if isinstance(m, list) else [0.0, 0.0, m] for m in moments]
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ccdcgan.dft.engines import dispersion
@@ -30,6 +31,7 @@ from ccdcgan.dft.engines.vasp.tags import (
     LADDER,
     MP_CUTOFF,
     R2SCAN_D3BJ,
+    SPIN_ORBIT,
     TECHNICAL,
     check_incar,
     decisive,
@@ -38,13 +40,14 @@ from ccdcgan.dft.engines.vasp.tags import (
 )
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
+from ccdcgan.dft.structures.moments import Moment
 
 
 class VaspEngine(EngineSettings):
     """VASP. The command and the POTCARs are the machine's: ATOMATE2_VASP_CMD, PMG_VASP_PSP_DIR."""
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"dispersion", "hubbard_u", "keep_waves", "ladder", "maker_inputs"}
+        {"dispersion", "hubbard_u", "keep_waves", "ladder", "maker_inputs", "soc"}
     )
     technical: ClassVar[frozenset[str]] = frozenset(
         {"attempts", "walltime", "buffer", "frozen_after", "polling", "keep_waves", "ladder"}
@@ -103,6 +106,10 @@ class VaspEngine(EngineSettings):
         description="mp2020: the Materials Project's U for its oxides and fluorides, its POTCARs "
         "and ENCUT, so that GGA and GGA+U meet on one hull by MP2020's corrections.",
     )
+    soc: bool = Field(
+        False,
+        description="Spin-orbit coupling in the last stage, which is static and run by vasp_ncl.",
+    )
 
     ladder: tuple[dict[str, Any], ...] = Field(
         LADDER,
@@ -158,10 +165,23 @@ class VaspEngine(EngineSettings):
                     "engine.dispersion out, or set IVDW and its parameters in engine.incar"
                 )
 
+    def _check_coupling(self) -> None:
+        if not self.soc:
+            return
+        if self.kinds[-1] != "static" or isinstance(self.stages[-1], MakerStage):
+            raise ValueError(
+                "soc: true is for a static stage with tags of ours: end engine.stages with static"
+            )
+        if is_noncollinear(self.incar) or any(
+            isinstance(s, OwnStage) and is_noncollinear(s.incar) for s in self.stages
+        ):
+            raise ValueError("engine.soc sets LSORBIT: leave one of the two out")
+
     @model_validator(mode="after")
     def _can_run(self) -> VaspEngine:
         self._check_scheme()
         self._check_dispersion()
+        self._check_coupling()
         for number, stage in enumerate(self.stages, 1):
             if isinstance(stage, MakerStage) and (self.dispersion or self.hubbard_u):
                 raise ValueError(
@@ -223,8 +243,10 @@ class VaspEngine(EngineSettings):
             It is a maker's, and what that writes is not known yet.
         """
         stage = self.stages[index]
-        if isinstance(stage, OwnStage):
-            return self.model_copy(update={"incar": {**self.incar, **stage.incar}})
+        coupled = SPIN_ORBIT if self._is_coupled(index) else {}
+        if isinstance(stage, OwnStage) or coupled:
+            own = stage.incar if isinstance(stage, OwnStage) else {}
+            return self.model_copy(update={"incar": {**coupled, **self.incar, **own}})
         if isinstance(stage, MakerStage):
             inputs = self.inputs_of_maker(index)
             if inputs is None:
@@ -237,9 +259,15 @@ class VaspEngine(EngineSettings):
             return self.model_copy(update={"incar": incar, **chosen})
         return self
 
+    def _is_coupled(self, index: int) -> bool:
+        """Whether a stage is that with spin-orbit coupling."""
+        return self.soc and range(len(self.stages))[index] == len(self.stages) - 1
+
     def is_on_its_own(self, index: int) -> bool:
         """Whether a stage has tags of its own that decide its energy."""
         stage = self.stages[index]
+        if self._is_coupled(index):
+            return True
         if isinstance(stage, MakerStage) and index:
             own, before = (self.of_stage(i) for i in (index, index - 1))
             return _basis(own, own.potcars) != _basis(before, own.potcars)
@@ -290,6 +318,19 @@ class VaspEngine(EngineSettings):
         each = [{**INCAR, **engine.incar} for engine in engines]
         return any(tags["ISPIN"] == 2 or is_noncollinear(tags) for tags in each)
 
+    @property
+    def may_be_magnetic(self) -> bool:
+        unknown = any(isinstance(s, MakerStage) for s in self.stages) and not self.maker_inputs
+        return unknown or self.is_magnetic
+
+    @property
+    def starting_moments(self) -> Mapping[str, float]:
+        """Those of MAGMOM where it is given, else of any magnetic element."""
+        given: Mapping[str, Moment] | None = self.incar.get("MAGMOM")
+        if given is None:
+            return super().starting_moments
+        return {element: float(np.linalg.norm(moment)) for element, moment in given.items()}
+
     def potcar(self, element: str) -> str:
         """Name of an element's POTCAR."""
         if self.hubbard_u is None:
@@ -321,6 +362,8 @@ class VaspEngine(EngineSettings):
         beyond = [t for t in ("METAGGA", "LDAU", "IVDW", "LHFCALC") if asked[t] != DECISIVE[t]]
         if self.hubbard_u is not None:
             beyond.remove("LDAU")
+        if self.soc:
+            beyond.append("SOC")
         note = "".join(f", {difference(t, v)}" for t, v in changed.items())
         return LevelOfTheory(
             engine="VASP",

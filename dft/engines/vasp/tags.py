@@ -92,6 +92,16 @@ HUBBARD = ("LDAUU", "LDAUJ", "LDAUL")
 #: ENCUT of the Materials Project's relaxations, eV.
 MP_CUTOFF = 520.0
 
+#: Tags of spin-orbit coupling, as VASP's manual recommends them: moments along z of the cell, no
+#: symmetry, which they may break, and gradients without the grid's directions.
+SPIN_ORBIT: dict[str, Any] = {
+    "LSORBIT": True,
+    "LNONCOLLINEAR": True,
+    "SAXIS": [0, 0, 1],
+    "ISYM": -1,
+    "GGA_COMPAT": False,
+}
+
 #: Parameters of D3(BJ) for r2SCAN (Ehlert et al., J. Chem. Phys. 154, 061101 (2021)).
 R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
 
