@@ -9,17 +9,22 @@ from typing import Any
 
 # It reads its settings when it is imported.
 import atomate2  # noqa: F401
+import numpy as np
 import pytest
 from potcars import write_potcars
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
+from vasp_stand_in import coupling, read_incar
 
+from ccdcgan.dft.engines.base import same_level
 from ccdcgan.dft.engines.vasp.relax import relax_by_vasp
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.decoding import decode_structure
+from ccdcgan.dft.structures.moments import moments_of, order_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
@@ -118,6 +123,53 @@ def test_each_stage_has_its_program(machine: Path, monkeypatch: pytest.MonkeyPat
     assert (machine / "ran").read_text().split()[0] == "std"
 
 
+def test_spin_orbit_coupling_is_in_the_last_stage(machine: Path) -> None:
+    from pymatgen.io.vasp import Incar, Outcar
+
+    plain, coupled = relax("relax", "static"), relax("relax", "static", soc=True)
+    assert plain.converged and coupled.converged
+    assert (machine / "ran").read_text() == "std\nstd waves\nstd\nncl\n"
+    first, last = (Path(coupled.folder or "") / run / "INCAR" for run in ("01-relax", "02-static"))
+    assert "LSORBIT" not in Incar.from_file(first)
+    incar = read_incar(last.read_text())
+    # Two numbers a site would be another input: nothing here has moments, in three directions.
+    assert incar["MAGMOM"] == [0.0] * 6 and incar["SAXIS"] == [0, 0, 1]
+    assert incar["LSORBIT"] is True and incar["ISPIN"] == 1 and incar["ISYM"] == -1
+    assert Outcar(last.with_name("OUTCAR")).noncollinear
+    change = coupling(np.array([83, 34])) / 2
+    assert coupled.energy_per_atom == pytest.approx((plain.energy_per_atom or 0.0) + change)
+    levels = plain.level_of_theory, coupled.level_of_theory
+    assert [level.scale for level in levels] == ["PBE, uncorrected", "PBE+SOC, uncorrected"]
+    with pytest.raises(UserError, match="one level of theory only"):
+        same_level(levels)
+    assert not coupled.frames or len(coupled.frames) == 1, "the relaxation's are of another level"
+
+
+def test_coupling_leaves_what_has_none_as_it_was() -> None:
+    assert "soc" not in engine("relax", "static").model_dump(mode="json")
+    levels = [engine("relax", "static", **c).level_of_theory() for c in ({}, {"soc": False})]
+    assert levels[0] == levels[1]
+
+
+def test_moments_are_kept_into_spin_orbit_coupling(machine: Path) -> None:
+    from pymatgen.io.vasp import Incar
+
+    write_potcars(machine / "psp", ["Fe", "O"])
+    cell = Structure(
+        Lattice.tetragonal(3.0, 4.3),
+        ["Fe", "Fe", "O", "O"],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0, 0, 0.5]],
+        site_properties={"magmom": [4.0, -4.0, 0.0, 0.0]},
+    )
+    settings = RelaxationSettings(engine=engine("relax", "static", soc=True))
+    result = relax_by_vasp(cell, settings)[0]
+    assert result.converged
+    last = Incar.from_file(Path(result.folder or "") / "02-static" / "INCAR")["MAGMOM"]
+    assert np.allclose([list(m) for m in last], [[0, 0, 2], [0, 0, -2], [0, 0, 0], [0, 0, 0]])
+    assert moments_of(decode_structure(result.structure)) == [list(m) for m in last]
+    assert order_of(decode_structure(result.structure)) == "antiferromagnetic"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
@@ -131,9 +183,10 @@ def test_check_finds_the_program_that_is_missing(
 ) -> None:
     name = f"ATOMATE2_VASP_{variable}_CMD"
     monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
-    with pytest.raises(UserError) as caught:
-        engine("relax", static(LSORBIT=True)).check(["Bi", "Se"])
-    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+    for chosen in (engine("relax", static(LSORBIT=True)), engine("relax", "static", soc=True)):
+        with pytest.raises(UserError) as caught:
+            chosen.check(["Bi", "Se"])
+        assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

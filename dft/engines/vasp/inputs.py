@@ -83,8 +83,9 @@ def _inputs(
     incar = {**INCAR, **engine.tags, **tags}
     starting = incar.get("MAGMOM", engine.starting_moments)
     incar |= _hubbard(engine, incar, structure)
-    if is_noncollinear(incar):
-        incar |= _noncollinear(incar)
+    if free := is_noncollinear(incar):
+        # pymatgen leaves MAGMOM out with ISPIN = 1, which VASP is to have here.
+        incar["ISPIN"] = 2
     kinds = {"relax": RelaxSetGenerator, "static": StaticSetGenerator}
     if incar["ISPIN"] == 2:
         # Cobalt and lanthanides would start without what makes them magnets.
@@ -104,7 +105,10 @@ def _inputs(
         user_potcar_settings={e: engine.potcar(e) for e in structure.composition.get_el_amt_dict()},
         auto_ismear=False,
     )
-    return generator.get_input_set(structure, potcar_spec=potcar_spec)
+    inputs = generator.get_input_set(structure, potcar_spec=potcar_spec)
+    if free:
+        inputs["INCAR"].update(_noncollinear(incar))
+    return inputs
 
 
 def _maker_inputs(
