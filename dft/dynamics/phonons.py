@@ -95,6 +95,7 @@ def phonons_of(structure: Structure, forces: ForcesOf, most: int = MOST_ATOMS) -
     ----------
     structure
         Primitive cell, symmetric and relaxed to small forces: what is left of them is subtracted.
+        Its magnetic moments, if any, are those of the supercell.
     forces
         Forces (n, 3) on atoms, eV/Å.
     most
@@ -167,4 +168,10 @@ def _short_waves() -> list[tuple[tuple[Fraction, ...], list[int]]]:
 
 
 def _atoms(cell: PhonopyAtoms) -> Atoms:
-    return Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+    return Atoms(
+        cell.symbols,
+        cell=cell.cell,
+        scaled_positions=cell.scaled_positions,
+        magmoms=cell.magnetic_moments,
+        pbc=True,
+    )

@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.optimize import BFGS
 from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.dynamics.document import Stability
 from ccdcgan.dft.dynamics.elasticity import elasticity_of
@@ -15,6 +17,7 @@ from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of
 from ccdcgan.dft.relaxation.key import elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.structures.moments import is_magnetic, moments_of, with_moments
 from ccdcgan.dft.structures.symmetry import FloatArray, symmetrised
 
 #: Largest force, eV/Å, of a crystal that is asked for its forces of displacements, and most steps
@@ -79,13 +82,21 @@ def given_up(settings: RelaxationSettings, structure: Structure, reason: str) ->
 
 
 def _add_phonons(found: Stability, relaxer: Relaxer, cell: Structure) -> None:
-    calculator = relaxer.engine.calculator(cell)
+    calculators: list[Calculator] = []
 
     def forces(atoms: Atoms) -> FloatArray:
-        atoms.calc = calculator
+        # One for all displacements; k-points and moments of a DFT code are of the supercell.
+        if not calculators:
+            calculators.append(relaxer.engine.calculator(AseAtomsAdaptor.get_structure(atoms)))
+        atoms.set_initial_magnetic_moments(None)
+        atoms.calc = calculators[0]
         return np.asarray(atoms.get_forces())
 
-    phonons = phonons_of(cell, forces)
+    moments = moments_of(cell) if is_magnetic(cell) else None
+    if moments is not None:
+        # What a calculation leaves of symmetry is not quite equal.
+        moments = np.round(np.array(moments), 1).tolist()
+    phonons = phonons_of(with_moments(cell, moments), forces)
     found.lowest_frequency_thz = phonons.lowest
     found.wave_vector, found.supercell = list(phonons.wave_vector), list(phonons.supercell)
     found.dynamically_stable = phonons.is_stable
