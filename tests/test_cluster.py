@@ -23,6 +23,7 @@ from pymatgen.core import Structure
 from services import Database, give_up_soon, wait_until
 from test_campaign import command
 
+from ccdcgan.dft import queue_time
 from ccdcgan.dft.engines.vasp import side_by_side
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import OutOfTimeError
@@ -33,7 +34,6 @@ from ccdcgan.launchers.cluster.recovery import TRIES, mend
 from ccdcgan.launchers.cluster.settings import CLASSES, Cluster, load_cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline
 from ccdcgan.launchers.workdir import embedded_store
-from ccdcgan.workflows import relax
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Candidate, Claim, Origin, RelaxationDocument
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
@@ -641,7 +641,7 @@ def test_a_relaxation_that_goes_on_in_a_new_job_keeps_its_class(here, monkeypatc
         raise OutOfTimeError
 
     monkeypatch.setattr(side_by_side, "relax_by_vasp", out_of_time)
-    monkeypatch.setattr(relax, "sleep", lambda _: None)
+    monkeypatch.setattr(queue_time, "sleep", lambda _: None)
     by_hand.output(jobs_of(here)["prototypes"], {"candidates": by_hand.candidates[:1]})
     ((spec, again),) = by_hand.born(job)
     assert (again.uuid, again.index) == (job.uuid, job.index + 1)

@@ -494,7 +494,7 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     store = embedded_store(machine)
     store.connect()
     waited: list[float] = []
-    monkeypatch.setattr("ccdcgan.workflows.relax.sleep", waited.append)
+    monkeypatch.setattr("ccdcgan.dft.queue_time.sleep", waited.append)
     response = job.run(store)
     assert response.replace is not None and response.output is None
     assert waited == [10.0]

@@ -76,13 +76,30 @@ def test_mistakes_get_one_line(
 @pytest.mark.parametrize(
     ("relaxation", "words"),
     [
-        ({"engine": {"name": "vasp"}}, "stability: phonons need an engine that gives forces here"),
+        (
+            {"engine": {"name": "vasp", "stages": ["static"]}},
+            "stability: phonons by vasp need a relaxation among engine.stages and none of a maker",
+        ),
+        (
+            {"engine": {"name": "vasp", "stages": ["relax", {"kind": "static", "maker": "a.b:C"}]}},
+            "stability: phonons by vasp need a relaxation among engine.stages and none of a maker",
+        ),
         ({"pressure": 5.0}, "stability: elastic constants are those at no pressure"),
     ],
 )
 def test_what_cannot_be_examined_is_refused(relaxation: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         parse_campaign({"relaxation": relaxation, "stability": {"count": 2}}, "a file")
+
+
+def test_a_folder_that_cannot_be_examined_gets_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = "relaxation: {engine: {name: vasp, stages: [static]}}\n"
+    (tmp_path / "campaign.yaml").write_text(text)
+    assert status_of(monkeypatch, "stability", tmp_path) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "phonons by vasp need a relaxation" in said[0]
 
 
 def test_a_campaign_without_the_stage_keeps_its_digest() -> None:

@@ -14,6 +14,7 @@ from ccdcgan.dft.engines import corrections
 from ccdcgan.dft.engines.base import CalculatorEngine
 from ccdcgan.dft.engines.potentials import SevenNetEngine
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.engines.vasp.stages import MakerStage
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.mistakes import validated
@@ -168,12 +169,20 @@ class Campaign(Settings):
     @model_validator(mode="after")
     def _can_vibrate(self) -> Campaign:
         engine = self.relaxation.engine
-        if self.stability is not None and not isinstance(engine, CalculatorEngine):
+        if self.stability is None:
+            return self
+        if isinstance(engine, VaspEngine):
+            if "relax" not in engine.kinds or any(isinstance(s, MakerStage) for s in engine.stages):
+                raise ValueError(
+                    "stability: phonons by vasp need a relaxation among engine.stages and none of "
+                    "a maker: leave it out, or relax by a potential and confirm by vasp"
+                )
+        elif not isinstance(engine, CalculatorEngine):
             raise ValueError(
                 f"stability: phonons need an engine that gives forces here, not {engine.name}: "
                 "leave it out, or relax by a potential"
             )
-        if self.stability is not None and self.relaxation.pressure:
+        if self.relaxation.pressure:
             raise ValueError("stability: elastic constants are those at no pressure: leave it out")
         return self
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import ceil
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from jobflow import Flow, Job, Maker, Response
@@ -24,7 +24,7 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.side_by_side import relax_all_by_vasp
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json, write_atomically
-from ccdcgan.dft.queue_time import OutOfTimeError, seconds_left
+from ccdcgan.dft.queue_time import OutOfTimeError, wait_for_the_end
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.processes import in_workers, relax_many
 from ccdcgan.dft.relaxation.properties import PROPERTIES, compute
@@ -112,8 +112,7 @@ class RelaxMaker(Maker):
         except OutOfTimeError:
             store.settle()
             spent += monotonic() - start
-            # A replacement may be taken by this very worker: let its time go by first.
-            sleep(max(10.0, (seconds_left() or 0.0) - 30.0))
+            wait_for_the_end()
             again = self.make(proposed, campaign, stage, before, total, spent)
             return Response(replace=in_queue(again, next(iter(queues.values()), None)))
         self._add_properties(store, list(wanted), campaign)

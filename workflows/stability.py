@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Any
 
-from jobflow import Maker
+from jobflow import Maker, Response
 
 from ccdcgan.dft.dynamics.document import Stability
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
+from ccdcgan.dft.queue_time import OutOfTimeError, wait_for_the_end
 from ccdcgan.dft.relaxation.processes import in_workers
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
@@ -45,28 +48,35 @@ class StabilityMaker(Maker):
     name: str = "stability"
 
     @document_job("dft", data="crystals")
-    def make(self, phases: list[Phase], campaign: Campaign) -> StabilityOutput:
-        """Figures of crystals in their order, and candidates along imaginary modes."""
-        # phonopy takes a second to import: only this job needs it.
-        from ccdcgan.dft.dynamics.stability import finer, given_up, stability_of
+    def make(
+        self, phases: list[Phase], campaign: Campaign, spent: float = 0.0
+    ) -> StabilityOutput | Response[Any]:
+        """Figures of crystals in their order, and candidates along imaginary modes.
 
+        By VASP one crystal after the other; where the queue's time is nearly over, the rest goes
+        on in a new job.
+
+        Parameters
+        ----------
+        phases, campaign
+            The crystals, and whose they are.
+        spent
+            Seconds that jobs before this one have spent.
+        """
         start = monotonic()
-        settings = finer(campaign.relaxation)
         keys = {p.id: artifact_key("stability", VERSION, p.id) for p in phases}
         found = {i: stored_artifact(key, StabilityArtifact) for i, key in keys.items()}
         todo = [p for p in phases if found[p.id] is None]
         progress.report(self.name, len(phases) - len(todo), len(phases))
-        structures = [p.structure for p in todo]
-        for done, (number, stability) in enumerate(
-            in_workers(
-                stability_of, structures, settings, partial(given_up, settings), campaign.workers
-            ),
-            1,
-        ):
-            made, one = StabilityArtifact(stability=stability), todo[number].id
-            keep_artifact(keys[one], made)
-            found[one] = made
-            progress.report(self.name, len(phases) - len(todo) + done, len(phases))
+        try:
+            for done, (number, stability) in enumerate(_examined(todo, campaign), 1):
+                made, one = StabilityArtifact(stability=stability), todo[number].id
+                keep_artifact(keys[one], made)
+                found[one] = made
+                progress.report(self.name, len(phases) - len(todo) + done, len(phases))
+        except OutOfTimeError:
+            wait_for_the_end()
+            return Response(replace=self.make(phases, campaign, spent + monotonic() - start))
         crystals = [
             Examined(
                 id=p.id, formula=p.formula, spacegroup=p.spacegroup, stability=artifact.stability
@@ -74,9 +84,20 @@ class StabilityMaker(Maker):
             for p in phases
             if (artifact := found[p.id]) is not None
         ]
-        return StabilityOutput(
-            crystals=crystals, candidates=followed(crystals), seconds=monotonic() - start
-        )
+        seconds = spent + monotonic() - start
+        return StabilityOutput(crystals=crystals, candidates=followed(crystals), seconds=seconds)
+
+
+def _examined(phases: Sequence[Phase], campaign: Campaign) -> Iterator[tuple[int, Stability]]:
+    """Stability of crystals by their index, as they are ready."""
+    # phonopy takes a second to import: only this job needs it.
+    from ccdcgan.dft.dynamics.stability import finer, given_up, stability_by_vasp, stability_of
+
+    settings, structures = finer(campaign.relaxation), [p.structure for p in phases]
+    if isinstance(settings.engine, VaspEngine):
+        return ((i, stability_by_vasp(settings, s)) for i, s in enumerate(structures))
+    without = partial(given_up, settings)
+    return in_workers(stability_of, structures, settings, without, campaign.workers)
 
 
 def followed(crystals: Sequence[Examined]) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Protocol
 
 import numpy as np
 from ase import Atoms
@@ -14,10 +15,12 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from ccdcgan.dft.dynamics.document import Stability
 from ccdcgan.dft.dynamics.elasticity import elasticity_of
 from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of
+from ccdcgan.dft.engines.vasp.forces import ByVasp, NoForcesError
+from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.moments import is_magnetic, moments_of, with_moments
+from ccdcgan.dft.structures.moments import along_z, with_moments
 from ccdcgan.dft.structures.symmetry import FloatArray, symmetrised
 
 #: Largest force, eV/Å, of a crystal that is asked for its forces of displacements, and most steps
@@ -40,6 +43,46 @@ def finer(settings: RelaxationSettings) -> RelaxationSettings:
     )
 
 
+class Route(Protocol):
+    """What relaxes a crystal, and gives its forces and stresses."""
+
+    settings: RelaxationSettings
+
+    def relax(self, structure: Structure) -> Relaxation:
+        """The crystal relaxed in cell and positions."""
+
+    def relaxed_stress(self, structure: Structure) -> FloatArray:
+        """Stress (6,), in ASE's order, eV/Å³, with positions relaxed in a cell that is kept."""
+
+    def forces(self, atoms: Atoms) -> FloatArray:
+        """Forces (n, 3) on atoms, eV/Å, all of them displacements of one cell."""
+
+
+class ByCalculator:
+    """A `Route` by an engine that ASE drives."""
+
+    def __init__(self, relaxer: Relaxer) -> None:
+        self.settings, self.relax, self._relaxer = relaxer.settings, relaxer, relaxer
+        self._calculator: Calculator | None = None
+
+    def relaxed_stress(self, structure: Structure) -> FloatArray:
+        """See `Route`."""
+        atoms = self._relaxer.atoms(structure)
+        with BFGS(atoms, logfile=None) as optimizer:
+            optimizer.run(fmax=FMAX, steps=STEPS)
+        return np.asarray(atoms.get_stress())
+
+    def forces(self, atoms: Atoms) -> FloatArray:
+        """See `Route`."""
+        if self._calculator is None:
+            # k-points and moments of a DFT code are of the supercell.
+            supercell = AseAtomsAdaptor.get_structure(atoms)
+            self._calculator = self._relaxer.engine.calculator(supercell)
+        atoms.set_initial_magnetic_moments(None)
+        atoms.calc = self._calculator
+        return np.asarray(atoms.get_forces())
+
+
 def stability_of(relaxer: Relaxer, structure: Structure) -> Stability:
     """Phonons and elastic constants of a crystal: a task of `in_workers`.
 
@@ -50,25 +93,42 @@ def stability_of(relaxer: Relaxer, structure: Structure) -> Stability:
     structure
         A relaxed crystal.
     """
-    result = relaxer(structure)
+    return _stability(ByCalculator(relaxer), structure)
+
+
+def stability_by_vasp(settings: RelaxationSettings, structure: Structure) -> Stability:
+    """Phonons and elastic constants of a crystal by VASP; a further call goes on from there.
+
+    Raises
+    ------
+    UserError, OutOfTimeError
+        As of `relax_by_vasp`.
+    """
+    return _stability(ByVasp(settings), structure)
+
+
+def _stability(route: Route, structure: Structure) -> Stability:
+    result = route.relax(structure)
     found = Stability(
-        level_of_theory=relaxer.settings.level_of_theory(elements_of(structure)),
+        level_of_theory=route.settings.level_of_theory(elements_of(structure)),
         structure=result.structure,
         energy_per_atom=result.energy_per_atom,
     )
     if not result.converged:
-        found.problem = f"not relaxed to {relaxer.settings.fmax:g} eV/Å: {result.reason}"
+        found.problem = f"not relaxed to {route.settings.fmax:g} eV/Å: {result.reason}"
         return found
     cell = symmetrised(result.structure, TOLERANCE) or result.structure
     cell = found.structure = cell.get_reduced_structure("niggli")
     with warnings.catch_warnings():
         # Of phonopy's and pymatgen's own calls of what will have other names.
         warnings.simplefilter("ignore")
-        _add_elasticity(found, relaxer, cell)
         try:
-            _add_phonons(found, relaxer, cell)
+            _add_elasticity(found, route, cell)
+            _add_phonons(found, route, cell)
         except TooLargeError as error:
             found.problem = f"no phonons: {error}"
+        except NoForcesError as error:
+            found.problem = str(error)
     return found
 
 
@@ -81,36 +141,20 @@ def given_up(settings: RelaxationSettings, structure: Structure, reason: str) ->
     )
 
 
-def _add_phonons(found: Stability, relaxer: Relaxer, cell: Structure) -> None:
-    calculators: list[Calculator] = []
-
-    def forces(atoms: Atoms) -> FloatArray:
-        # One for all displacements; k-points and moments of a DFT code are of the supercell.
-        if not calculators:
-            calculators.append(relaxer.engine.calculator(AseAtomsAdaptor.get_structure(atoms)))
-        atoms.set_initial_magnetic_moments(None)
-        atoms.calc = calculators[0]
-        return np.asarray(atoms.get_forces())
-
-    moments = moments_of(cell) if is_magnetic(cell) else None
+def _add_phonons(found: Stability, route: Route, cell: Structure) -> None:
+    moments = along_z(cell)
     if moments is not None:
-        # What a calculation leaves of symmetry is not quite equal.
-        moments = np.round(np.array(moments), 1).tolist()
-    phonons = phonons_of(with_moments(cell, moments), forces)
+        # What a calculation leaves of equal moments is not quite equal.
+        moments = (np.round(moments, 1) + 0.0).tolist()
+    phonons = phonons_of(with_moments(cell, moments), route.forces)
     found.lowest_frequency_thz = phonons.lowest
     found.wave_vector, found.supercell = list(phonons.wave_vector), list(phonons.supercell)
     found.dynamically_stable = phonons.is_stable
     found.followed = None if phonons.is_stable else followed(phonons)
 
 
-def _add_elasticity(found: Stability, relaxer: Relaxer, cell: Structure) -> None:
-    def relaxed_stress(strained: Structure) -> FloatArray:
-        atoms = relaxer.atoms(strained)
-        with BFGS(atoms, logfile=None) as optimizer:
-            optimizer.run(fmax=FMAX, steps=STEPS)
-        return np.asarray(atoms.get_stress())
-
-    elasticity = elasticity_of(cell, relaxed_stress)
+def _add_elasticity(found: Stability, route: Route, cell: Structure) -> None:
+    elasticity = elasticity_of(cell, route.relaxed_stress)
     found.elastic_tensor_gpa = np.round(elasticity.tensor, 3).tolist()
     found.born_stable = elasticity.is_stable
     # Of what no stress holds in shape, averages mean nothing.

@@ -12,6 +12,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.launchers.local.run import run_campaign
 from ccdcgan.launchers.workdir import campaign_of
+from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.documents import Outcome
 from ccdcgan.workflows.sections import StabilitySettings
 
@@ -48,7 +49,7 @@ def stability(
     campaign = campaign_of(folder)
     wanted = StabilitySettings(count=count)
     data = campaign.model_dump() | {"stability": wanted}
-    outcome = run_campaign(type(campaign).model_validate(data), folder, say=say)
+    outcome = run_campaign(parse_campaign(data, str(folder)), folder, say=say)
     found = examined(outcome)
     if not found:
         raise UserError(f"{folder} has no new crystal near the hull: there is nothing to examine")
