@@ -220,6 +220,16 @@ def test_moments_of_the_campaign_say_what_is_magnetic() -> None:
         ({"engine": {"name": "vasp", "incar": {"MAGMOM": {"Fe": "up"}}}}, "MAGMOM: Fe: 'up'"),
         ({"engine": {"name": "vasp", "soc": True, "stages": ["relax"]}}, "end engine.stages with"),
         ({"engine": {"name": "vasp", "soc": True, "incar": {"LSORBIT": True}}}, "leave one of the"),
+        (
+            {
+                "engine": {
+                    "name": "vasp",
+                    "soc": True,
+                    "stages": ["relax", {"kind": "static", "incar": {"LSORBIT": False}}],
+                }
+            },
+            "engine.soc sets LSORBIT",
+        ),
     ],
 )
 def test_magnets_that_cannot_be_are_refused(relaxation: dict[str, Any], words: str) -> None:

@@ -185,7 +185,7 @@ def test_what_vasp_cannot_compute_is_said(machine: Path, monkeypatch: pytest.Mon
     engine = VaspEngine(polling=0.1, buffer=0.0, ladder=({},))
     found = ByVasp(stability.finer(RelaxationSettings(engine=engine)))
     atoms = AseAtomsAdaptor.get_atoms(CELL, msonable=False)
-    with pytest.raises(NoForcesError, match="no forces of a cell of 4 atoms: failed in 1 ways"):
+    with pytest.raises(NoForcesError, match="a cell of 4 atoms: failed in 1 ways"):
         found.forces(atoms)
 
 

@@ -46,7 +46,7 @@ def require_magnets(campaign: Campaign) -> None:
     for name, relaxation in campaign.relaxations.items():
         engine = relaxation.engine
         place = "confirm.relaxation" if name == "confirmation" else name
-        given: dict[str, object] = getattr(engine, "incar", {}).get("MAGMOM") or {}
+        given = [str(name) for name in getattr(engine, "incar", {}).get("MAGMOM") or ()]
         # As Fe3+.
         absent = [e for e in given if e.rstrip("0123456789+-") not in campaign.elements]
         if absent:

@@ -122,13 +122,11 @@ def _stability(route: Route, structure: Structure) -> Stability:
     with warnings.catch_warnings():
         # Of phonopy's and pymatgen's own calls of what will have other names.
         warnings.simplefilter("ignore")
-        try:
-            _add_elasticity(found, route, cell)
-            _add_phonons(found, route, cell)
-        except TooLargeError as error:
-            found.problem = f"no phonons: {error}"
-        except NoForcesError as error:
-            found.problem = str(error)
+        for add, what in ((_add_elasticity, "elastic constants"), (_add_phonons, "phonons")):
+            try:
+                add(found, route, cell)
+            except (NoForcesError, TooLargeError) as error:
+                found.problem = f"no {what}: {error}"
     return found
 
 

@@ -91,7 +91,7 @@ def _last_step(structure: Structure, settings: RelaxationSettings) -> tuple[Floa
     """
     result, folder = relax_by_vasp(structure, settings)
     if folder is None or not result.converged:
-        raise NoForcesError(f"no forces of a cell of {len(structure)} atoms: {result.reason}")
+        raise NoForcesError(f"a cell of {len(structure)} atoms: {result.reason}")
     return _read(folder, structure)
 
 

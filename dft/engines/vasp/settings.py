@@ -172,10 +172,9 @@ class VaspEngine(EngineSettings):
             raise ValueError(
                 "soc: true is for a static stage with tags of ours: end engine.stages with static"
             )
-        if is_noncollinear(self.incar) or any(
-            isinstance(s, OwnStage) and is_noncollinear(s.incar) for s in self.stages
-        ):
-            raise ValueError("engine.soc sets LSORBIT: leave one of the two out")
+        given = set(self.incar).union(*(s.incar for s in self.stages if isinstance(s, OwnStage)))
+        if tag := next(iter(sorted(given & {"LSORBIT", "LNONCOLLINEAR"})), None):
+            raise ValueError(f"engine.soc sets {tag}: leave one of the two out")
 
     @model_validator(mode="after")
     def _can_run(self) -> VaspEngine:
