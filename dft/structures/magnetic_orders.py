@@ -63,8 +63,8 @@ def magnetic_orders(
     """Orders of a crystal in which some moments are up and some down, each once.
 
     Antiferromagnets, whose moments add up to none, and ferrimagnets in which equivalent atoms have
-    equal moments; the most symmetric first, in the smaller cell. There are none where more than
-    `MOST_MAGNETIC` atoms of the primitive cell are magnetic.
+    equal moments; the most symmetric first, in the smaller cell. Cells of more than `MOST_MAGNETIC`
+    magnetic atoms are left out.
 
     Parameters
     ----------
