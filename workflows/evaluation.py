@@ -10,12 +10,18 @@ from pydantic import BaseModel, Field
 from pymatgen.core import Structure
 from scipy.stats import binomtest
 
-from ccdcgan.dft.structures.hull import Hull
-from ccdcgan.dft.structures.matching import SeenStructures, displacement
+from ccdcgan.dft.structures.hull import NOISE, Hull
+from ccdcgan.dft.structures.matching import TOLERANCES, SeenStructures, displacement, distinct
 from ccdcgan.workflows.documents import RelaxationDocument
 
 #: Distances to the hull, eV/atom, that crystals are counted by.
 DISTANCES = (0.0, 0.05, 0.10, 0.15)
+
+#: Distance to the hull of what is metastable for LeMat-GenBench and stable for MatterGen, eV/atom.
+METASTABLE = 0.1
+
+#: Tolerances of LeMat-GenBench's StructureMatcher; those of MatterGen's are `TOLERANCES`.
+LEMAT_TOLERANCES = {**TOLERANCES, "ltol": 0.1}
 
 
 class Share(BaseModel):
@@ -132,6 +138,69 @@ def yield_of(
         mean_displacement=float(stayed.mean()) if len(stayed) else None,
         stayed=share(len(stayed), len(converged)),
         mean_formation_energy=float(np.mean(energies)) if energies else None,
+    )
+
+
+class Sun(BaseModel):
+    """Crystals that are stable, unique and new, by the definitions of others: see `sun_of`."""
+
+    lemat_sun: Share = Field(description="S.U.N. of LeMat-GenBench, of the valid.")
+    lemat_metasun: Share = Field(description="MetaSUN of LeMat-GenBench, of the valid.")
+    mattergen_sun: Share = Field(description="S.U.N. of MatterGen, of the sampled.")
+
+
+def sun_of(
+    structures: Sequence[Structure],
+    distances: Sequence[float | None],
+    known: Sequence[Structure],
+    copied: Sequence[bool],
+    *,
+    valid: int,
+    sampled: int,
+) -> Sun:
+    """Count S.U.N. as LeMat-GenBench and MatterGen do.
+
+    LeMat-GenBench (Betala et al., arXiv:2512.04562; its code of February 2026) asks for stability
+    first, then which are unique among the stable, and apart from those among the metastable, which
+    are not stable, and of these which are new; of the valid. MatterGen (Zeni et al., Nature 639,
+    624 (2025); its code of July 2026) calls the first of equal crystals in the whole set unique,
+    and counts those that are also new, and at most `METASTABLE` above the hull, of all sampled.
+
+    Parameters
+    ----------
+    structures
+        Relaxed crystals in their order.
+    distances
+        Of each from the hull of what is known, eV/atom, negative below it; None of one that is not
+        to be believed.
+    known
+        What is not new.
+    copied
+        Of each whether it matches one of these within `TOLERANCES`.
+    valid, sampled
+        What shares are of.
+    """
+    stable, metastable = (
+        [i for i, d in enumerate(distances) if d is not None and low < d <= high]
+        for low, high in ((-np.inf, NOISE), (NOISE, METASTABLE + NOISE))
+    )
+    near = {*stable, *metastable}
+    formulas = {structures[i].composition.reduced_formula for i in near}
+    seen = SeenStructures(
+        (s for s in known if s.composition.reduced_formula in formulas), LEMAT_TOLERANCES
+    )
+
+    def lemat(some: Sequence[int]) -> Share:
+        crystals = [structures[i] for i in some]
+        first = [crystals[k] for k in distinct(crystals, LEMAT_TOLERANCES)]
+        return share(sum(crystal not in seen for crystal in first), valid)
+
+    return Sun(
+        lemat_sun=lemat(stable),
+        lemat_metasun=lemat(metastable),
+        mattergen_sun=share(
+            sum(i in near and not copied[i] for i in distinct(structures)), sampled
+        ),
     )
 
 

@@ -31,7 +31,7 @@ from ccdcgan.workflows.phases import (
     without_noise,
 )
 from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, load_bytes, store_bytes
-from ccdcgan.workflows.trust import lowest_elements, untrusted
+from ccdcgan.workflows.trust import hull_members, untrusted
 
 if TYPE_CHECKING:
     from ccdcgan.workflows.choosing import Novelty
@@ -151,10 +151,7 @@ class Knowledge:
 
     @cached_property
     def hull(self) -> Hull:
-        """The convex hull of all converged documents that can be believed.
-
-        A pure element whose lowest structure ran out of steps has that as its end member all the
-        same: a higher one would be wrong by more.
+        """The convex hull of `hull_members`.
 
         Raises
         ------
@@ -165,26 +162,18 @@ class Knowledge:
 
     @cached_property
     def _on_hull(self) -> list[RelaxationDocument]:
-        documents = self.documents.values()
-        placed = [
-            d for d in documents if d.energy_per_atom is not None and d.key not in self.untrusted
-        ]
-        lowest = {d.key for d in lowest_elements(placed).values()}
-        return [d for d in placed if d.converged or d.key in lowest]
+        return hull_members(self.documents.values(), self.untrusted)
 
     def _hull_of(self, documents: Sequence[RelaxationDocument], second: bool = False) -> Hull:
         """The hull of documents, or of their second opinions."""
-        corrections = self.campaign.corrections
-        energies, levels, compositions = [], [], []
+        crystals = []
         for document in documents:
-            structure = self.structure(document.key)
             given = document.second_opinion if second else document
             assert given is not None and given.energy_per_atom is not None
-            correction = corrections.per_atom(structure) if corrections else 0.0
-            energies.append(given.energy_per_atom + correction)
-            levels.append(given.level_of_theory)
-            compositions.append(structure.composition)
-        return Hull(compositions, energies, levels, self.campaign.elements, corrections)
+            crystals.append(
+                (self.structure(document.key), given.energy_per_atom, given.level_of_theory)
+            )
+        return Hull.of(crystals, self.campaign.elements, self.campaign.corrections)
 
     @cached_property
     def _second_hull(self) -> Hull | None:

@@ -6,11 +6,11 @@ would be the ground state by electronvolts; another checkpoint puts it elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import combinations
 
 import numpy as np
-from pymatgen.core import Element
+from pymatgen.core import Composition, Element
 
 from ccdcgan.workflows.documents import RelaxationDocument
 
@@ -47,6 +47,24 @@ def lowest_elements(documents: Iterable[RelaxationDocument]) -> dict[str, Relaxa
     return found
 
 
+def hull_members(
+    documents: Iterable[RelaxationDocument], untrusted: Container[str]
+) -> list[RelaxationDocument]:
+    """Those that make a hull: converged, and believed.
+
+    A pure element whose lowest structure ran out of steps has that as its end member all the
+    same: a higher one would be wrong by more.
+
+    Parameters
+    ----------
+    untrusted
+        Content keys of what cannot be believed.
+    """
+    placed = [d for d in documents if d.energy_per_atom is not None and d.key not in untrusted]
+    lowest = {d.key for d in lowest_elements(placed).values()}
+    return [d for d in placed if d.converged or d.key in lowest]
+
+
 def _disagreeing(documents: list[RelaxationDocument]) -> dict[str, str]:
     both = [d for d in documents if d.second_opinion is not None]
     if not both:
@@ -80,10 +98,15 @@ def _too_deep(documents: list[RelaxationDocument]) -> dict[str, str]:
             continue
         reference = sum(composition.get_atomic_fraction(e) * ends[e] for e in composition)
         energy = (document.internal_energy_per_atom or 0.0) - reference
-        apart = max(abs(a.X - b.X) for a, b in combinations(composition, 2))
-        # Noble gases have no electronegativity.
-        if energy < -(DEEPEST + 0.5 * np.nan_to_num(apart) ** 2):
+        if is_too_deep(composition, energy):
             found[document.key] = (
                 f"set aside: a formation energy of {energy:.2f} eV/atom is beyond chemistry"
             )
     return found
+
+
+def is_too_deep(compound: Composition, formation_energy: float) -> bool:
+    """Whether a formation energy, eV/atom, is beyond what chemistry has for these elements."""
+    apart = max(abs(a.X - b.X) for a, b in combinations(compound, 2))
+    # Noble gases have no electronegativity.
+    return bool(formation_energy < -(DEEPEST + 0.5 * np.nan_to_num(apart) ** 2))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pymatgen.core import Composition, Element, Structure
@@ -137,6 +137,27 @@ class Hull:
                 )
         self._entry = PDEntry
         self._diagram = PhaseDiagram(entries, elements=[Element(e) for e in elements])
+
+    @classmethod
+    def of(
+        cls,
+        crystals: Iterable[tuple[Structure, float, LevelOfTheory]],
+        elements: Sequence[str],
+        corrections: Corrections | None = None,
+    ) -> Self:
+        """The hull of crystals with their energies (eV/atom) as the engine gives them.
+
+        Raises
+        ------
+        UserError
+            See `Hull`.
+        """
+        compositions, energies, levels = [], [], []
+        for structure, energy, level in crystals:
+            compositions.append(structure.composition)
+            energies.append(energy + (corrections.per_atom(structure) if corrections else 0.0))
+            levels.append(level)
+        return cls(compositions, energies, levels, elements, corrections)
 
     def formation_energy(self, composition: Composition, energy_per_atom: float) -> float:
         """Formation energy against the elements, eV/atom."""

@@ -44,10 +44,22 @@ class SeenStructures:
     """The structures met so far, asked by composition.
 
     A question costs a fit for each known structure that `may_match`.
+
+    Parameters
+    ----------
+    structures
+        Those that are known from the beginning.
+    tolerances
+        Of the matcher: ``ltol``, ``stol`` and ``angle_tol``.
     """
 
-    def __init__(self, structures: Iterable[Structure] = ()) -> None:
-        self._matcher = StructureMatcher(**TOLERANCES, primitive_cell=False)
+    def __init__(
+        self,
+        structures: Iterable[Structure] = (),
+        tolerances: Mapping[str, Any] = TOLERANCES,
+    ) -> None:
+        self._tolerances = tolerances
+        self._matcher = StructureMatcher(**tolerances, primitive_cell=False)
         self._known: defaultdict[str, list[_Known]] = defaultdict(list)
         self._count = 0
         for structure in structures:
@@ -55,7 +67,7 @@ class SeenStructures:
 
     def copy(self) -> SeenStructures:
         """The same structures; what either learns from now on, the other does not."""
-        other = SeenStructures()
+        other = SeenStructures(tolerances=self._tolerances)
         other._known.update({species: list(known) for species, known in self._known.items()})
         other._count = self._count
         return other
@@ -94,7 +106,7 @@ class SeenStructures:
 
     def _find(self, asked: _Known) -> int | None:
         known = self._known.get(asked.shape.species, [])
-        for index in may_match(asked.cell, [k.cell for k in known], TOLERANCES):
+        for index in may_match(asked.cell, [k.cell for k in known], self._tolerances):
             other = known[index]
             if self._matcher.fit(asked.reduced, other.reduced, skip_structure_reduction=True):
                 return other.number
@@ -142,9 +154,11 @@ def _reduced(structure: Structure) -> Structure:
         return structure
 
 
-def distinct(structures: Sequence[Structure]) -> list[int]:
+def distinct(
+    structures: Sequence[Structure], tolerances: Mapping[str, Any] = TOLERANCES
+) -> list[int]:
     """Indices of the first of each group of matching structures."""
-    seen = SeenStructures()
+    seen = SeenStructures(tolerances=tolerances)
     return [i for i, structure in enumerate(structures) if seen.add_if_new(structure)]
 
 

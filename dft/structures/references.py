@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+from pymatgen.core import Structure
 
+from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import FilePath, Settings
-from ccdcgan.dft.structures.crystal import Skipped
+from ccdcgan.dft.structures.crystal import ENERGY, Crystal, Skipped
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.moments import as_species
+from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.sources import (
     Prototype,
     materials_project,
@@ -91,3 +96,78 @@ def load_references(
             elif seen.add_if_new(as_species(cell) if magnetic else cell):
                 kept.append(Prototype(f"reference:{item.id}", cell))
     return kept, skipped
+
+
+@dataclass(frozen=True)
+class KnownCrystal:
+    """A crystal of a reference set, of whatever elements.
+
+    Attributes
+    ----------
+    id
+        File, and number or key in it.
+    structure
+        Its primitive cell.
+    energy_per_atom
+        eV/atom; None where the file gives none, or says that it did not converge.
+    level
+        What that was computed with; None where the file does not name it as we do.
+    """
+
+    id: str
+    structure: Structure
+    energy_per_atom: float | None = None
+    level: LevelOfTheory | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceFiles:
+    """Crystals of files, and what cannot be compared with others.
+
+    Attributes
+    ----------
+    name
+        Of the file, the folder or the ZIP file.
+    """
+
+    name: str
+    crystals: list[KnownCrystal]
+    skipped: list[Skipped]
+
+
+def read_references(path: Path) -> ReferenceFiles:
+    """Crystals of a file, a folder or a ZIP file to compare others with.
+
+    Raises
+    ------
+    UserError
+        Nothing can be read, or nothing can be compared.
+    """
+    kept: list[KnownCrystal] = []
+    skipped: list[Skipped] = []
+    for item in read(path):
+        if isinstance(item, Skipped):
+            skipped.append(item)
+        elif isinstance(item, Crystal):
+            if reason := disordered(item.structure):
+                skipped.append(Skipped(item.id, reason))
+                continue
+            cell = primitive_cell(item.structure)
+            if reason := fault(cell) or too_close(cell):
+                skipped.append(Skipped(item.id, reason))
+                continue
+            energy = item.numbers.get(ENERGY) if item.converged else None
+            kept.append(KnownCrystal(item.id, cell, energy, _named_level(item.level)))
+    if not kept:
+        raise UserError(
+            f"none of the {len(skipped)} structures in {path} can be compared with others: "
+            f"{skipped[0].id}: {skipped[0].reason}"
+        )
+    return ReferenceFiles(path.name, kept, skipped)
+
+
+def _named_level(text: str | None) -> LevelOfTheory | None:
+    try:
+        return LevelOfTheory.model_validate_json(text or "")
+    except ValidationError:
+        return None

@@ -176,12 +176,25 @@ def evaluate(
     against: Annotated[
         str, typer.Option(help="New is what is not in the campaign's: database or all.")
     ] = "database",
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="Known crystals in place of the campaign's, for S.U.N., copies and substitutions."
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Name each structure that was left out, and why.")
     ] = False,
 ) -> None:
     """Relax any set of structures and count what is valid, unique, new and near the hull."""
-    from ccdcgan.launchers.local.evaluate import evaluate, names_of, notes_of, reasons_of, table_of
+    from ccdcgan.launchers.local.evaluate import evaluate
+    from ccdcgan.launchers.local.evaluation_tables import (
+        names_of,
+        notes_of,
+        outside_of,
+        reasons_of,
+        table_of,
+    )
 
     if against not in ("database", "all"):
         raise UserError(f"--against {against!r}: choose database or all")
@@ -193,8 +206,9 @@ def evaluate(
             sampled=sampled,
             limit=limit,
             against="all" if against == "all" else "database",
+            references=references,
         )
-    _tell(found, table_of(found), out, reasons_of(found))
+    _tell(found, table_of(found), out, outside_of(found), reasons_of(found))
     for line in names_of(found) if verbose else []:
         Console().print(line, soft_wrap=True)
     for line in notes_of(found):
@@ -242,9 +256,7 @@ def _prepare(out: Path | None) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _tell(
-    found: Evaluation | Known, table: Table, out: Path | None, more: Table | None = None
-) -> None:
+def _tell(found: Evaluation | Known, table: Table, out: Path | None, *more: Table | None) -> None:
     """Print what a command has found, with what its words mean, and write it into a file."""
     from ccdcgan.dft.files import to_json, write_atomically
 
@@ -252,8 +264,9 @@ def _tell(
         write_atomically(out, to_json(found.model_dump(mode="json"), indent=2) + "\n")
     output = Console()
     output.print(table)
-    if more is not None:
-        output.print(more)
+    for further in more:
+        if further is not None:
+            output.print(further)
     for name, text in found.definitions.items():
         output.print(f"{name}: {text}", style="dim", soft_wrap=True)
 

@@ -6,37 +6,40 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, Field
 from pymatgen.core import Structure
-from rich.table import Table
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.hull import Hull
-from ccdcgan.dft.structures.matching import TOLERANCES, SeenStructures
+from ccdcgan.dft.structures.kinship import Kinship, Relatives
+from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.references import read_references
+from ccdcgan.launchers.local.definitions import definitions_of
 from ccdcgan.launchers.local.finished import Suitable, open_finished, read_suitable
+from ccdcgan.launchers.local.references import References, ReferenceSet, references_of
 from ccdcgan.models.repair import extremes
-from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import (
-    DISTANCES,
     Fate,
     Share,
+    Sun,
     Yield,
     fates,
     place,
     share,
+    sun_of,
     yield_of,
 )
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.trust import untrusted
 
-#: Reasons that the table of them shows.
-MOST_REASONS = 20
-
 Against = Literal["database", "all"]
+
+#: What the campaign's known crystals are called.
+KNOWN = {"database": "the campaign's starting database", "all": "all that the campaign has relaxed"}
 
 
 class Judged(BaseModel):
@@ -51,6 +54,21 @@ class Judged(BaseModel):
     e_above_hull: float | None = Field(
         None, description="From the hull of the campaign's phases, eV/atom; negative below it."
     )
+    e_above_reference_hull: float | None = Field(
+        None, description="From the hull of the reference set, likewise."
+    )
+    kinship: Kinship | None = Field(
+        None, description="How it is related to the reference set; null of what is not valid."
+    )
+    relative: str | None = Field(None, description="Of which of its crystals that is so.")
+
+
+class Outside(BaseModel):
+    """What others count, against a reference set."""
+
+    references: ReferenceSet
+    sun: Sun
+    kinship: dict[Kinship, Share] = Field(description="Of the valid.")
 
 
 class Evaluation(BaseModel):
@@ -69,6 +87,7 @@ class Evaluation(BaseModel):
     valid: Share
     invalid: dict[str, int] = Field(description="Why structures were left out, and how many.")
     found: Yield
+    outside: Outside = Field(description="Shares by the definitions of others, and relatives.")
     outcomes: list[Judged] = Field(description="Of each structure, in the order of the files.")
     no_structures: dict[str, str] = Field(
         description="Files that hold no structure and do not count, and why."
@@ -84,6 +103,7 @@ def evaluate(
     sampled: int | None = None,
     limit: int | None = None,
     against: Against = "database",
+    references: Path | None = None,
 ) -> Evaluation:
     """Relax structures with a campaign's engine and judge them by its hull.
 
@@ -103,12 +123,16 @@ def evaluate(
     against
         New is what matches nothing in the campaign's starting ``database``, or in ``all`` that the
         campaign has relaxed.
+    references
+        A file, a folder or a ZIP file of crystals that take the place of these for S.U.N. and for
+        relatives.
 
     Raises
     ------
     UserError
         The folder holds no campaign that has been run; nothing can be read; the numbers do not fit.
     """
+    files = None if references is None else read_references(references)
     with open_finished(folder, "evaluate") as finished:
         campaign = finished.campaign
         limits = Limits.of(campaign.loop.screening, extremes(finished.crystals()))
@@ -125,28 +149,73 @@ def evaluate(
                 for number, p in enumerate(suited.crystals[:limit])
             ]
         )
-    known = [
-        d.structure
-        for origin, d in finished.phases
-        if d.converged and (against == "all" or origin.kind != "generated")
-    ]
+    known = [p for p in finished.phases if against == "all" or p[0].kind != "generated"]
+    crystals = [d.structure for _, d in known if d.converged]
     hull = finished.hull
     aside = untrusted([*finished.documents, *documents])
+    compared = references_of(campaign, KNOWN[against], known, aside, files)
     sampled = sampled or suited.total
+    outcomes = _outcomes(suited, documents, crystals, hull, aside)
     return Evaluation(
         structures=path.name,
         campaign=campaign.digest(),
         level_of_theory=hull.level,
         against=against,
-        known=len(known),
+        known=len(crystals),
         decoded=share(suited.total - len(suited.unreadable), sampled),
         valid=share(len(suited.crystals), sampled),
         invalid=dict(suited.left_out()),
-        found=yield_of(documents, known, hull, untrusted=aside),
-        outcomes=_outcomes(suited, documents, known, hull, aside),
+        found=yield_of(documents, crystals, hull, untrusted=aside),
+        outside=_outside(suited, documents, outcomes, compared, aside, sampled),
+        outcomes=outcomes,
         no_structures={p.id: p.reason for p in suited.passed},
         warnings={w.id: w.reason for w in suited.warnings},
-        definitions=_definitions(campaign, limits, hull.level, against),
+        definitions=definitions_of(campaign, limits, hull.level, KNOWN[against], compared.about),
+    )
+
+
+def _outside(
+    suited: Suitable,
+    documents: Sequence[RelaxationDocument],
+    outcomes: Sequence[Judged],
+    references: References,
+    untrusted: Mapping[str, str],
+    sampled: int,
+) -> Outside:
+    """What others count; outcomes learn how they are related to the reference set."""
+    relatives = Relatives(references.structures)
+    ends: list[Structure] = []
+    distances: list[float | None] = []
+    copied: list[bool] = []
+    for index, (number, crystal) in enumerate(zip(suited.read, suited.crystals, strict=True)):
+        outcome = outcomes[number]
+        document = documents[index] if index < len(documents) else None
+        is_end = document is not None and document.converged
+        structure = document.structure if document is not None and is_end else crystal.structure
+        relation = relatives.of(structure)
+        outcome.kinship = relation.kinship
+        if relation.relative is not None:
+            outcome.relative = references.ids[relation.relative]
+        if document is None or document.energy_per_atom is None:
+            continue
+        outcome.e_above_reference_hull = place(document, references.hull)[1]
+        if document.converged:
+            ends.append(structure)
+            is_trusted = document.key not in untrusted
+            distances.append(outcome.e_above_reference_hull if is_trusted else None)
+            copied.append(relation.kinship == "copy")
+    counts = Counter(o.kinship for o in outcomes)
+    return Outside(
+        references=references.about,
+        sun=sun_of(
+            ends,
+            distances,
+            references.structures,
+            copied,
+            valid=len(documents),
+            sampled=sampled - (len(suited.crystals) - len(documents)),
+        ),
+        kinship={k: share(counts[k], len(suited.crystals)) for k in get_args(Kinship)},
     )
 
 
@@ -189,110 +258,3 @@ def _outcomes(
                 outcome.formation_energy_per_atom, outcome.e_above_hull = place(document, hull)
         found[number] = outcome
     return [found[number] for number in sorted(found)]
-
-
-def _definitions(
-    campaign: Campaign, limits: Limits, level: LevelOfTheory, against: Against
-) -> dict[str, str]:
-    """What the words of an evaluation mean."""
-    tolerances = TOLERANCES
-    low, high = limits.volume_range
-    pool = "its starting database" if against == "database" else "all that it has relaxed"
-    return {
-        "decoded": "can be read as a crystal",
-        "valid": f"holds all of {'-'.join(campaign.elements)} and nothing else, at most "
-        f"{limits.max_sites} atoms, distances of at least {limits.min_distance:.2f} Å, "
-        f"{low:.1f} to {high:.1f} Å³ per atom",
-        "converged": f"forces and stress below {campaign.relaxation.fmax} eV/Å within "
-        f"{campaign.relaxation.max_steps} steps",
-        "level of theory": str(level),
-        "unique": "converged, and matches none of the set before it (StructureMatcher: ltol "
-        f"{tolerances['ltol']}, stol {tolerances['stol']}, angle {tolerances['angle_tol']}°)",
-        "new": f"unique, and matches nothing in {pool}",
-        "E_hull": "new, of negative formation energy, and at most so far (eV/atom) above the hull "
-        "of the campaign's phases; below it counts as 0",
-        "displacement": "root mean square of the atoms' displacements on relaxation, Å, cells "
-        "scaled to one volume, over all that stay the same crystal; and the mean of theirs",
-        "interval": "Wilson, 95%",
-    }
-
-
-def table_of(evaluation: Evaluation) -> Table:
-    """The funnel as a table."""
-    found = evaluation.found
-    table = Table(title=f"{evaluation.structures}: {found.relaxed} relaxed")
-    for name in ("", "count", "of", "share", "95% interval"):
-        table.add_column(name, justify="left" if not name else "right")
-    rows = {
-        "decoded": evaluation.decoded,
-        "valid": evaluation.valid,
-        "converged": found.converged,
-        "unique": found.unique,
-        "new": found.new,
-        **{f"E_hull ≤ {d:.2f}": found.below[f"{d:.2f}"] for d in DISTANCES},
-        "same crystal after relaxation": found.stayed,
-    }
-    for name, s in rows.items():
-        of = "sampled" if name in {"decoded", "valid"} else "relaxed"
-        if name.startswith("same"):
-            of = "converged"
-        row = [name, str(s.count), f"{s.of} {of}"]
-        if s.fraction is not None and s.low is not None and s.high is not None:
-            row += [f"{s.fraction:.1%}", f"{s.low:.1%} – {s.high:.1%}"]
-        table.add_row(*row)
-    if found.untrusted:
-        table.add_row("set aside as untrusted", str(found.untrusted))
-    if found.displacement is not None and found.mean_displacement is not None:
-        both = f"{found.displacement:.3f} Å, mean {found.mean_displacement:.3f} Å"
-        table.add_row("displacement", both)
-    if found.mean_formation_energy is not None:
-        table.add_row("mean formation energy", f"{found.mean_formation_energy:+.3f} eV/atom")
-    return table
-
-
-def reasons_of(evaluation: Evaluation) -> Table | None:
-    """Why structures did not get further, with counts; None where all did."""
-    counted = Counter(
-        (o.outcome, o.reason or "")
-        for o in evaluation.outcomes
-        if o.outcome in ("unreadable", "not valid", "not relaxed", "not converged")
-    )
-    if not counted:
-        return None
-    table = Table(title="What was left out")
-    for name in ("", "reason", "count", "such as"):
-        table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
-    for (outcome, reason), count in counted.most_common(MOST_REASONS):
-        first = next(
-            o.id for o in evaluation.outcomes if (o.outcome, o.reason or "") == (outcome, reason)
-        )
-        table.add_row(outcome, reason, str(count), first)
-    if len(counted) > MOST_REASONS:
-        rest = counted.total() - sum(n for _, n in counted.most_common(MOST_REASONS))
-        table.add_row("", f"{len(counted) - MOST_REASONS} more reasons", str(rest), "")
-    return table
-
-
-def names_of(evaluation: Evaluation) -> list[str]:
-    """A line for each structure that was left out, and for each file without structures."""
-    lines = [
-        f"{o.outcome}: {o.id}: {o.reason or ''}".removesuffix(": ")
-        for o in evaluation.outcomes
-        if o.outcome != "new"
-    ]
-    return [*lines, *(f"no structure: {k}: {v}" for k, v in evaluation.no_structures.items())]
-
-
-def notes_of(evaluation: Evaluation) -> list[str]:
-    """What to know of files and structures, in few lines."""
-    notes = [f"{name}: {text}" for name, text in list(evaluation.warnings.items())[:5]]
-    if more := len(evaluation.warnings) - 5 if len(evaluation.warnings) > 5 else 0:
-        notes.append(f"{more} more structures like these: see --verbose or --out")
-    if evaluation.no_structures:
-        name, reason = next(iter(evaluation.no_structures.items()))
-        count = len(evaluation.no_structures)
-        notes.append(
-            f"{count} {'file' if count == 1 else 'files'} without structures not counted, as "
-            f"{name} ({reason})"
-        )
-    return notes
