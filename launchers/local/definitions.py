@@ -12,10 +12,12 @@ from ccdcgan.workflows.screening import Limits
 
 def described(references: ReferenceSet) -> str:
     """A reference set in words: what it is, and what its hull is made of."""
-    own = f", {references.added} of them of the files" if references.added else ""
+    sources = f"{references.own} of {references.hull}"
+    if added := references.energies - references.own:
+        sources += f" and {added} of {references.name}"
     return (
-        f"{references.name}, {references.crystals} crystals; hull of {references.energies} "
-        f"energies{own}, {references.level_of_theory}"
+        f"{references.name}, {references.crystals} crystals; hull of {sources}, "
+        f"{references.level_of_theory}"
     )
 
 
@@ -65,9 +67,9 @@ def definitions_of(
         "S.U.N., MatterGen": f"at most {METASTABLE:g} eV/atom above the hull, the first of equal "
         "crystals in the whole set, and new; of all sampled, without those beyond --limit. As "
         "theirs: threshold, hull without the crystal itself, StructureMatcher for ordered crystals "
-        f"({loose}), shares. Not as theirs: their reference is MP and Alexandria with MP2020 "
-        "corrections, and crystals whose elements may take each other's places match as "
-        "disordered; here they match as ordered ones alone",
+        f"({loose}), shares. Not as theirs: their reference is the Materials Project and "
+        "Alexandria, energies corrected, and crystals whose elements may take each other's places "
+        "match as disordered; here they match as ordered ones alone",
         "copy": f"matches a crystal of the reference set ({loose}); relaxed, or as given where it "
         "did not converge or was not relaxed",
         "substitution": "no copy, and matches one once elements are exchanged for others, each "

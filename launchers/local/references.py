@@ -28,7 +28,8 @@ class ReferenceSet(BaseModel):
     crystals: int = Field(description="Those that a new crystal must not match.")
     skipped: dict[str, str] = Field({}, description="What cannot be compared, and why.")
     energies: int = Field(description="Energies that the hull is made of.")
-    added: int = Field(0, description="How many of these come from files.")
+    own: int = Field(description="How many of these are those of the campaign.")
+    hull: str = Field(description="What the campaign's own are of.")
     level_of_theory: LevelOfTheory = Field(description="Of the hull.")
     refused: str | None = Field(None, description="Energies that do not join the hull, and why.")
 
@@ -85,7 +86,7 @@ def references_of(
         hull = Hull.of([*energies, *joining], campaign.elements, campaign.corrections)
     about.name, about.crystals = files.name, len(files.crystals)
     about.skipped = {s.id: s.reason for s in files.skipped}
-    about.energies, about.added = len(energies) + len(joining), len(joining)
+    about.energies = len(energies) + len(joining)
     crystals = files.crystals
     return References(about, [c.id for c in crystals], [c.structure for c in crystals], hull)
 
