@@ -139,7 +139,7 @@ def looped(given: Sequence[Structure], known: Sequence[Structure], path: Path) -
             stream.write(json.dumps(line) + "\n")
     distances = [d or 0.0 for d in drawn_distances(len(given))]
     counts: Counter[str] = Counter()
-    for i, (line, distance) in enumerate(zip(done, distances, strict=True)):
+    for line, distance in zip(done, distances, strict=True):
         bounds = (-np.inf, 0.0) if distance <= 0 else (0.0, 0.1)
         is_near = bounds[0] < distance <= bounds[1]
         met = [j for j in line["before_tight"] if bounds[0] < distances[j] <= bounds[1]]

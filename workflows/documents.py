@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 #: Tolerance of two energies of one geometry, eV/atom.
 SAME_ENERGY = 0.1
 
+#: How the origins of structures begin that ``ccdcgan evaluate`` was given.
+EVALUATED = "evaluated:"
+
 #: Why a phase has no place on the hull.
 NoPlace = Literal["not converged", "untrusted", "failed"]
 
@@ -79,6 +82,8 @@ class Origin(BaseModel):
         """Proposal source; of a generated crystal of an earlier version, what its name says."""
         if self.kind != "generated":
             return self.kind
+        if self.id.startswith(EVALUATED):
+            return "evaluated"
         return self.source or ("stackings" if self.is_stacking else "generator")
 
     @property

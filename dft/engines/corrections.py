@@ -15,7 +15,7 @@ from typing import Any
 
 from pymatgen.core import Composition, Structure
 
-from ccdcgan.dft.engines.base import EngineSettings
+from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
 from ccdcgan.dft.errors import UserError
 
 #: Metals whose oxides and fluorides the Materials Project computes with U.
@@ -32,6 +32,15 @@ PEROXIDE = 1.05
 def mixes_scales(elements: Sequence[str]) -> bool:
     """Whether MPtrj has GGA+U energies for compounds of these elements."""
     return bool(METALS & set(elements)) and bool(ANIONS & set(elements))
+
+
+def is_mixed(level: LevelOfTheory) -> bool:
+    """Whether energies of a level are GGA+U for some oxides and fluorides, and GGA for all else.
+
+    That is `EngineSettings.mixes_scales` where only the level is known.
+    """
+    learnt = level.engine.startswith("SevenNet-") and level.scale == "PBE, uncorrected"
+    return learnt or "the Materials Project's U" in level.scale
 
 
 def warnings_of(engine: EngineSettings, corrected: bool, elements: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from ccdcgan.launchers.cli import (
     clean,
     cluster,
     failures,
+    hull,
     migrate,
     networks,
     predict,
@@ -240,6 +241,7 @@ def known(
 cluster.register(app)
 failures.register(app)
 results.register(app)
+hull.register(app)
 migrate.register(app)
 adopt.register(app)
 predict.register(app)

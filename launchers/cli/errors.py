@@ -44,4 +44,9 @@ def explain(error: BaseException) -> str | None:
             f"the embedded database cannot be written ({error}): is the disk full or read-only? "
             "Mend that and run the same command again"
         )
+    if isinstance(error, sqlite3.DatabaseError):
+        return (
+            f"the embedded database is damaged ({error}): put a copy of the folder's store/ in its "
+            "place, or run the campaign in another folder"
+        )
     return None

@@ -21,7 +21,7 @@ from ccdcgan.launchers.local.definitions import definitions_of
 from ccdcgan.launchers.local.finished import Suitable, open_finished, read_suitable
 from ccdcgan.launchers.local.references import References, ReferenceSet, references_of
 from ccdcgan.models.repair import extremes
-from ccdcgan.workflows.documents import Origin, RelaxationDocument
+from ccdcgan.workflows.documents import EVALUATED, Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import (
     Fate,
     Share,
@@ -145,7 +145,7 @@ def evaluate(
             )
         documents = finished.relax(
             [
-                (Origin(kind="generated", id=f"evaluated:{number}"), p.structure)
+                (Origin(kind="generated", id=f"{EVALUATED}{number}"), p.structure)
                 for number, p in enumerate(suited.crystals[:limit])
             ]
         )

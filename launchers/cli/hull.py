@@ -1,0 +1,94 @@
+"""Command for the hull of all that many campaigns have relaxed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ccdcgan.dft.errors import UserError
+from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
+from ccdcgan.launchers.cli.terminal import Console, say
+
+if TYPE_CHECKING:
+    from ccdcgan.launchers.results.joint_hull import JointHull
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command ``hull``."""
+    app.command("hull")(hull)
+
+
+def hull(
+    system: Annotated[str, typer.Argument(help="Elements, as Bi-Se; parts of it count, too.")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of campaigns; without any, ccdcgan-run."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="my_fireworks.yaml of a cluster: all campaigns of its MongoDB."),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Level of theory, or a part of its name that no other level has."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most phases, nearest first.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the phases, structures included.")
+    ] = None,
+) -> None:
+    """Place the relaxations of many campaigns on one hull, each crystal once."""
+    from ccdcgan.dft.files import require_folder, to_json, write_atomically
+    from ccdcgan.dft.systems import parse_system
+    from ccdcgan.launchers.results.joint_hull import Collected, joint_hull, shelf_of, shelves_in
+
+    elements = parse_system(system)
+    if json_file is not None:
+        require_folder(json_file)
+    if config is not None:
+        if folders:
+            raise UserError("give folders or --config: campaigns here, or those of a database")
+        from ccdcgan.launchers.cluster.settings import load_cluster
+
+        shelves = [shelf_of(load_cluster(config))]
+    else:
+        if not folders and not DEFAULT_FOLDER.exists():
+            raise UserError(
+                f"there is no {DEFAULT_FOLDER} here: name folders of campaigns, or a cluster with "
+                "--config"
+            )
+        shelves = shelves_in(folders or [DEFAULT_FOLDER])
+    found = joint_hull(Collected(shelves, elements), level)
+    found.phases = found.phases[:limit]
+    Console().print(_table(found))
+    if found.untrusted:
+        say(f"{len(found.untrusted)} relaxations cannot be believed and are set aside")
+    if json_file is not None:
+        write_atomically(json_file, to_json(found.model_dump(mode="json"), indent=1) + "\n")
+
+
+def _table(found: JointHull) -> Table:
+    several = f"{len(found.campaigns)} campaigns" if len(found.campaigns) > 1 else "one campaign"
+    table = Table(
+        title=f"{'-'.join(found.system)}: {found.relaxations} relaxations of {several}, "
+        f"{found.level_of_theory}",
+        caption="eV/atom; E_f against the elements, E_hull above the convex hull",
+    )
+    for name in ("formula", "space group", "atoms", "E_f", "E_hull", "campaign", "origin", "id"):
+        right = name in {"atoms", "E_f", "E_hull"}
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for phase in found.phases:
+        table.add_row(
+            phase.formula,
+            phase.spacegroup,
+            str(len(phase.structure)),
+            f"{phase.formation_energy_per_atom:.3f}",
+            f"{phase.e_above_hull:.3f}",
+            ", ".join(phase.campaigns),
+            phase.origin.source_name,
+            phase.id[:8],
+        )
+    return table
