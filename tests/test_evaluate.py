@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from crystals import FLUORITE, ROCKSALT, fcc
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
@@ -168,6 +169,112 @@ def test_the_funnel_is_that_of_the_relaxations(monkeypatch, capsys, campaign, st
     assert is_same(ends[0], ends[2]) and expected["unique"] < expected["converged"]
 
 
+def with_elements(structure: Structure, **elements: str) -> Structure:
+    """A structure with other elements."""
+    exchanged = structure.copy()
+    exchanged.replace_species(elements)
+    return exchanged
+
+
+def test_sun_and_relatives_of_files(monkeypatch, capsys, campaign, structures) -> None:
+    """Against a reference set of files, by pymatgen's StructureMatcher and its hull."""
+    level = stored(campaign, PHASES)[0]["level_of_theory"]
+    other = {**level, "engine": "Another"}
+    path = structures.with_name("references.json")
+    rows = [
+        {"structure": with_elements(ROCKSALT, Bi="Na", Se="Cl").as_dict()},
+        {"structure": FLUORITE.as_dict(), "energy_per_atom": -9.0, "level_of_theory": other},
+        {"structure": with_elements(LARGE, Bi="S", Se="P").as_dict()},
+        {"structure": with_elements(FLUORITE, Bi="Ca", Se="F").as_dict()},
+        {"structure": DISORDERED.as_dict()},
+    ]
+    path.write_text(json.dumps(rows))
+    known = [Structure.from_dict(row["structure"]) for row in rows[:4]]
+    monkeypatch.setenv("COLUMNS", "300")
+    figures = evaluated(monkeypatch, capsys, structures, campaign, "--references", str(path))
+    documents = {d["key"]: d for d in stored(campaign, RESULTS)}
+    with gzip.open(campaign / "phases.json.gz") as stream:
+        phases = [p for p in json.load(stream) if p["converged"]]
+    database = [p for p in phases if p["origin"]["kind"] != "generated"]
+
+    def diagram(*more: tuple[Structure, float]) -> PhaseDiagram:
+        own = [(Structure.from_dict(p["structure"]), p["energy_per_atom"]) for p in database]
+        entries = [(s.composition, e * s.composition.num_atoms) for s, e in (*own, *more)]
+        return PhaseDiagram([PDEntry(c, e) for c, e in entries])
+
+    loose, tight = StructureMatcher(), StructureMatcher(ltol=0.1)
+    ends, above, kinds = [], [], []
+    for outcome, start in zip(figures["outcomes"][1:6], GOOD, strict=True):
+        document = documents[outcome["key"]]
+        end = Structure.from_dict(document["structure"]) if document["converged"] else start
+        if document["converged"]:
+            entry = PDEntry(end.composition, document["energy_per_atom"] * len(end))
+            above.append(diagram().get_e_above_hull(entry, allow_negative=True))
+            assert outcome["e_above_reference_hull"] == pytest.approx(above[-1], abs=1e-6)
+            ends.append(end)
+        copies = [k for k, s in enumerate(known) if loose.fit(end, s)]
+        alike = [k for k, s in enumerate(known) if loose.fit_anonymous(end, s)]
+        kinds.append("copy" if copies else "substitution" if alike else "neither")
+        assert outcome["kinship"] == kinds[-1]
+        names = [f"references.json#{k}" for k in copies or alike]
+        assert outcome["relative"] in (names or [None])
+    # What is not valid is related to nothing.
+    assert all(o["kinship"] is None for i, o in enumerate(figures["outcomes"]) if not 0 < i < 6)
+    assert kinds.count("substitution") >= 3
+    outside = figures["outside"]
+    for name in ("copy", "substitution", "neither"):
+        assert counted(outside["kinship"], name) == [(kinds.count(name), 5)]
+
+    def unique(matcher: StructureMatcher, some: list[int]) -> list[int]:
+        return [
+            i
+            for n, i in enumerate(some)
+            if not any(matcher.fit(ends[i], ends[j]) for j in some[:n])
+        ]
+
+    def new(matcher: StructureMatcher, some: list[int]) -> list[int]:
+        return [i for i in some if not any(matcher.fit(ends[i], s) for s in known)]
+
+    all_ = list(range(len(ends)))
+    stable = [i for i in all_ if above[i] <= 1e-9]
+    metastable = [i for i in all_ if 1e-9 < above[i] <= 0.1]
+    near = [i for i in new(loose, unique(loose, all_)) if above[i] <= 0.1]
+    assert counted(outside["sun"], "lemat_sun", "lemat_metasun", "mattergen_sun") == [
+        (len(new(tight, unique(tight, stable))), 5),
+        (len(new(tight, unique(tight, metastable))), 5),
+        (len(near), 12),
+    ]
+    about = outside["references"]
+    assert about["name"] == "references.json" and about["crystals"] == 4
+    assert about["energies"] == about["own"] == len(database)
+    assert "1 of Another" in about["refused"]
+    assert about["skipped"] == {"references.json#4": "disordered"}
+
+    # With energies of the campaign's level they are part of the hull.
+    rows[1] |= {"energy_per_atom": -4.6, "level_of_theory": level}
+    path.write_text(json.dumps(rows))
+    joined = evaluated(monkeypatch, capsys, structures, campaign, "--references", str(path))
+    assert joined["outside"]["references"]["refused"] is None
+    assert joined["outside"]["references"]["energies"] == len(database) + 1
+    lower = diagram((FLUORITE, -4.6))
+    for outcome, document in ((o, documents.get(o["key"])) for o in joined["outcomes"]):
+        if document is not None and document["converged"]:
+            end = Structure.from_dict(document["structure"])
+            entry = PDEntry(end.composition, document["energy_per_atom"] * len(end))
+            expected = lower.get_e_above_hull(entry, allow_negative=True)
+            assert outcome["e_above_reference_hull"] == pytest.approx(expected, abs=1e-6)
+    # The campaign's own funnel is what it was.
+    assert joined["found"] == figures["found"]
+
+    arguments = ("evaluate", str(structures), "--campaign", str(campaign))
+    text = command(monkeypatch, capsys, *arguments, "--references", str(path))[1]
+    assert f"Against references.json, 4 crystals; hull of {len(database)} of the campaign's" in text
+    (row,) = (line for line in text.splitlines() if "S.U.N., MatterGen" in line and "│" in line)
+    assert f"{outside['sun']['mattergen_sun']['of']} sampled" in row
+    text = command(monkeypatch, capsys, *arguments)[1]
+    assert "Against the campaign's starting database" in text
+
+
 def test_nothing_is_relaxed_twice(monkeypatch, capsys, campaign, structures) -> None:
     first = evaluated(monkeypatch, capsys, structures, campaign)
     before = stored(campaign, RESULTS)
@@ -309,9 +416,14 @@ def test_folders_that_cannot_judge(monkeypatch, capsys, tmp_path, structures) ->
         (["--sampled", "0"], ["--sampled", "greater than or equal to 1"]),
         (["--limit", "0"], ["--limit", "greater than or equal to 1"]),
         (["--out", "."], ["is a folder"]),
+        (["--references", "no.zip"], ["no.zip does not exist"]),
+        (["--references", "."], ["holds no structure file"]),
     ],
 )
-def test_options_that_make_no_sense(monkeypatch, capsys, campaign, structures, options, words):
+def test_options_that_make_no_sense(
+    monkeypatch, capsys, tmp_path, campaign, structures, options, words
+) -> None:
+    monkeypatch.chdir(tmp_path)
     before = stored(campaign, RESULTS)
     message = refused(monkeypatch, capsys, structures, "--campaign", campaign, *options)
     assert all(word in message for word in words), message

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crystals import ANTIFLUORITE, BISMUTH, CSCL, FLUORITE, ROCKSALT, ZINCBLENDE, fcc
+from crystals import ANTIFLUORITE, BISMUTH, CSCL, FLUORITE, NIAS, ROCKSALT, ZINCBLENDE, fcc
 from pymatgen.analysis.compatibility import MaterialsProject2020Compatibility
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Lattice, Structure
@@ -18,7 +18,6 @@ from test_trust import HOLE, palladium
 
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.engines.corrections import is_mixed
-from ccdcgan.dft.engines.espresso import EspressoEngine
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.files import locked
@@ -195,8 +194,7 @@ def test_what_cannot_be_believed_is_off_the_hull(monkeypatch, capsys, tmp_path) 
             above = pymatgen.get_e_above_hull(entry(document))
             assert got[document.key] == pytest.approx(above, abs=1e-9)
     assert (
-        "1 relaxations cannot be believed"
-        in command(monkeypatch, capsys, "hull", "Be-Pd", str(path))[1]
+        "set aside as untrusted: 1" in command(monkeypatch, capsys, "hull", "Be-Pd", str(path))[1]
     )
 
 
@@ -245,16 +243,123 @@ def test_mixed_scales_are_corrected(monkeypatch, capsys, tmp_path) -> None:
         ChgnetEngine(),
         VaspEngine(),
         VaspEngine(hubbard_u="mp2020"),
-        EspressoEngine(cutoff=700),
     ],
     ids=lambda e: str(e.name),
 )
 def test_a_level_tells_whether_it_mixes_scales(engine) -> None:
-    try:
-        level = engine.level_of_theory(["Bi"])
-    except Exception:  # noqa: BLE001  its package or pseudopotentials are not here
-        pytest.skip("not installed")
+    level = engine.level_of_theory(["Bi"])
     assert is_mixed(level) == engine.mixes_scales
+
+
+# --- references ---------------------------------------------------------------------------------
+
+
+def row(structure: Structure, energy: float, level: LevelOfTheory | None) -> dict[str, Any]:
+    """A row of a file with an energy in eV/atom."""
+    told = {} if level is None else {"level_of_theory": level.model_dump(mode="json")}
+    return {"structure": structure.as_dict(), "energy_per_atom": energy, **told}
+
+
+def test_references_of_the_level_join(monkeypatch, capsys, tmp_path, folders) -> None:
+    path = tmp_path / "known.json"
+    rows = [
+        row(NIAS, -4.2, LEVEL),
+        row(ROCKSALT, -4.06, LEVEL),
+        row(CSCL, -9.0, OTHER),
+        row(FLUORITE, -9.0, PRESSED),
+        row(ZINCBLENDE, -9.0, None),
+        row(fcc(["Na", "Cl"], [0, 0.5], 5.6), -9.0, LEVEL),
+    ]
+    path.write_text(json.dumps(rows))
+    found = asked(monkeypatch, capsys, tmp_path, "Bi-Se", folders[0], "--references", path)
+    assert found["references"]["joined"] == 2
+    refused_line = found["references"]["refused"]
+    for words in (f"hull of {LEVEL}", f"1 of {OTHER}", f"1 of {PRESSED}", "1 of a level"):
+        assert words in refused_line
+    known = [relaxed("nias", NIAS, -4.2)]
+    pymatgen = diagram([*(d for d in FIRST if d.converged), *known])
+    by_id = {p["id"]: p for p in found["phases"]}
+    assert by_id["reference:known.json#0"]["e_above_hull"] == 0
+    assert by_id["reference:known.json#0"]["campaigns"] == ["known.json"]
+    above = pymatgen.get_e_above_hull(entry(FIRST[3]))
+    assert by_id["fl"]["e_above_hull"] == pytest.approx(above, abs=1e-9)
+    # One crystal with what the campaign has of it.
+    assert by_id["reference:known.json#1"]["campaigns"] == ["first", "known.json"]
+    assert "rs" not in by_id and found["campaigns"] == ["first"]
+
+    path.write_text(json.dumps(rows[2:3]))
+    message = refused(monkeypatch, capsys, "Bi-Se", folders[0], "--references", path)
+    assert "nothing of known.json can join" in message and "Other" in message
+    path.write_text("[]")
+    assert "known.json" in refused(monkeypatch, capsys, "Bi-Se", folders[0], "--references", path)
+
+
+def mp_entry(structure: Structure, energy: float, run_type: str, **more: Any) -> dict[str, Any]:
+    """An entry as the Materials Project gives it, eV/atom before corrections."""
+    potcars = {
+        "Fe": "Fe_pv 06Sep2000",
+        "O": "O 08Apr2002",
+        "Bi": "Bi 08Apr2002",
+        "Se": "Se 06Sep2000",
+    }
+    symbols = [e.symbol for e in structure.composition]
+    hubbards = {"Fe": 5.3, "O": 0.0} if run_type == "GGA+U" else {}
+    parameters = {
+        "run_type": run_type,
+        "is_hubbard": bool(hubbards),
+        "hubbards": hubbards,
+        "potcar_spec": [{"titel": f"PAW_PBE {potcars[s]}", "hash": None} for s in symbols],
+        **more,
+    }
+    found = ComputedStructureEntry(structure, energy * len(structure), parameters=parameters)
+    return found.as_dict()
+
+
+@pytest.mark.parametrize("system", ["Fe-O", "Bi-Se"])
+def test_entries_of_the_materials_project(monkeypatch, capsys, tmp_path, system) -> None:
+    """Beside VASP with its U, POTCARs and cutoff; both sides corrected as pymatgen does."""
+    level = VaspEngine(hubbard_u="mp2020").level_of_theory()
+    metal, anion = system.split("-")
+    run = "GGA+U" if system == "Fe-O" else "GGA"
+    ends = [
+        relaxed("a", Structure(Lattice.cubic(2.9), [metal], [[0] * 3]), -8.3, level),
+        relaxed("b", Structure(Lattice.cubic(3.4), [anion], [[0] * 3]), -4.9, level),
+    ]
+    own = relaxed("own", fcc([metal, anion], [0, 0.5], 5.0), -6.9, level)
+    path = folder(tmp_path / "run", [*ends, own], system)
+    theirs = fcc([metal, anion, anion], [0, 0.25, 0.75], 6.0)
+    files = tmp_path / "mp.json"
+    entries = [
+        mp_entry(theirs, -6.8, run),
+        mp_entry(NIAS if system == "Bi-Se" else theirs, -20.0, "R2SCAN"),
+        mp_entry(theirs, -20.0, run, potcar_spec=[{"titel": "PAW_PBE W 08Apr2002"}]),
+        mp_entry(ends[0].structure, -8.31, "GGA"),
+    ]
+    files.write_text(json.dumps(entries))
+    found = asked(monkeypatch, capsys, tmp_path, system, path, "--references", files)
+    assert found["references"]["joined"] == 2 and found["references"]["materials_project"]
+    assert "2 of another input set" in found["references"]["refused"]
+    scheme = MaterialsProject2020Compatibility()
+    corrected = []
+    for row_ in (entries[0], mp_entry(own.structure, -6.9, run), entries[3]):
+        one = ComputedStructureEntry.from_dict(row_)
+        assert scheme.process_entry(one) is not None
+        corrected.append(one)
+    oxygen = PDEntry(anion, -4.9)
+    pymatgen = PhaseDiagram([*corrected, oxygen])
+    by_id = {p["id"]: p for p in found["phases"]}
+    for key, one in (("reference:mp.json#0", corrected[0]), ("own", corrected[1])):
+        assert by_id[key]["energy_per_atom"] == pytest.approx(one.energy_per_atom, abs=1e-6)
+        above = pymatgen.get_e_above_hull(one)
+        assert by_id[key]["e_above_hull"] == pytest.approx(above, abs=1e-6)
+    assert found["level_of_theory"]["corrections"] == "MP2020 corrections"
+
+    # Without its U and POTCARs, another level.
+    plain = VaspEngine().level_of_theory()
+    bare = [d.model_copy(update={"level_of_theory": plain}) for d in (*ends, own)]
+    other = folder(tmp_path / "plain", bare, system)
+    message = refused(monkeypatch, capsys, system, other, "--references", files)
+    assert "nothing of mp.json can join" in message and "of VASP (GGA" in message
 
 
 # --- what is refused ----------------------------------------------------------------------------

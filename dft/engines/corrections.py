@@ -9,7 +9,7 @@ corrections that belong to it, is that of Wang et al., Sci. Rep. 11, 15496 (2021
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -24,6 +24,9 @@ ANIONS = frozenset({"O", "F"})
 
 #: Name in levels of theory.
 MP2020 = "MP2020 corrections"
+
+#: What an entry tells of its run, by which its input set is known.
+TOLD = ("run_type", "is_hubbard", "hubbards", "potcar_spec", "potcar_symbols")
 
 #: O-O distances, in units of the sum of the covalent radii, that make a peroxide (as in pymatgen).
 PEROXIDE = 1.05
@@ -41,6 +44,38 @@ def is_mixed(level: LevelOfTheory) -> bool:
     """
     learnt = level.engine.startswith("SevenNet-") and level.scale == "PBE, uncorrected"
     return learnt or "the Materials Project's U" in level.scale
+
+
+def is_materials_project(level: LevelOfTheory) -> bool:
+    """Whether energies of a level may stand beside raw ones of the Materials Project's.
+
+    These are of VASP with its POTCARs, U and a cutoff of at least its own, and nothing beyond PBE.
+    """
+    beyond = (level.head, level.dispersion, level.corrections, level.pressure)
+    scale = "PBE with the Materials Project's U, uncorrected"
+    return level.package == "vasp" and level.scale == scale and not any(beyond)
+
+
+def takes(structure: Structure, energy_per_atom: float, parameters: Mapping[str, Any]) -> bool:
+    """Whether MP2020 takes an entry of VASP's for one of the Materials Project's input sets.
+
+    Parameters
+    ----------
+    parameters
+        What the entry tells of its run: ``run_type``, ``hubbards`` and ``potcar_spec``.
+    """
+    from pymatgen.analysis.compatibility import MaterialsProject2020Compatibility
+    from pymatgen.entries.computed_entries import ComputedStructureEntry
+
+    plain = {k: parameters[k] for k in TOLD if k in parameters}
+    energy = energy_per_atom * len(structure)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            entry = ComputedStructureEntry(structure, energy, parameters=plain)
+            return MaterialsProject2020Compatibility().process_entry(entry) is not None
+    except Exception:  # noqa: BLE001  pymatgen raises several kinds on what is not told
+        return False
 
 
 def warnings_of(engine: EngineSettings, corrected: bool, elements: Sequence[str]) -> list[str]:

@@ -62,6 +62,8 @@ class Crystal:
         Level of theory, where the file tells it.
     warning
         What the user should know.
+    parameters
+        What an entry of pymatgen tells of its VASP run; None of all else.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Crystal:
     converged: bool = True
     level: str | None = None
     warning: str | None = None
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,11 @@ def crystal_of(
         return Skipped(name, str(error))
     bare = Structure(structure.lattice.matrix, structure.species_and_occu, structure.frac_coords)
     bare = with_moments(bare, moments_of(structure))
-    return Crystal(name, bare, _numbers(row, len(bare)), converged, _level(row), warning)
+    numbers, parameters = _numbers(row, len(bare)), row.get("parameters")
+    is_run = isinstance(parameters, Mapping) and "run_type" in parameters
+    return Crystal(
+        name, bare, numbers, converged, _level(row), warning, parameters if is_run else None
+    )
 
 
 def is_converged(row: Mapping[str, Any]) -> bool:

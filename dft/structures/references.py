@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.engines.base import LevelOfTheory, same_level
+from ccdcgan.dft.engines.corrections import MP2020, is_materials_project, mp2020, takes
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import FilePath, Settings
 from ccdcgan.dft.structures.crystal import ENERGY, Crystal, Skipped
@@ -112,12 +114,15 @@ class KnownCrystal:
         eV/atom; None where the file gives none, or says that it did not converge.
     level
         What that was computed with; None where the file does not name it as we do.
+    parameters
+        What an entry of pymatgen tells of its VASP run; its energy is without correction then.
     """
 
     id: str
     structure: Structure
     energy_per_atom: float | None = None
     level: LevelOfTheory | None = None
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,10 @@ def read_references(path: Path) -> ReferenceFiles:
                 skipped.append(Skipped(item.id, reason))
                 continue
             energy = item.numbers.get(ENERGY) if item.converged else None
-            kept.append(KnownCrystal(item.id, cell, energy, _named_level(item.level)))
+            if energy is not None and item.parameters is not None:
+                energy -= item.numbers.get("correction", 0.0) / len(item.structure)
+            level = _named_level(item.level)
+            kept.append(KnownCrystal(item.id, cell, energy, level, item.parameters))
     if not kept:
         raise UserError(
             f"none of the {len(skipped)} structures in {path} can be compared with others: "
@@ -171,3 +179,53 @@ def _named_level(text: str | None) -> LevelOfTheory | None:
         return LevelOfTheory.model_validate_json(text or "")
     except ValidationError:
         return None
+
+
+def joining(
+    crystals: Iterable[KnownCrystal], level: LevelOfTheory, elements: Sequence[str]
+) -> tuple[list[KnownCrystal], str | None]:
+    """Crystals whose energies may join a hull, and why others' may not.
+
+    Parameters
+    ----------
+    level
+        The hull's level of theory, before corrections.
+    elements
+        The hull's; crystals of others have no place on it.
+
+    Returns
+    -------
+    Crystals of that level with their energies before corrections, and a line on the others. Entries
+    of the Materials Project's input sets join where `is_materials_project`.
+    """
+    found: list[KnownCrystal] = []
+    refused: Counter[str] = Counter()
+    for crystal in crystals:
+        energy, symbols = crystal.energy_per_atom, {e.symbol for e in crystal.structure.composition}
+        if energy is None or not symbols <= set(elements):
+            continue
+        if crystal.parameters is not None and is_materials_project(level):
+            if takes(crystal.structure, energy, crystal.parameters):
+                found.append(replace(crystal, level=level))
+            else:
+                refused["of another input set than the Materials Project's"] += 1
+            continue
+        if crystal.level is None:
+            run = (crystal.parameters or {}).get("run_type")
+            name = "that is not named" if run is None else f"of VASP ({str(run)[:20]})"
+            refused[f"of a level of theory {name}"] += 1
+            continue
+        raw = crystal.level.model_copy(update={"corrections": None})
+        try:
+            same_level([level, raw])
+        except UserError:
+            refused[f"of {raw}"] += 1
+            continue
+        if crystal.level.corrections == MP2020:
+            energy -= mp2020().per_atom(crystal.structure)
+        found.append(replace(crystal, energy_per_atom=energy, level=raw))
+    if not refused:
+        return found, None
+    reasons = ", ".join(f"{n} {reason}" for reason, n in refused.most_common(3))
+    more = f", and {len(refused) - 3} more" if len(refused) > 3 else ""
+    return found, (f"energies of references that do not join the hull of {level}: {reasons}{more}")

@@ -35,6 +35,13 @@ def hull(
         str | None,
         typer.Option(help="Level of theory, or a part of its name that no other level has."),
     ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="Crystals of files whose energies of that level join the hull; for VASP as the "
+            "Materials Project runs it, its entries."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most phases, nearest first.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for the phases, structures included.")
@@ -42,10 +49,12 @@ def hull(
 ) -> None:
     """Place the relaxations of many campaigns on one hull, each crystal once."""
     from ccdcgan.dft.files import require_folder, to_json, write_atomically
+    from ccdcgan.dft.structures.references import read_references
     from ccdcgan.dft.systems import parse_system
     from ccdcgan.launchers.results.joint_hull import Collected, joint_hull, shelf_of, shelves_in
 
     elements = parse_system(system)
+    files = None if references is None else read_references(references)
     if json_file is not None:
         require_folder(json_file)
     if config is not None:
@@ -61,19 +70,23 @@ def hull(
                 "--config"
             )
         shelves = shelves_in(folders or [DEFAULT_FOLDER])
-    found = joint_hull(Collected(shelves, elements), level)
+    found = joint_hull(Collected(shelves, elements), level, files)
     found.phases = found.phases[:limit]
     Console().print(_table(found))
     if found.untrusted:
-        say(f"{len(found.untrusted)} relaxations cannot be believed and are set aside")
+        say(f"set aside as untrusted: {len(found.untrusted)}")
+    if found.references is not None and found.references.refused is not None:
+        say(found.references.refused)
     if json_file is not None:
         write_atomically(json_file, to_json(found.model_dump(mode="json"), indent=1) + "\n")
 
 
 def _table(found: JointHull) -> Table:
-    several = f"{len(found.campaigns)} campaigns" if len(found.campaigns) > 1 else "one campaign"
+    of = f"{len(found.campaigns)} campaigns" if len(found.campaigns) > 1 else "one campaign"
+    if found.references is not None:
+        of += f" and {found.references.joined} of {found.references.name}"
     table = Table(
-        title=f"{'-'.join(found.system)}: {found.relaxations} relaxations of {several}, "
+        title=f"{'-'.join(found.system)}: {found.relaxations} relaxations of {of}, "
         f"{found.level_of_theory}",
         caption="eV/atom; E_f against the elements, E_hull above the convex hull",
     )

@@ -15,6 +15,7 @@ from ccdcgan.dft.engines import corrections
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import StoredStructure
+from ccdcgan.dft.structures.references import ReferenceFiles, joining
 from ccdcgan.launchers.workdir import campaign_of, can_open, embedded_store
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.documents import Claim, Label, Origin, RelaxationDocument
@@ -45,12 +46,24 @@ class JointPhase(BaseModel):
     structure: StoredStructure = Field(description="Relaxed pymatgen structure.")
 
 
+class ReferenceEnergies(BaseModel):
+    """Energies of files on a hull of campaigns."""
+
+    name: str = Field(description="Of the files.")
+    joined: int
+    materials_project: bool = Field(
+        False, description="Whether raw energies of the Materials Project are among them."
+    )
+    refused: str | None = Field(None, description="Which do not join the hull, and why.")
+
+
 class JointHull(BaseModel):
     """The phases of a system, of many campaigns, nearest to the hull first."""
 
     system: list[str]
     level_of_theory: LevelOfTheory
     campaigns: list[str]
+    references: ReferenceEnergies | None = None
     relaxations: int = Field(description="With an energy, of the system and of parts of it.")
     untrusted: dict[str, str] = Field(description="Content keys of what is set aside, and why.")
     not_converged: int = Field(description="Relaxations that ran out of steps.")
@@ -183,7 +196,7 @@ class Collected:
         if not levels:
             raise UserError(f"there are no relaxations of {system} with an energy here")
         like = [n for n in levels if asked is None or asked.casefold() in n.casefold()]
-        if asked in levels:
+        if asked is not None and asked in levels:
             like = [asked]
         if len(like) != 1:
             there = "; ".join(f"{n} of {name}" for name, n in levels.most_common())
@@ -193,35 +206,86 @@ class Collected:
                 "by its name or a part that no other has"
             )
         found = [d for d in self.documents.values() if str(d.level_of_theory) == like[0]]
-        return sorted(found, key=lambda d: (d.energy_per_atom or 0.0, d.key))
+        return sorted(found, key=_by_energy)
+
+    def with_references(
+        self, documents: Sequence[RelaxationDocument], files: ReferenceFiles
+    ) -> tuple[list[RelaxationDocument], ReferenceEnergies]:
+        """Relaxations and the references of their level as further ones, lowest first.
+
+        Raises
+        ------
+        UserError
+            No reference is of their level.
+        """
+        level = documents[0].level_of_theory
+        crystals, refused = joining(files.crystals, level, self.elements)
+        if not crystals:
+            problem = refused or f"it has no energies of {'-'.join(self.elements)}"
+            raise UserError(f"nothing of {files.name} can join the hull: {problem}")
+        added = [
+            RelaxationDocument(
+                key=f"reference:{crystal.id}",
+                level_of_theory=crystal.level or level,
+                structure=crystal.structure,
+                energy_per_atom=crystal.energy_per_atom,
+                converged=True,
+                campaign=files.name,
+                origin=Origin(kind="reference", id=crystal.id),
+                initial_structure=crystal.structure,
+            )
+            for crystal in crystals
+        ]
+        for document in added:
+            self._owners[document.key].add(files.name)
+        raw = corrections.is_materials_project(level)
+        about = ReferenceEnergies(
+            name=files.name,
+            joined=len(added),
+            materials_project=raw and any(c.parameters is not None for c in crystals),
+            refused=refused,
+        )
+        return sorted([*documents, *added], key=_by_energy), about
 
     def owners(self, keys: Iterable[str]) -> list[str]:
         """Names of the campaigns that have any of these relaxations."""
         return sorted(set().union(*(self._owners[key] for key in keys)))
 
 
-def joint_hull(collected: Collected, level: str | None = None) -> JointHull:
+def _by_energy(document: RelaxationDocument) -> tuple[float, str]:
+    return document.energy_per_atom or 0.0, document.key
+
+
+def joint_hull(
+    collected: Collected, level: str | None = None, files: ReferenceFiles | None = None
+) -> JointHull:
     """The phases of all relaxations of one level, each crystal once.
 
     Which relaxations are one crystal, which cannot be believed and what makes the hull is decided
     as in a campaign. Energies that mix GGA and GGA+U are corrected by MP2020 where the system has
-    both.
+    both, and all of them where entries of the Materials Project are among them.
 
     Parameters
     ----------
     level
         See `Collected.at_level`.
+    files
+        Crystals of files; those with energies of the level join the hull.
 
     Raises
     ------
     UserError
-        It is not one level, or an element has no relaxation.
+        It is not one level, an element has no relaxation, or nothing of the files is of the level.
     """
-    documents = collected.at_level(level)
-    system = collected.elements
-    mixed = corrections.is_mixed(documents[0].level_of_theory) and corrections.mixes_scales(system)
+    documents, about = collected.at_level(level), None
+    relaxations, campaigns = len(documents), collected.owners(d.key for d in documents)
+    system, one = collected.elements, documents[0].level_of_theory
+    corrected = corrections.is_mixed(one) and corrections.mixes_scales(system)
+    if files is not None:
+        documents, about = collected.with_references(documents, files)
+        corrected |= about.materials_project
     # A campaign of its own, which has relaxed all of them.
-    settings = {"corrections": "mp2020" if mixed else "none"}
+    settings = {"corrections": "mp2020" if corrected else "none"}
     campaign = parse_campaign({"system": "-".join(system), "relaxation": settings}, "hull")
     knowledge = Knowledge(
         campaign,
@@ -245,8 +309,9 @@ def joint_hull(collected: Collected, level: str | None = None) -> JointHull:
     return JointHull(
         system=system,
         level_of_theory=knowledge.hull.level,
-        campaigns=collected.owners(knowledge.documents),
-        relaxations=len(documents),
+        campaigns=campaigns,
+        references=about,
+        relaxations=relaxations,
         untrusted=knowledge.untrusted,
         not_converged=sum(not d.converged for d in documents),
         phases=phases,
