@@ -19,6 +19,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from time import process_time
 
@@ -39,6 +40,7 @@ MOST = 16
 PAIRS = [("Bi", "Se"), ("Sb", "Te"), ("Na", "Cl"), ("Ca", "F"), ("Ga", "N"), ("Ti", "O")]
 
 
+@cache
 def prototypes() -> list[Structure]:
     """Cells of two kinds of atoms, Bi and Se."""
     found = []

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from crystals import FLUORITE, NIAS, ROCKSALT
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.frames import Frame
@@ -252,3 +253,24 @@ def test_reading(capsys: pytest.CaptureFixture[str]) -> None:
     assert "200 files with 10 bad ones: 190 crystals, 10 refusals" in lines[1]
     # Ten kinds, each with a reason of its own.
     assert len(lines) == 12
+
+
+def test_reference_sets_are_compared_as_by_loops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is done already is not compared again."""
+    lines = tmp_path / "loops.jsonl"
+    outside = script("outside")
+    # Reading all of AFLOW's takes longer than the rest.
+    monkeypatch.setattr(outside, "prototypes", lambda: [ROCKSALT, NIAS, FLUORITE])
+    arguments = ["outside.py", "--given", "3", "--known", "8", "--check", str(lines)]
+    found = []
+    for left in (3, 1):
+        if lines.exists():
+            lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:left]))
+        monkeypatch.setattr(sys, "argv", arguments)
+        outside.main()
+        found.append(json.loads(capsys.readouterr().out))
+    assert all(f["equal"] and (f["given"], f["known"]) == (3, 8) for f in found)
+    assert found[0]["loops"] == found[1]["loops"]
+    assert len(lines.read_text().splitlines()) == 3
