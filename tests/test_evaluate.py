@@ -252,9 +252,12 @@ def test_sun_and_relatives_of_files(monkeypatch, capsys, campaign, structures) -
 
     # With energies of the campaign's level they are part of the hull.
     rows[1] |= {"energy_per_atom": -4.6, "level_of_theory": level}
+    # One of a false minimum is not.
+    rows[2] = {"structure": LARGE.as_dict(), "energy_per_atom": -11.0, "level_of_theory": level}
     path.write_text(json.dumps(rows))
     joined = evaluated(monkeypatch, capsys, structures, campaign, "--references", str(path))
-    assert joined["outside"]["references"]["refused"] is None
+    refused_line = joined["outside"]["references"]["refused"]
+    assert refused_line == "references too low to be believed: 1"
     assert joined["outside"]["references"]["energies"] == len(database) + 1
     lower = diagram((FLUORITE, -4.6))
     for outcome, document in ((o, documents.get(o["key"])) for o in joined["outcomes"]):

@@ -64,7 +64,6 @@ def takes(structure: Structure, energy_per_atom: float, parameters: Mapping[str,
     parameters
         What the entry tells of its run: ``run_type``, ``hubbards`` and ``potcar_spec``.
     """
-    from pymatgen.analysis.compatibility import MaterialsProject2020Compatibility
     from pymatgen.entries.computed_entries import ComputedStructureEntry
 
     plain = {k: parameters[k] for k in TOLD if k in parameters}
@@ -73,9 +72,17 @@ def takes(structure: Structure, energy_per_atom: float, parameters: Mapping[str,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             entry = ComputedStructureEntry(structure, energy, parameters=plain)
-            return MaterialsProject2020Compatibility().process_entry(entry) is not None
+            return _strict_scheme().process_entry(entry) is not None
     except Exception:  # noqa: BLE001  pymatgen raises several kinds on what is not told
         return False
+
+
+@cache
+def _strict_scheme() -> Any:
+    """The scheme that looks at POTCARs, too."""
+    from pymatgen.analysis.compatibility import MaterialsProject2020Compatibility
+
+    return MaterialsProject2020Compatibility()
 
 
 def warnings_of(engine: EngineSettings, corrected: bool, elements: Sequence[str]) -> list[str]:

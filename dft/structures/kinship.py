@@ -46,15 +46,19 @@ class Relatives:
 
     def __init__(self, known: Iterable[Structure]) -> None:
         self._known, self._anonymous = SeenStructures(), SeenStructures()
+        self._patterns: set[str] = set()
         for structure in known:
             self._known.add(structure)
             self._anonymous.add(next(anonymous(structure)))
+            self._patterns.add(_pattern(structure))
 
     def of(self, structure: Structure) -> Relation:
         """The nearest relation of a crystal: a copy before a substitution."""
         if (number := self._known.find(structure)) is not None:
             return Relation("copy", number)
-        for renamed in anonymous(structure):
+        # Of many elements there are many ways to exchange them.
+        ways = anonymous(structure) if _pattern(structure) in self._patterns else ()
+        for renamed in ways:
             if (number := self._anonymous.find(renamed)) is not None:
                 return Relation("substitution", number)
         return Relation("neither", None)
@@ -73,3 +77,8 @@ def anonymous(structure: Structure) -> Iterator[Structure]:
         names = dict(zip(chain(*orders), STAND_INS, strict=False))
         species = [names[site.specie.symbol] for site in structure]
         yield Structure(structure.lattice, species, structure.frac_coords)
+
+
+def _pattern(structure: Structure) -> str:
+    """The formula without its elements, as A2B3."""
+    return str(structure.composition.reduced_composition.anonymized_formula)

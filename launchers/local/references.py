@@ -90,6 +90,10 @@ def references_of(
         for crystal in own
         if not _is_too_deep(crystal, hull)
     ]
+    if deep := len(own) - len(joined):
+        about.refused = "; ".join(
+            line for line in (about.refused, f"references too low to be believed: {deep}") if line
+        )
     if joined:
         hull = Hull.of([*energies, *joined], campaign.elements, campaign.corrections)
     about.name, about.crystals = files.name, len(files.crystals)
@@ -102,5 +106,8 @@ def references_of(
 def _is_too_deep(crystal: KnownCrystal, hull: Hull) -> bool:
     """Whether an energy is a potential's false minimum, which is never part of a hull."""
     composition = crystal.structure.composition
+    if hull.level.pressure:
+        # The pV of a reaction may be as large as its energy.
+        return False
     place = hull.place(crystal.structure, crystal.energy_per_atom or 0.0)
     return not composition.is_element and is_too_deep(composition, place.formation_energy)
