@@ -10,7 +10,7 @@ processor time, with what evaluating matches for its own funnel. Prints JSON.
 
 `--check` compares with loops of pymatgen's StructureMatcher over all pairs whose formulas allow a
 match, which takes half an hour: what is done is in FILE, a line for each crystal, and the same
-command goes on.
+command goes on. benchmarks/outside/loops.jsonl is such a file of 500 and 2,000.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.kinship import Relatives
-from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.matching import distinct, smallest
 from ccdcgan.dft.structures.sources import AflowSource, Prototype, primitive_cell, random_crystals
 from ccdcgan.models.energy.descriptors import rattled
 from ccdcgan.workflows.evaluation import LEMAT_TOLERANCES, sun_of
@@ -100,8 +100,7 @@ def counted(given: Sequence[Structure], known: Sequence[Structure]) -> dict[str,
     distances = drawn_distances(len(given))
     sun = sun_of(given, distances, known, copied, valid=len(given), sampled=len(given))
     after = process_time()
-    own = SeenStructures()
-    unique = sum(own.add_if_new(s) for s in given)
+    unique = len(distinct([smallest(s) for s in given]))
     counts = {"copies": kinships.count("copy"), "substitutions": kinships.count("substitution")}
     counts |= {name: share["count"] for name, share in sun.model_dump().items()}
     counts["unique"] = unique
@@ -141,16 +140,19 @@ def looped(given: Sequence[Structure], known: Sequence[Structure], path: Path) -
             stream.write(json.dumps(line) + "\n")
     distances = [d or 0.0 for d in drawn_distances(len(given))]
     counts: Counter[str] = Counter()
-    for line, distance in zip(done, distances, strict=True):
+    unique: set[int] = set()
+    for i, (line, distance) in enumerate(zip(done, distances, strict=True)):
         bounds = (-np.inf, 0.0) if distance <= 0 else (0.0, 0.1)
         is_near = bounds[0] < distance <= bounds[1]
         met = [j for j in line["before_tight"] if bounds[0] < distances[j] <= bounds[1]]
+        if not unique & set(line["before"]):
+            unique.add(i)
         name = "lemat_sun" if distance <= 0 else "lemat_metasun"
         counts[name] += is_near and not met and not line["copy_tight"]
-        counts["mattergen_sun"] += is_near and not line["before"] and not line["copy"]
+        counts["mattergen_sun"] += distance <= 0.1 and i in unique and not line["copy"]
         counts["copies"] += line["copy"]
         counts["substitutions"] += line["substitution"]
-        counts["unique"] += not line["before"]
+    counts["unique"] = len(unique)
     return dict(counts)
 
 

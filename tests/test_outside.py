@@ -87,6 +87,13 @@ def independent(structures: list[Structure], distances: list[float | None]) -> l
             if not any(matcher.fit(structures[i], structures[j]) for j in some[:n])
         ]
 
+    def first(matcher: StructureMatcher, some: list[int]) -> list[int]:
+        found: list[int] = []
+        for i in some:
+            if not any(matcher.fit(structures[i], structures[j]) for j in found):
+                found.append(i)
+        return found
+
     def new(matcher: StructureMatcher, some: list[int]) -> list[int]:
         return [i for i in some if not any(matcher.fit(structures[i], k) for k in KNOWN)]
 
@@ -97,7 +104,7 @@ def independent(structures: list[Structure], distances: list[float | None]) -> l
     return [
         len(new(tight, unique(tight, stable))),
         len(new(tight, unique(tight, metastable))),
-        len([i for i in new(loose, unique(loose, list(numbers))) if i in near]),
+        len([i for i in new(loose, first(loose, list(numbers))) if i in near]),
     ]
 
 

@@ -11,7 +11,13 @@ from pymatgen.core import Structure
 from scipy.stats import binomtest
 
 from ccdcgan.dft.structures.hull import NOISE, Hull
-from ccdcgan.dft.structures.matching import TOLERANCES, SeenStructures, displacement, distinct
+from ccdcgan.dft.structures.matching import (
+    TOLERANCES,
+    SeenStructures,
+    displacement,
+    distinct,
+    smallest,
+)
 from ccdcgan.workflows.documents import RelaxationDocument
 
 #: Distances to the hull, eV/atom, that crystals are counted by.
@@ -185,22 +191,24 @@ def sun_of(
         for low, high in ((-np.inf, NOISE), (NOISE, METASTABLE + NOISE))
     )
     near = {*stable, *metastable}
-    formulas = {structures[i].composition.reduced_formula for i in near}
+    cells = [smallest(structure) for structure in structures]
+    formulas = {cells[i].composition.reduced_formula for i in near}
     seen = SeenStructures(
-        (s for s in known if s.composition.reduced_formula in formulas), LEMAT_TOLERANCES
+        (smallest(s) for s in known if s.composition.reduced_formula in formulas), LEMAT_TOLERANCES
     )
 
     def lemat(some: Sequence[int]) -> Share:
-        crystals = [structures[i] for i in some]
-        first = [crystals[k] for k in distinct(crystals, LEMAT_TOLERANCES)]
-        return share(sum(crystal not in seen for crystal in first), valid)
+        count, before = 0, SeenStructures(tolerances=LEMAT_TOLERANCES)
+        for cell in (cells[i] for i in some):
+            # Unlike all before it, also those that are not unique themselves.
+            count += cell not in before and cell not in seen
+            before.add(cell)
+        return share(count, valid)
 
     return Sun(
         lemat_sun=lemat(stable),
         lemat_metasun=lemat(metastable),
-        mattergen_sun=share(
-            sum(i in near and not copied[i] for i in distinct(structures)), sampled
-        ),
+        mattergen_sun=share(sum(i in near and not copied[i] for i in distinct(cells)), sampled),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from pymatgen.core import Element, Structure
 
-from ccdcgan.dft.structures.matching import SeenStructures
+from ccdcgan.dft.structures.matching import SeenStructures, smallest
 
 #: How a crystal is related to those that are known.
 Kinship = Literal["copy", "substitution", "neither"]
@@ -47,13 +47,14 @@ class Relatives:
     def __init__(self, known: Iterable[Structure]) -> None:
         self._known, self._anonymous = SeenStructures(), SeenStructures()
         self._patterns: set[str] = set()
-        for structure in known:
+        for structure in map(smallest, known):
             self._known.add(structure)
             self._anonymous.add(next(anonymous(structure)))
             self._patterns.add(_pattern(structure))
 
     def of(self, structure: Structure) -> Relation:
         """The nearest relation of a crystal: a copy before a substitution."""
+        structure = smallest(structure)
         if (number := self._known.find(structure)) is not None:
             return Relation("copy", number)
         # Of many elements there are many ways to exchange them.

@@ -154,6 +154,17 @@ def _reduced(structure: Structure) -> Structure:
         return structure
 
 
+def smallest(structure: Structure) -> Structure:
+    """The cell that pymatgen's StructureMatcher compares: Niggli-reduced first, then primitive.
+
+    Of a crystal that is almost one of a smaller cell, the other order may not find that one.
+    """
+    try:
+        return structure.get_reduced_structure().get_primitive_structure()
+    except Exception:  # noqa: BLE001  degenerate cells stay as they are
+        return structure
+
+
 def distinct(
     structures: Sequence[Structure], tolerances: Mapping[str, Any] = TOLERANCES
 ) -> list[int]:
