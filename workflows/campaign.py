@@ -55,6 +55,7 @@ AMOUNTS = (
     ".second_opinion",
     ".max_hours",
     ".magnetic_orders",
+    ".batch",
     ".gan_steps",
     ".guide_epochs",
     ".autoencoder_epochs",

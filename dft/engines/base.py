@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.units import GPa
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Element, Structure
 
@@ -69,6 +71,14 @@ class LevelOfTheory(BaseModel):
         return (self.pressure or 0.0) * GPa * structure.volume / len(structure)
 
 
+class Measured(NamedTuple):
+    """What an engine says of a crystal: eV, eV/Å and eV/Å³ (Voigt: xx, yy, zz, yz, xz, xy)."""
+
+    energy: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64]
+
+
 class EngineSettings(Settings, ABC):
     """What computes energies, and everything about it that a campaign chooses."""
 
@@ -102,6 +112,10 @@ class EngineSettings(Settings, ABC):
     def check(self, elements: Sequence[str]) -> None:
         """Raise a `UserError` that says what to set, if this machine or these elements lack it."""
         self.level_of_theory(elements)
+
+    def lacking_for_batches(self) -> str | None:
+        """What to mend before it computes many crystals at once here; None if nothing."""
+        return f"engine {self.name} computes one crystal at a time: choose another engine"
 
     @property
     def is_magnetic(self) -> bool:
@@ -148,6 +162,17 @@ class CalculatorEngine(EngineSettings):
     @abstractmethod
     def calculator(self, structure: Structure) -> Calculator:
         """A calculator for relaxing this structure."""
+
+    def measured_together(self, crystals: Sequence[Atoms]) -> list[Measured]:
+        """What it says of many crystals at once, without what `completed_by` adds.
+
+        Of an engine that lacks nothing for batches.
+        """
+        raise NotImplementedError(self.name)
+
+    def completed_by(self, calculator: Calculator) -> Calculator:
+        """A calculator of what `measured_together` gives, with what this engine has beside that."""
+        return calculator
 
     def check(self, elements: Sequence[str]) -> None:
         """See `EngineSettings.check`."""

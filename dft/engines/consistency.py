@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from ccdcgan.dft.engines.base import CalculatorEngine, wrong
+from ccdcgan.dft.engines.base import CalculatorEngine, Measured, wrong
 
 #: Steps of central differences: Å of all atoms together, and strain.
 STEP, STRAIN = 0.01, 0.005
@@ -32,14 +32,6 @@ class Tolerances(NamedTuple):
     stress: float = 5e-4
     """eV/Å³, likewise."""
     relative: float = 0.02
-
-
-class Measured(NamedTuple):
-    """What an engine says of a crystal: eV, eV/Å and eV/Å³ (Voigt: xx, yy, zz, yz, xz, xy)."""
-
-    energy: float
-    forces: NDArray[np.float64]
-    stress: NDArray[np.float64]
 
 
 def measured(engine: CalculatorEngine, atoms: Atoms) -> Measured:

@@ -21,9 +21,8 @@ from ase.data import chemical_symbols
 from pydantic import ValidationError
 from pymatgen.core import Element, Structure
 
-from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory, Measured
 from ccdcgan.dft.engines.consistency import (
-    Measured,
     Tolerances,
     compared,
     differences,

@@ -9,11 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ccdcgan.dft.engines import dispersion
-from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory
+from ccdcgan.dft.engines.base import CalculatorEngine, Dispersion, LevelOfTheory, Measured
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.settings import beside_the_file
@@ -53,7 +54,11 @@ class PotentialEngine(CalculatorEngine):
 
     def calculator(self, structure: Any = None) -> Calculator:
         """The process's calculator on the CPU, or on the GPU where torch sees one."""
-        return dispersion.with_dispersion(self.bare_calculator(), self.dispersion, self.functional)
+        return self.completed_by(self.bare_calculator())
+
+    def completed_by(self, calculator: Calculator) -> Calculator:
+        """A calculator without the dispersion correction, with it."""
+        return dispersion.with_dispersion(calculator, self.dispersion, self.functional)
 
     def level_of_theory(self, elements: Sequence[str] | None = None) -> LevelOfTheory:
         level = self.bare_level()
@@ -146,6 +151,16 @@ class SevenNetEngine(PotentialEngine):
     def bare_calculator(self) -> Calculator:
         return _sevennet(self.checkpoint, self.modal)
 
+    def lacking_for_batches(self) -> str | None:
+        if find_spec("torch_sim") is None:
+            return "torch-sim is missing: pip install 'ccdcgan[batch]' with Python 3.12 or newer"
+        return None
+
+    def measured_together(self, crystals: Sequence[Atoms]) -> list[Measured]:
+        from ccdcgan.dft.engines.torch_sim_models import measured
+
+        return measured(_sevennet_of_torch_sim(self.checkpoint, self.modal), crystals)
+
     def bare_level(self) -> LevelOfTheory:
         path = _sevennet_file(self.checkpoint)
         own = path.name if path == Path(self.checkpoint) else self.checkpoint
@@ -224,7 +239,8 @@ class ChgnetEngine(PotentialEngine):
         )
 
 
-def _device() -> str:
+def device() -> str:
+    """Where potentials compute: on the GPU where torch sees one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -237,10 +253,19 @@ def _sevennet(checkpoint: str, modal: str | None) -> Calculator:
 
     path = _sevennet_file(checkpoint)
     try:
-        return SevenNetCalculator(model=str(path), modal=modal, device=_device())
+        return SevenNetCalculator(model=str(path), modal=modal, device=device())
     except Exception as error:  # noqa: BLE001  torch and sevenn, each with its own kind
         said = " ".join(str(error).split())[:200]
         raise UserError(f"sevenn cannot use the checkpoint {checkpoint}: {said}") from None
+
+
+@functools.cache
+def _sevennet_of_torch_sim(checkpoint: str, modal: str | None) -> Any:
+    _quiet()
+    from sevenn.torchsim import Float64Wrapper, SevenNetModel
+
+    path = _sevennet_file(checkpoint)
+    return Float64Wrapper(SevenNetModel(str(path), modal=modal, device=device()))
 
 
 @functools.cache
@@ -279,11 +304,11 @@ def _chgnet(checkpoint: str) -> Calculator:
         from chgnet.model.model import CHGNet
     except ImportError:
         raise UserError("engine chgnet needs the package: pip install chgnet") from None
-    device = _device()
+    where = device()
     model = CHGNet.load(
-        model_name=checkpoint, use_device=device, check_cuda_mem=False, verbose=False
+        model_name=checkpoint, use_device=where, check_cuda_mem=False, verbose=False
     )
-    return CHGNetCalculator(model, use_device=device)
+    return CHGNetCalculator(model, use_device=where)
 
 
 @functools.cache

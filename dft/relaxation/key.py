@@ -13,7 +13,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import moments_of, standard
 
 #: Settings that leave the relaxation itself as it is, end it without a result, or add others.
-AFTERWARDS = ("second_opinion", "corrections", "max_hours", "magnetic_orders")
+AFTERWARDS = ("second_opinion", "corrections", "max_hours", "magnetic_orders", "batch")
 
 
 def elements_of(structure: Structure) -> list[str]:

@@ -23,7 +23,7 @@ from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.relaxation.worker import Death, answers, bind_to_parent
+from ccdcgan.dft.relaxation.worker import Death, answers, answers_in_batches, bind_to_parent
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -45,8 +45,23 @@ def relax(relaxer: Relaxer, structure: Structure) -> Relaxation:
 def relax_many(
     structures: Sequence[Structure], settings: RelaxationSettings, workers: int | None = None
 ) -> Iterator[tuple[int, Relaxation]]:
-    """Relax structures in parallel processes: `in_workers` with `relax`."""
-    return in_workers(relax, structures, settings, partial(_never_relaxed, settings), workers)
+    """Relax structures in parallel processes; see `in_workers`.
+
+    In batches where `RelaxationSettings.at_a_time` says so; what is left of them, one by one.
+    """
+    left = dict(enumerate(structures))
+    at_a_time = settings.at_a_time if len(structures) > 1 else None
+    if at_a_time is not None:
+        settings.engine.check(sorted({e for s in structures for e in elements_of(s)}))
+        workers = workers or len(os.sched_getaffinity(0))
+        with one_thread():
+            for index, found in answers_in_batches(structures, settings, workers, at_a_time):
+                del left[index]
+                yield index, found
+    indices, rest = list(left), list(left.values())
+    given_up = partial(_never_relaxed, settings)
+    for number, found in in_workers(relax, rest, settings, given_up, workers):
+        yield indices[number], found
 
 
 def _never_relaxed(settings: RelaxationSettings, structure: Structure, reason: str) -> Relaxation:

@@ -1,17 +1,24 @@
-"""Relaxation of one structure after another, guarded against collapse."""
+"""Relaxation of a structure, guarded against collapse.
+
+A relaxation is a generator that hands out atoms and goes on once they have their numbers: one alone
+computes them as it asks for them, those of many come in batches (`ccdcgan.dft.relaxation.batches`).
+"""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from time import perf_counter, process_time
+from typing import Any, TypeVar
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.filters import FrechetCellFilter
 from ase.units import GPa
+from numpy.typing import NDArray
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -25,6 +32,11 @@ from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
 from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.dft.variables import variables
+
+T = TypeVar("T")
+
+#: Atoms that need the numbers of an engine before what handed them out goes on.
+Asking = Generator[tuple[CalculatorEngine, Atoms], None, T]
 
 #: The latest geometry of a DFT code that ASE drives, in the folder of its content key.
 LAST = "last.json"
@@ -59,9 +71,19 @@ class Relaxer:
         MachineError
             The machine cannot compute; of memory it may be the structure that takes too much.
         """
-        settings = self.settings
         # A DFT code works in processes of its own.
         clock = process_time if self.engine.is_potential else perf_counter
+        return finished(self.relaxing(structure, clock))
+
+    def relaxing(self, structure: Structure, clock: Callable[[], float]) -> Asking[Relaxation]:
+        """The relaxation of a structure, step by step.
+
+        Parameters
+        ----------
+        clock
+            Seconds that count for this structure.
+        """
+        settings = self.settings
         start = clock()
         level = settings.level_of_theory(elements_of(structure))
         result = Relaxation(
@@ -82,7 +104,7 @@ class Relaxer:
                 _keep(atoms, kept, before + clock() - start)
 
         most = settings.steps_of(structure)
-        converged, reason = self._optimized(atoms, settings.fmax, most, result, keep)
+        converged, reason = yield from self._optimizing(atoms, settings.fmax, most, result, keep)
         result.host = socket.gethostname()
         result.folder = None if kept is None else str(kept.parent.resolve())
         if reason is None:
@@ -95,45 +117,51 @@ class Relaxer:
             if not converged:
                 result.reason, result.failure = f"not converged in {most} steps", "crystal"
             elif settings.refine is not None and not structure.composition.is_element:
-                atoms = self._refined(result, settings.refine) or atoms
+                atoms = (yield from self._refining(result, settings.refine)) or atoms
         result.seconds = before + clock() - start
-        result.second_opinion = None if reason else self.second_opinion(atoms)
+        result.second_opinion = None if reason else (yield from self._second_opinion(atoms))
         return result
 
-    def _optimized(
+    def _optimizing(
         self,
         atoms: Atoms,
         fmax: float,
         most: int,
         result: Relaxation,
         keep: Callable[[], None] = lambda: None,
-    ) -> tuple[bool, str | None]:
+    ) -> Asking[tuple[bool, str | None]]:
         """Whether the atoms converge in so many steps, and why they are no crystal on the way.
 
         The result gets its steps and frames; `keep` is called after each step.
         """
         settings = self.settings
-        cell = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * GPa)
-        optimizer = OPTIMIZERS[settings.optimizer](cell, logfile=None)
-        converged, reason = False, None
+        converged, reason, done = False, None, 0
         try:
-            for done in optimizer.irun(fmax=fmax, steps=most):
-                converged = bool(done)
+            cell = _Cell(atoms, scalar_pressure=settings.pressure * GPa)
+            optimizer = OPTIMIZERS[settings.optimizer](cell, logfile=None)
+            while True:
+                yield self.engine, atoms
                 reason = unsound(atoms)
                 reason = reason or settings.gate(atoms, atoms.get_potential_energy() / len(atoms))
                 if reason:
                     break
-                if converged or optimizer.nsteps in FRAME_STEPS[settings.optimizer]:
+                # As ASE has it: of the filter, so that the cell counts like three atoms.
+                converged = bool(np.linalg.norm(cell.get_forces(), axis=1).max() < fmax)
+                if converged or done in FRAME_STEPS[settings.optimizer]:
                     result.frames.append(Frame.of(atoms))
                 keep()
+                if converged or done == most:
+                    break
+                optimizer.step()
+                done += 1
         except MachineError:
             raise
         except Exception as error:  # noqa: BLE001  a potential may fail in any way on a wild cell
             reason = self._failed(error, atoms)
-        result.steps = int(optimizer.nsteps)
+        result.steps = done
         return converged, reason
 
-    def _refined(self, result: Relaxation, fmax: float) -> Atoms | None:
+    def _refining(self, result: Relaxation, fmax: float) -> Asking[Atoms | None]:
         """The most symmetric version of a relaxed crystal that is not above it; None without one.
 
         It takes the crystal's place in the result, whose frames stay those of the input structure:
@@ -145,7 +173,7 @@ class Relaxer:
             atoms = self.atoms(version)
             trial = result.model_copy(update={"frames": []})
             most = self.settings.steps_of(version)
-            converged, reason = self._optimized(atoms, fmax, most, trial)
+            converged, reason = yield from self._optimizing(atoms, fmax, most, trial)
             result.steps += trial.steps
             if not converged or reason:
                 continue
@@ -191,6 +219,9 @@ class Relaxer:
 
     def second_opinion(self, structure: Structure | Atoms) -> SecondOpinion | None:
         """The energy of a relaxed crystal by another engine; None where that has none."""
+        return finished(self._second_opinion(structure))
+
+    def _second_opinion(self, structure: Structure | Atoms) -> Asking[SecondOpinion | None]:
         other = self.settings.engine.second_opinion() if self.settings.second_opinion else None
         if other is None:
             return None
@@ -198,7 +229,8 @@ class Relaxer:
         elements = sorted(set(atoms.get_chemical_symbols()))
         try:
             crystal = AseAtomsAdaptor.get_structure(atoms)
-            atoms.calc = other.calculator(crystal)
+            atoms.calc = self.calculator(other, crystal)
+            yield other, atoms
             level = self.settings.under_pressure(other.level_of_theory(elements))
             energy = float(atoms.get_potential_energy() / len(atoms)) + level.pv(crystal)
         except Exception:  # noqa: BLE001  an engine may fail in any way on a wild cell
@@ -210,8 +242,37 @@ class Relaxer:
     def atoms(self, structure: Structure) -> Atoms:
         """A structure with the engine's calculator."""
         atoms = _plain(structure)
-        atoms.calc = self.engine.calculator(structure)
+        atoms.calc = self.calculator(self.engine, structure)
         return atoms
+
+    def calculator(self, engine: CalculatorEngine, structure: Structure) -> Calculator | None:
+        """What computes a structure when it is asked; None if its numbers come from outside."""
+        return engine.calculator(structure)
+
+
+def finished(asking: Asking[T]) -> T:
+    """The result of what asks for numbers that its atoms' own calculators compute."""
+    while True:
+        try:
+            next(asking)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+class _Cell(FrechetCellFilter):
+    """Atoms and cell as an optimizer moves them; their forces, asked for twice a step, are kept."""
+
+    _forces: NDArray[np.float64] | None = None
+
+    def get_forces(self, **kwargs: Any) -> NDArray[np.float64]:
+        if self._forces is None:
+            self._forces = super().get_forces(**kwargs)
+        return self._forces.copy()
+
+    def set_positions(self, new: NDArray[np.float64], **kwargs: Any) -> None:
+        self._forces = None
+        super().set_positions(new, **kwargs)
 
 
 def _plain(structure: Structure) -> Atoms:

@@ -9,11 +9,11 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.optimize import BFGS, FIRE, LBFGS
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
-from ccdcgan.dft.engines.potentials import SevenNetEngine
+from ccdcgan.dft.engines.potentials import SevenNetEngine, device
 from ccdcgan.dft.engines.registry import Engine
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
@@ -27,6 +27,10 @@ DEFAULT_ENGINE = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")
 
 #: Hours that a potential has for one structure, unless the campaign says otherwise.
 POTENTIAL_HOURS = 3.0
+
+#: Structures at a time on a GPU, each with a step of some milliseconds on its process's core: a
+#: job of 500 has four processes to share a GPU.
+AUTO_BATCH = 128
 
 #: The last of the elements whose atoms or ions are small.
 NEON = 10
@@ -43,7 +47,15 @@ class RelaxationSettings(Settings):
     """
 
     added: ClassVar[frozenset[str]] = frozenset(
-        {"second_opinion", "corrections", "magnetic_orders", "max_hours", "pressure", "refine"}
+        {
+            "second_opinion",
+            "corrections",
+            "magnetic_orders",
+            "max_hours",
+            "pressure",
+            "refine",
+            "batch",
+        }
     )
 
     engine: Engine = DEFAULT_ENGINE
@@ -72,6 +84,12 @@ class RelaxationSettings(Settings):
         gt=0,
         description="Hours that one structure may take before its process is ended; null: three of "
         "a potential, no limit of a DFT code. VASP has walltime instead.",
+    )
+    batch: Literal["auto", "none"] | PositiveInt = Field(
+        default="auto",
+        description="Structures that a process relaxes at a time, their energies computed together "
+        "by torch-sim. auto: 128 on a GPU where torch-sim and a model of the engine are, else "
+        "none, which is one after the other. No result depends on it.",
     )
     min_distance: float = Field(
         default=1.5,
@@ -146,8 +164,10 @@ class RelaxationSettings(Settings):
         return level.model_copy(update={"pressure": self.pressure or None})
 
     def check(self, elements: Sequence[str]) -> None:
-        """See `EngineSettings.check`; under pressure the engine must compute a stress, too."""
+        """See `EngineSettings.check`; what the engine must have for pressure and batches, too."""
         self.engine.check(elements)
+        if self.batch not in ("auto", "none") and (lacking := self.engine.lacking_for_batches()):
+            raise UserError(f"relaxation.batch is {self.batch}: {lacking}, or leave batch out")
         if not (self.pressure and isinstance(self.engine, CalculatorEngine)):
             return
         crystal = Structure(Lattice.cubic(4.0), [elements[0]], [[0, 0, 0]])
@@ -170,6 +190,15 @@ class RelaxationSettings(Settings):
         """With all that decides their level of theory; see `EngineSettings.completed`."""
         engine = self.engine.completed(elements)
         return self if engine is self.engine else self.model_copy(update={"engine": engine})
+
+    @property
+    def at_a_time(self) -> int | None:
+        """Structures that a process relaxes at a time here; None for one after the other."""
+        if self.batch == "none" or self.engine.lacking_for_batches():
+            return None
+        if self.batch == "auto":
+            return AUTO_BATCH if device() == "cuda" else None
+        return self.batch
 
     @property
     def timeout(self) -> float | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -18,9 +20,12 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.queue_time import seconds_left
+from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+
+logger = logging.getLogger("ccdcgan")
 
 Task = Callable[[Relaxer, Structure], Any]
 
@@ -44,13 +49,24 @@ class Death(NamedTuple):
 
 
 class Worker:
-    """A process of one thread with a relaxer, which does one task at a time."""
+    """A process of one thread with a relaxer, which does one task at a time.
 
-    def __init__(self, settings: RelaxationSettings) -> None:
+    Parameters
+    ----------
+    serve, arguments
+        What it does, if not that; called with its connection, the settings and these.
+    """
+
+    def __init__(
+        self,
+        settings: RelaxationSettings,
+        serve: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+    ) -> None:
         # spawn: TensorFlow or torch threads of the parent do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, settings))
+        self.process = context.Process(target=serve or _serve, args=(other, settings, *arguments))
         self.process.start()
         # So that the end of the process is the end of the connection.
         other.close()
@@ -66,11 +82,15 @@ class Worker:
     def begin(self, task: Task, index: int, structure: Structure) -> None:
         """Give it a task, for the structure of this index."""
         self.index = index
-        if self.seconds is not None:
-            self._deadline = time.monotonic() + self.seconds
+        self.expect()
         # If it has died since its last answer, that is seen when it is asked for the next.
         with contextlib.suppress(OSError):
             self.connection.send((task, structure))
+
+    def expect(self) -> None:
+        """Let its time for an answer begin."""
+        if self.seconds is not None:
+            self._deadline = time.monotonic() + self.seconds
 
     def answer(self) -> Any:
         """What the task gave, or `Death` where it has died or is late; None once it has started.
@@ -175,6 +195,42 @@ def answers(
             worker.stop()
 
 
+def answers_in_batches(
+    structures: Sequence[Structure], settings: RelaxationSettings, workers: int, at_a_time: int
+) -> Iterator[tuple[int, Relaxation]]:
+    """Relax structures in processes that each have so many at a time.
+
+    Those of a process that dies, or whose batches do not work here, are left out.
+    """
+    workers = min(workers, math.ceil(len(structures) / at_a_time))
+    numbered = list(enumerate(structures))
+    crew = [
+        Worker(settings, _serve_batches, (numbered[first::workers], at_a_time))
+        for first in range(workers)
+    ]
+    leaving: list[Worker] = []
+    try:
+        for worker in crew:
+            worker.expect()
+        while crew:
+            for worker in _ready(crew):
+                answer = worker.answer()
+                if isinstance(answer, tuple) and not isinstance(answer, Death):
+                    worker.expect()
+                    yield answer
+                    continue
+                crew.remove(worker)
+                leaving.append(worker)
+                if isinstance(answer, Death):
+                    logger.warning("batches: %s: the rest one after the other", answer.reason)
+                    worker.kill()
+        for worker in leaving:
+            worker.process.join(PATIENCE)
+    finally:
+        for worker in (*crew, *leaving):
+            worker.stop()
+
+
 def _ready(crew: Sequence[Worker]) -> list[Worker]:
     """Those that have an answer, or are late with it, once there are some."""
     limits = [left for worker in crew if (left := worker.left) is not None]
@@ -197,6 +253,30 @@ def _serve(connection: Connection, settings: RelaxationSettings) -> None:
             connection.send(task(relaxer, structure))
         except Exception as error:  # noqa: BLE001  the parent raises it, or takes it for a death
             connection.send(_told(error))
+
+
+def _serve_batches(
+    connection: Connection,
+    settings: RelaxationSettings,
+    structures: Sequence[tuple[int, Structure]],
+    at_a_time: int,
+) -> None:
+    """Relax structures with indices in batches; the end is None, or how it came before."""
+    bind_to_parent()
+    end: Exception | Death | None = None
+    try:
+        import torch
+
+        from ccdcgan.dft.relaxation.batches import relaxed_in_batches
+
+        torch.set_num_threads(1)
+        indices, crystals = zip(*structures, strict=True)
+        for number, result in relaxed_in_batches(crystals, settings, at_a_time):
+            connection.send((indices[number], result))
+    except Exception as error:  # noqa: BLE001  one after the other may go all the same
+        told = _told(error)
+        end = told if isinstance(told, UserError) else Death(str(told).strip().splitlines()[-1])
+    connection.send(end)
 
 
 def _told(error: Exception) -> Exception:
