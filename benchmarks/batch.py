@@ -108,12 +108,12 @@ def main(argv: list[str] | None = None) -> int:
     at_a_time = arguments.at_a_time or (AUTO_BATCH if where == "cuda" else 4)
     settings = RelaxationSettings(batch=at_a_time, second_opinion=False)
     alone = settings.model_copy(update={"batch": "none"})
-    structures = crystals(arguments.count)
     try:
-        settings.check(sorted({str(e) for s in structures for e in s.composition}))
+        settings.check(sorted({element for system in SYSTEMS for element in system}))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    structures = crystals(arguments.count)
     batches, one_by_one = (run(structures, s, arguments.workers) for s in (settings, alone))
     differences = list(map(apart, batches.results, one_by_one.results))
     beyond = [number for number, difference in enumerate(differences) if not same(difference)]

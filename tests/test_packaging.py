@@ -49,6 +49,7 @@ DISTRIBUTIONS = {
     "emmet": "emmet-core",
     "pydantic_core": "pydantic",
     "ruamel": "ruamel.yaml",
+    "torch_sim": "torch-sim-atomistic",
 }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from ase.optimize import BFGS, FIRE, LBFGS
-from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
@@ -85,7 +85,7 @@ class RelaxationSettings(Settings):
         description="Hours that one structure may take before its process is ended; null: three of "
         "a potential, no limit of a DFT code. VASP has walltime instead.",
     )
-    batch: Literal["auto", "none"] | PositiveInt = Field(
+    batch: Literal["auto", "none"] | Annotated[int, Field(ge=1, strict=True)] = Field(
         default="auto",
         description="Structures that a process relaxes at a time, their energies computed together "
         "by torch-sim. auto: 128 on a GPU where torch-sim and a model of the engine are, else "
