@@ -117,7 +117,8 @@ def main(argv: list[str] | None = None) -> int:
     batches, one_by_one = (run(structures, s, arguments.workers) for s in (settings, alone))
     differences = list(map(apart, batches.results, one_by_one.results))
     beyond = [number for number, difference in enumerate(differences) if not same(difference)]
-    again = run([structures[n][::-1] for n in beyond], alone, arguments.workers).results
+    reverse = [Structure.from_sites(structures[n].sites[::-1]) for n in beyond]
+    again = run(reverse, alone, arguments.workers).results
     itself = [apart(a, one_by_one.results[n]) for n, a in zip(beyond, again, strict=True)]
     names = [f"{n} {structures[n].composition.reduced_formula}" for n in beyond]
     sizes = [len(s) for s in structures]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ase.formula import Formula
 from batched import BatchedEmt
 from crystals import ROCKSALT, fcc
 from pydantic import ValidationError
@@ -49,7 +50,8 @@ def log(tmp_path: Path) -> Path:
 
 def settings(log: Path, chosen: dict[str, Any] | None = None, **faults: Any) -> RelaxationSettings:
     return RelaxationSettings(
-        engine=BatchedEmt(log=str(log), **faults), **{"fmax": 0.02, **(chosen or {})}
+        engine=BatchedEmt(log=str(log), **faults),
+        **{"fmax": 0.05, "max_steps": 30, **(chosen or {})},
     )
 
 
@@ -97,7 +99,7 @@ def test_batches_give_what_each_gives_alone(log: Path, chosen: dict[str, Any]) -
 
 def test_time_is_shared(log: Path) -> None:
     found = [result for _, result in relaxed_in_batches(crystals(), settings(log), 6)]
-    assert [r.seconds > 0 for r in found] == [r.reason is None for r in found]
+    assert [r.seconds > 0 for r in found] == [r.steps > 0 for r in found]
 
 
 def test_results_come_as_they_are_ready(log: Path) -> None:
@@ -126,19 +128,8 @@ def test_a_wild_crystal_is_its_own_affair(log: Path, fault: dict[str, str], reas
 def test_memory_is_found_out(log: Path) -> None:
     """Twenty atoms are too many: halves of them from then on, with the same results."""
     assert in_batches(settings(log, bears=12), 6) == alone(settings(log))
-    sizes = [sum(map(_atoms, batch)) for batch in batches(log)]
+    sizes = [len(Formula("".join(batch))) for batch in batches(log)]
     assert sizes[0] > 12 and sum(size > 12 for size in sizes) <= 2
-
-
-def _atoms(formula: str) -> int:
-    return int(Structure(Lattice.cubic(5), *_sites(formula)).num_sites)
-
-
-def _sites(formula: str) -> tuple[list[str], list[list[float]]]:
-    from ase.formula import Formula
-
-    symbols = list(Formula(formula))
-    return symbols, [[0.1 * n, 0, 0] for n in range(len(symbols))]
 
 
 def test_a_crystal_beyond_the_memory_is_no_crystals_fault(log: Path) -> None:
@@ -158,7 +149,7 @@ def test_what_batches_do_not_survive_goes_alone(
 ) -> None:
     chosen = settings(log, {"batch": 6}, **fault)
     with caplog.at_level(logging.WARNING, "ccdcgan"):
-        found = dict(relax_many(crystals(), chosen, 2))
+        found = dict(relax_many(crystals(), chosen, 1))
     (line,) = [r.getMessage() for r in caplog.records]
     assert line.startswith("batches: ") and line.endswith(": the rest one after the other")
     assert words.split(": ")[-1] in line
@@ -166,10 +157,12 @@ def test_what_batches_do_not_survive_goes_alone(
 
 
 def test_processes_share_the_structures(log: Path) -> None:
-    chosen = settings(log, {"batch": 2})
-    found = dict(relax_many(crystals(), chosen, 3))
+    chosen = settings(log, {"batch": 3})
+    found = dict(relax_many(crystals(), chosen, 4))
     assert [without_time(found[n]) for n in range(len(found))] == alone(chosen)
-    assert max(map(len, batches(log))) == 2
+    # Of two processes, as there are no more than two batches: three of the first and of the second.
+    firsts = {batch[0] for batch in batches(log)}
+    assert max(map(len, batches(log))) == 3 and len(firsts & {"Au3Cu", "Cu"}) == 2
 
 
 # Where there are none

@@ -22,6 +22,7 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import content_key
+from ccdcgan.dft.relaxation.settings import DEFAULT_ENGINE
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -274,3 +275,39 @@ def test_reference_sets_are_compared_as_by_loops(
     assert all(f["equal"] and (f["given"], f["known"]) == (3, 8) for f in found)
     assert found[0]["loops"] == found[1]["loops"]
     assert len(lines.read_text().splitlines()) == 3
+
+
+def test_batch_without_torch_sim(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ccdcgan.dft.engines.potentials.find_spec", lambda name: None)
+    assert script("batch").main(["--count", "2"]) == 2
+    assert "pip install 'ccdcgan[batch]' with Python 3.12" in capsys.readouterr().err
+
+
+def test_batch_tells_wild_crystals_from_wrong_batches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first is the same both ways, the second only its own, the third wild in itself."""
+    batch = script("batch")
+    energies = {"auto": [-1.0, -2.0, -3.0], "none": [-1.0, -2.5, -3.5], "again": [-2.5, -3.7]}
+    routes = iter(("auto", "none", "again"))
+
+    def relaxed(structures: list[Structure], *_: object) -> Iterator[tuple[int, Relaxation]]:
+        result = Relaxation(
+            key="k",
+            level_of_theory=DEFAULT_ENGINE.level_of_theory(),
+            structure=structures[0],
+            converged=True,
+        )
+        for number, energy in enumerate(energies[next(routes)]):
+            yield number, result.model_copy(update={"energy_per_atom": energy})
+
+    monkeypatch.setattr(batch, "relax_many", relaxed)
+    monkeypatch.setattr(batch.RelaxationSettings, "check", lambda self, elements: None)
+    assert batch.main(["--count", "3", "--parity"]) == 1
+    line = json.loads(capsys.readouterr().out)
+    assert list(line["beyond_tolerance"].values()) == [0.5, 0.5]
+    assert list(line["these_alone_in_reverse_order"].values()) == [0.0, 0.2]
+    assert (line["structures"], line["converged"]) == (3, 3)
+    assert 5 <= min(line["atoms"]) <= max(line["atoms"]) <= 20

@@ -144,6 +144,10 @@ def test_bad_campaign_files_get_one_line(tmp_path, monkeypatch, capsys, text, wo
         ("relaxation: {engine: {name: vasp}}", ["no-such-vasp", "ATOMATE2_VASP_CMD"]),
         ("confirm: {relaxation: {engine: {name: vasp}}}", ["no-such-vasp", "ATOMATE2_VASP_CMD"]),
         ("relaxation: {engine: {name: espresso, command: no-such-pw.x}}", ["no-such-pw.x"]),
+        (
+            "relaxation: {engine: {name: chgnet}, batch: 8}",
+            ["relaxation.batch is 8", "engine chgnet", "leave batch out"],
+        ),
     ],
 )
 def test_what_an_engine_lacks_is_said_before_the_start(tmp_path, monkeypatch, capsys, text, words):

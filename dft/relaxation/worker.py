@@ -265,11 +265,8 @@ def _serve_batches(
     bind_to_parent()
     end: Exception | Death | None = None
     try:
-        import torch
-
         from ccdcgan.dft.relaxation.batches import relaxed_in_batches
 
-        torch.set_num_threads(1)
         indices, crystals = zip(*structures, strict=True)
         for number, result in relaxed_in_batches(crystals, settings, at_a_time):
             connection.send((indices[number], result))
