@@ -56,8 +56,9 @@ class Run(NamedTuple):
 def crystals(count: int) -> list[Structure]:
     """Substituted prototypes in a random order that stays, the chemistries in turn."""
 
+    prototypes, _, _ = collect([AflowSource()], Filters(max_sites=ATOMS[1]), 2, 0)
+
     def of(system: tuple[str, str]) -> Iterator[Structure]:
-        prototypes, _, _ = collect([AflowSource()], Filters(max_sites=ATOMS[1]), 2, 0)
         found, _ = candidates(prototypes, system)
         large = [p.structure for p in found if len(p.structure) >= ATOMS[0]]
         yield from random.Random(0).sample(large, len(large))
