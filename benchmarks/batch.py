@@ -55,7 +55,6 @@ class Run(NamedTuple):
 
 def crystals(count: int) -> list[Structure]:
     """Substituted prototypes in a random order that stays, the chemistries in turn."""
-
     prototypes, _, _ = collect([AflowSource()], Filters(max_sites=ATOMS[1]), 2, 0)
 
     def of(system: tuple[str, str]) -> Iterator[Structure]:
