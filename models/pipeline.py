@@ -129,8 +129,8 @@ def train_autoencoders(
 def encode_crystals(
     structures: Sequence[Structure], graphs: Representation
 ) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
-    """Crystal graphs of the crystals, several origins each, and which crystal a row belongs to."""
-    cells = [[c for c in anchored(s) if graphs.fits(c)] for s in structures]
+    """Crystal graphs of the crystals, of each its `origins`, and which crystal a row belongs to."""
+    cells = [[c for c in anchored(s, graphs.origins) if graphs.fits(c)] for s in structures]
     owner = np.repeat(np.arange(len(cells)), [len(c) for c in cells])
     return graphs.encode([cell for group in cells for cell in group]), owner
 

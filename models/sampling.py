@@ -146,6 +146,8 @@ class Predictor:
         def predict(structures: Sequence[Structure]) -> Predictions:
             cells = [anchored(s, 1)[0] for s in structures]
             fitting = [graphs.fits(c) for c in cells]
+            if not any(fitting):
+                return fitting, np.zeros((0, 1, network.output_shape[-1]))
             rows = space.forward(graphs.encode(list(compress(cells, fitting))))
             return fitting, np.asarray(network.predict(rows, verbose=0))[:, None]
 

@@ -1,16 +1,28 @@
 """The paper's crystal graphs, on small grids with trained-in-the-test or exact networks."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.structures.matching import is_same
-from ccdcgan.models.paper.graphs import Folding, PaperCrystalGraphs, train_paper_autoencoders
+from ccdcgan.models.paper.graphs import (
+    Folding,
+    PaperCrystalGraphs,
+    squared_error,
+    train_paper_autoencoders,
+)
 from ccdcgan.models.paper.networks import (
+    build_paper_constraint,
     build_paper_lattice_autoencoder,
     build_paper_sites_autoencoder,
 )
+from ccdcgan.models.presets import PRESETS
 from ccdcgan.models.representation.voxels import LatticeGrid, SitesGrid, lattice_from_metric
+from ccdcgan.models.sampling import GUIDE, LATTICE, SITES, SPACE, Predictor
+from ccdcgan.models.saved import model_bytes
 
 GRID = SitesGrid(points=32, sigma=1.1, cube=15.0)
 SMALL = SitesGrid(points=8, sigma=1.1, cube=15.0)
@@ -99,3 +111,32 @@ def test_training_changes_and_repeats(epochs, monkeypatch):
     for one, other in zip(first, second, strict=True):
         for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_the_loss_is_the_sum_over_the_picture() -> None:
+    """Eq. (5): an empty picture costs what the whole picture holds, however fine the grid."""
+    picture = SMALL.encode([np.zeros((1, 3))])[..., None]
+    loss = np.asarray(squared_error(picture, np.zeros_like(picture)))
+    np.testing.assert_allclose(loss, [np.square(picture).sum()], rtol=1e-5)
+
+
+def test_of_no_crystals_there_are_no_predictions() -> None:
+    assert graphs().decode(np.zeros((0, 600), np.float32)) == []
+    side = 28
+    network = build_paper_constraint(side)
+    files = {
+        SITES: model_bytes(build_paper_sites_autoencoder(SMALL.points, filters=2)),
+        LATTICE: model_bytes(build_paper_lattice_autoencoder(8, filters=2)),
+        SPACE: saved_folding(3),
+        GUIDE: model_bytes(network),
+    }
+    preset = replace(PRESETS["paper"], grid=SMALL)
+    predict = Predictor(["Bi", "Se"], preset, files, ["formation_energy_per_atom"])
+    assert predict([]).shape == (0, 1, 1)
+    assert np.isinf(predict([crystal(40.0)])).all()
+
+
+def saved_folding(rows: int) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, n_rows=rows)
+    return stream.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ccdcgan.models.backend import compile_options
 from ccdcgan.models.energy.constraint import error_figures
 from ccdcgan.models.energy.goals import Goal, check_goals
-from ccdcgan.models.paper.networks import build_paper_constraint
+from ccdcgan.models.paper.networks import CONSTRAINT, build_paper_constraint
 from ccdcgan.models.presets import GuideSettings
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.training import TrainingLog, make_deterministic, watchers
@@ -94,6 +94,8 @@ def train_guide(
     mean, scale = y[~test].mean(0), np.maximum(y[~test].std(0), 1e-6)
     network = _untrained(x, y.shape[1], int((~test).sum()), settings)
     target = (y - mean) / scale
+    # The paper's constraint is not stopped, least of all by the crystals that its errors are of.
+    images = x.ndim == 4
     stop = keras.callbacks.EarlyStopping(patience=PATIENCE, restore_best_weights=True)
     fitted = network.fit(
         x[~test],
@@ -101,7 +103,7 @@ def train_guide(
         batch_size=settings.batch,
         epochs=settings.epochs,
         validation_data=(x[test], target[test]),
-        callbacks=[stop, *watchers(settings.epochs, progress, log)],
+        callbacks=[*([] if images else [stop]), *watchers(settings.epochs, progress, log)],
         verbose=0,
     )
     raw = keras.Input(x.shape[1:])
@@ -120,22 +122,21 @@ def _untrained(
     rows: NDArray[np.float32], targets: int, count: int, settings: GuideSettings
 ) -> keras.Model:
     """A compiled network for such rows, of which it is to learn `count`."""
-    if rows.ndim == 2:
-        network = build_dense_guide(rows.shape[1], targets, settings.width)
-    else:
-        network = build_paper_constraint(rows.shape[1], targets)
     steps = -(-count // settings.batch)
-    rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, steps * settings.epochs, alpha=0.02
-    )
-    # The paper's loss is the squared error; the absolute one minds outliers less.
-    loss = "mse" if rows.ndim == 4 else "mae"
-    network.compile(
-        keras.optimizers.AdamW(rate, weight_decay=1e-4),
-        loss,
-        steps_per_execution=min(steps, 16),
-        **compile_options(),
-    )
+    optimizer: keras.optimizers.Optimizer
+    if rows.ndim == 4:
+        network = build_paper_constraint(rows.shape[1], targets)
+        loss, rate = "mse", settings.learning_rate
+        optimizer = replace(CONSTRAINT, learning_rate=rate).build()
+    else:
+        network = build_dense_guide(rows.shape[1], targets, settings.width)
+        # The absolute error minds outliers less.
+        loss = "mae"
+        decaying = keras.optimizers.schedules.CosineDecay(
+            settings.learning_rate, steps * settings.epochs, alpha=0.02
+        )
+        optimizer = keras.optimizers.AdamW(decaying, weight_decay=1e-4)
+    network.compile(optimizer, loss, steps_per_execution=min(steps, 16), **compile_options())
     return network
 
 

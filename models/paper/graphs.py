@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 from pymatgen.core import Structure
 
@@ -54,6 +55,9 @@ class PaperCrystalGraphs:
     sites: keras.Model
     lattice: keras.Model
     lattice_grid: LatticeGrid
+
+    #: The paper has one crystal graph of a crystal.
+    origins = 1
 
     @property
     def length(self) -> int:
@@ -148,9 +152,7 @@ def train_paper_autoencoders(
 ) -> tuple[keras.Model, keras.Model]:
     """Train the sites and the lattice autoencoder on structures that fit into the cube.
 
-    One sites autoencoder serves all elements (paper, Methods). The loss is the mean squared
-    error and the weights' penalty, where eq. (5) has the sum: for Adam the scale matters only
-    against the penalty.
+    One sites autoencoder serves all elements (paper, Methods). The loss is eq. (5).
 
     Returns
     -------
@@ -172,10 +174,19 @@ def train_paper_autoencoders(
             (sites, _Encoded(pictures, grid, seed)),
         )
     ):
-        model.compile(AUTOENCODER.build(), "mse")
+        model.compile(AUTOENCODER.build(), squared_error)
         calls = watchers(2 * epochs, progress, log, done=number * epochs)
         model.fit(data, epochs=epochs, callbacks=calls, verbose=0)
     return sites, lattice
+
+
+def squared_error(voxels: Any, made: Any) -> Any:
+    """Squared error summed over each picture (batch,), of eq. (5).
+
+    Keras adds the penalty. Beside the mean over the voxels the penalty of new weights would weigh
+    more than the whole picture.
+    """
+    return ops.sum(ops.square(voxels - made), axis=tuple(range(1, len(made.shape))))
 
 
 class _Encoded(keras.utils.PyDataset):
@@ -213,4 +224,6 @@ def _centred(structure: Structure) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _predict(model: keras.Model, x: FloatArray) -> NDArray[np.float32]:
+    if not len(x):
+        return np.zeros((0, *model.output_shape[1:]), np.float32)
     return np.asarray(model.predict(x, batch_size=16, verbose=0))

@@ -76,8 +76,7 @@ def build_paper_sites_autoencoder(
     model
         (batch, points, points, points, 1) to the same shape, with the submodels ``encoder`` to
         (batch, code) and ``decoder`` back. Keras adds the penalty λ/2 Σ w² of eq. (5), 3e-4 for
-        new weights, to any loss. Eq. (5) has a sum of squares beside it; the mean of Keras's MSE
-        is no larger than that for an all-zero picture of ten atoms (σ = 0.26 Å, 15 Å cube).
+        new weights, to any loss.
     """
     return _autoencoder(points, filters, code, "paper_sites_autoencoder")
 

@@ -58,6 +58,9 @@ class CrystalGraphs:
     grid: SitesGrid
     autoencoder: keras.Model
 
+    #: More than one, for the origin of a crystal is a convention.
+    origins = 4
+
     def __post_init__(self) -> None:
         self._encoder = self.autoencoder.get_layer("encoder")
         self._decoder = self.autoencoder.get_layer("decoder")

@@ -65,6 +65,10 @@ class Representation(Protocol):
     elements: Sequence[str]
 
     @property
+    def origins(self) -> int:
+        """Most origins of a crystal that have a crystal graph each."""
+
+    @property
     def length(self) -> int:
         """Numbers of a crystal graph."""
 
