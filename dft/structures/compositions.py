@@ -6,9 +6,23 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pymatgen.core import Composition
+from pymatgen.core import Composition, Element
 
 from ccdcgan.dft.errors import UserError
+
+
+def elements_of_formula(formula: str) -> list[str]:
+    """Symbols of the elements of a formula such as ``Bi2Se3``.
+
+    Raises
+    ------
+    UserError
+        It is no formula of elements.
+    """
+    symbols = list(_amounts(formula))
+    if unknown := [s for s in symbols if not Element.is_valid_symbol(s)]:
+        raise UserError(f"{formula!r}: {', '.join(unknown)} is no element")
+    return symbols
 
 
 def atoms_of(formula: str, elements: Sequence[str]) -> list[int]:
@@ -19,15 +33,7 @@ def atoms_of(formula: str, elements: Sequence[str]) -> list[int]:
     UserError
         It is no formula, has other elements than the system, or lacks one of them.
     """
-    try:
-        amounts = {getattr(s, "symbol", str(s)): n for s, n in Composition(formula).items()}
-        whole = [round(n) for n in amounts.values()]
-        if not whole or not np.allclose(whole, list(amounts.values())):
-            raise ValueError("not whole")
-        # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
-        amounts = {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
-    except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
-        raise UserError(f"{formula!r} is no formula such as Bi2Se3") from None
+    amounts = _amounts(formula)
     system = "-".join(elements)
     if foreign := sorted(set(amounts) - set(elements)):
         raise UserError(f"{formula}: {', '.join(foreign)} is not in {system}")
@@ -37,6 +43,20 @@ def atoms_of(formula: str, elements: Sequence[str]) -> list[int]:
             f"{system}"
         )
     return [round(amounts[e]) for e in elements]
+
+
+def _amounts(formula: str) -> dict[str, float]:
+    """Numbers of atoms in one unit of a formula, or a `UserError`."""
+    try:
+        amounts = {getattr(s, "symbol", str(s)): n for s, n in Composition(formula).items()}
+        whole = [round(n) for n in amounts.values()]
+        if not whole or not np.allclose(whole, list(amounts.values())):
+            raise ValueError("not whole")
+        # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
+        amounts = {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
+    except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
+        raise UserError(f"{formula!r} is no formula such as Bi2Se3") from None
+    return amounts
 
 
 def multiples(

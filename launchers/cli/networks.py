@@ -77,7 +77,11 @@ def train(
 
 
 def sample(
-    models: Annotated[Path, typer.Argument(help="Folder of ccdcgan train.")],
+    models: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of ccdcgan train; without one, any --composition is drawn."),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="File .extxyz, .zip (CIF and CSV) or .json.")],
     count: Annotated[int, typer.Option(min=1, help="Crystals to draw.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,

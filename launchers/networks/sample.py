@@ -14,7 +14,8 @@ from pymatgen.io.cif import CifWriter
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json, write_atomically, zipped
-from ccdcgan.dft.structures.compositions import multiples
+from ccdcgan.dft.structures.compositions import elements_of_formula, multiples
+from ccdcgan.dft.structures.validity import fault, overlap
 from ccdcgan.launchers.networks.folder import (
     STAGES,
     ModelFolder,
@@ -54,7 +55,7 @@ def _asked(
 
 
 def sample(
-    models: Path,
+    models: Path | None,
     count: int,
     seed: int,
     out: Path,
@@ -67,7 +68,7 @@ def sample(
     Parameters
     ----------
     models
-        Folder of `train`.
+        Folder of `train`; without one, the Wyckoff generator draws the `composition` asked for.
     count, seed
         How many crystal graphs to draw; crystal i depends on the seed and i alone.
     out
@@ -88,9 +89,10 @@ def sample(
     UserError
         The folder, the composition or the name of the file does not fit.
     """
-    write = _WRITERS.get(out.suffix.lower())
-    if write is None:
+    if out.suffix.lower() not in _WRITERS:
         raise UserError(f"cannot write {out}: its name must end in {', '.join(_WRITERS)}")
+    if models is None:
+        return _sample_wyckoff(count, seed, out, composition, atoms, valid)
     folder = ModelFolder.read(models)
     elements, preset = folder.manifest.system, folder.preset
     asked = _asked(composition, atoms, elements, preset.max_sites)
@@ -110,7 +112,6 @@ def sample(
     passed = [(i, s) for i, s in kept if limits.allow(s)]
     funnel["valid"] = len(passed)
     kept = passed if valid else kept
-    funnel["written"] = len(kept)
     with explained(models, files):
         said = predict([s for _, s in kept])
     names = folder.manifest.properties
@@ -118,10 +119,53 @@ def sample(
         Drawn(i, structure, _predicted(names, members))
         for (i, structure), members in zip(kept, said, strict=True)
     ]
+    return _written(rows, out, funnel, count)
+
+
+def _sample_wyckoff(
+    count: int, seed: int, out: Path, composition: str | None, atoms: int | None, valid: bool
+) -> dict[str, int]:
+    """As `sample`, by the networks that come with the package: of any elements, untrained here."""
+    from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
+    from ccdcgan.models.wyckoff.learning import MOST_ATOMS, shipped
+
+    if composition is None:
+        raise UserError(
+            "without a folder of networks, --composition says what to draw, as Bi2Se3 or TiO2,SnO2"
+        )
+    scorers = shipped()
+    cells: list[dict[str, int]] = []
+    for formula in (part.strip() for part in composition.split(",")):
+        try:
+            elements = elements_of_formula(formula)
+        except UserError as error:
+            raise UserError(f"--composition {error}") from None
+        if foreign := sorted(set(elements) - scorers.elements):
+            raise UserError(
+                f"--composition {formula}: the Wyckoff generator has learnt no crystal with "
+                f"{', '.join(foreign)}; the source random of a campaign draws any elements"
+            )
+        most = min(atoms or MOST_ATOMS, MOST_ATOMS)
+        rows = asked_compositions(formula, elements, most)
+        cells += [dict(zip(elements, row, strict=True)) for row in rows.tolist()]
+    progress.report("sampling", 0, count)
+    rng = np.random.default_rng(seed)
+    placements = draw_placements([cells[i % len(cells)] for i in range(count)], scorers, rng)
+    drawn = [(i, crystal_of(p, rng)) for i, p in enumerate(placements) if p is not None]
+    passed = [(i, s) for i, s in drawn if not (fault(s) or overlap(s.to_ase_atoms()))]
+    funnel = {"sampled": count, "decoded": len(drawn), "valid": len(passed)}
+    kept = passed if valid else drawn
+    return _written([Drawn(i, s, {}) for i, s in kept], out, funnel, count)
+
+
+def _written(
+    rows: Sequence[Drawn], out: Path, funnel: dict[str, int], count: int
+) -> dict[str, int]:
+    """The funnel, after the crystals are in their file."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, write(rows))
+    write_atomically(out, _WRITERS[out.suffix.lower()](rows))
     progress.report("sampling", count, count)
-    return funnel
+    return {**funnel, "written": len(rows)}
 
 
 def _predicted(names: Sequence[str], members: np.ndarray) -> dict[str, float]:

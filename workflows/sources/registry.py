@@ -22,7 +22,7 @@ GROUP = "ccdcgan.sources"
 
 #: Those of this package, each in the module of its name. Keras takes seconds to import, and only
 #: what proposes needs it.
-OWN = ("stackings", "substitution", "variation", "random", "generator")
+OWN = ("stackings", "substitution", "variation", "random", "wyckoff", "generator")
 
 
 def names() -> list[str]:

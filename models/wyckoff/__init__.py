@@ -1,0 +1,1 @@
+"""A generator that places atoms on Wyckoff positions, learnt across chemistries."""

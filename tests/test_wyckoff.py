@@ -1,0 +1,171 @@
+"""The Wyckoff generator: its tables, what it draws, and what it learns."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from command import status_of
+from pymatgen.core import Composition, Lattice, Structure
+
+from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
+from ccdcgan.models.wyckoff.learning import adapted, compounds, family_of, shipped
+from ccdcgan.models.wyckoff.placement import Placement, placement_of
+from ccdcgan.models.wyckoff.positions import reachable, space_groups
+from ccdcgan.models.wyckoff.training import Scorers, log_likelihood
+
+FLUORITE = Structure.from_spacegroup(
+    "Fm-3m", Lattice.cubic(5.46), ["Ca", "F"], [[0, 0, 0], [0.25, 0.25, 0.25]]
+)
+
+
+@pytest.mark.parametrize("group", range(1, 231))
+def test_the_general_position_has_the_whole_symmetry_by_spglib(group: int) -> None:
+    """Atoms on the general position and on the most special one have no higher symmetry."""
+    positions = space_groups()[group - 1].positions
+    placement = Placement(group, {"Bi": (len(positions) - 1,), "Se": (0,)})
+    # Tight cells put atoms near to a symmetry: an atom of a large volume has room.
+    crystal = crystal_of(placement, np.random.default_rng(group), tries=1)
+    crystal.scale_lattice(40.0 * len(crystal))
+    found = placement_of(crystal, tolerance=1e-3)
+    assert found is not None
+    assert found.atoms == placement.atoms == crystal.composition.as_dict()
+    assert found.group == group or chiral_twins(found.group, group)
+
+
+def chiral_twins(a: int, b: int) -> bool:
+    """Whether two groups differ by their hand alone, which does not matter to a lattice of ours."""
+    return {a, b} in [{76, 78}, {91, 95}, {92, 96}, {144, 145}, {151, 153}, {152, 154}] or (
+        {a, b} in [{169, 170}, {171, 172}, {178, 179}, {180, 181}, {212, 213}]
+    )
+
+
+def test_placement_of_a_known_crystal() -> None:
+    placement = placement_of(FLUORITE)
+    assert placement is not None
+    letters = {
+        e: [space_groups()[224].positions[i].letter for i in taken]
+        for e, taken in placement.sites.items()
+    }
+    assert (placement.group, letters) == (225, {"Ca": ["a"], "F": ["c"]})
+    assert placement.freedom == 0
+    made = crystal_of(placement, np.random.default_rng(0))
+    made.scale_lattice(primitive_cell(FLUORITE).volume)
+    assert is_same(made, FLUORITE)
+
+
+@pytest.mark.parametrize("group", [1, 2, 14, 62, 166, 194, 225, 227])
+@pytest.mark.parametrize("atoms", [1, 2, 3, 4, 6])
+def test_positions_that_can_be_completed_are_those_of_all_ways(group: int, atoms: int) -> None:
+    positions = space_groups()[group - 1].positions
+    taken = frozenset({0} if not positions[0].freedom else ())
+    ways = {
+        way[0]
+        for count in range(1, atoms + 1)
+        for way in combinations_with_replacement(range(len(positions)), count)
+        if sum(positions[i].multiplicity for i in way) == atoms
+        and all(positions[i].freedom or (way.count(i) == 1 and i not in taken) for i in way)
+    }
+    here = reachable(space_groups()[group - 1], atoms, 0, taken)
+    assert set(np.flatnonzero(here)) == ways
+
+
+def test_what_is_drawn_is_what_was_asked_for() -> None:
+    asked = [{"Bi": 2, "Se": 3}, {"Ti": 1, "O": 2, "Ba": 1}, {"Al": 4}]
+    drawn = draw_placements(asked * 20, shipped(), np.random.default_rng(0))
+    made = [p for p in drawn if p is not None]
+    assert len(made) > 45
+    for wanted, placement in zip(asked * 20, drawn, strict=True):
+        assert placement is None or placement.atoms == wanted
+    again = draw_placements(asked * 20, shipped(), np.random.default_rng(0))
+    assert again == drawn
+    cubic = draw_placements(asked[:1] * 20, shipped(), np.random.default_rng(0), [166])
+    assert {p.group for p in cubic if p} == {166}
+    assert draw_placements([{"Bi": 1, "Se": 2}], shipped(), np.random.default_rng(0), [230]) == [
+        None
+    ]
+
+
+def test_a_crystal_drawn_has_its_atoms_apart() -> None:
+    rng = np.random.default_rng(0)
+    placements = draw_placements([{"Bi": 4, "Se": 6}] * 20, shipped(), rng)
+    gaps = {tries: [] for tries in (1, 24)}
+    for placement in (p for p in placements if p):
+        for tries, found in gaps.items():
+            distances = crystal_of(placement, rng, tries).distance_matrix
+            np.fill_diagonal(distances, np.inf)
+            found.append(distances.min())
+    assert np.median(gaps[24]) > np.median(gaps[1])
+
+
+def test_it_learns_what_it_is_shown_and_what_is_like_it() -> None:
+    everything = compounds()
+    seen, unseen = everything[::2], everything[1::2]
+    untrained = Scorers.untrained(0)
+    structures = [crystal_of(p, np.random.default_rng(1)) for p in seen[:60]]
+    before = log_likelihood(untrained, unseen)
+    scorers = adapted(Scorers.untrained(0), structures, [0.0] * 60, 0, epochs=30)
+    shown = [p for s in structures if (p := placement_of(primitive_cell(s))) is not None]
+    assert log_likelihood(scorers, shown) > log_likelihood(untrained, shown) + 0.5
+    assert log_likelihood(shipped(), everything) > log_likelihood(untrained, everything) + 1.0
+    assert log_likelihood(scorers, unseen) > before
+
+
+def test_weights_go_into_a_file_and_back() -> None:
+    there = shipped()
+    back = Scorers.from_bytes(there.to_bytes())
+    placement = placement_of(FLUORITE)
+    assert placement is not None
+    assert log_likelihood(back, [placement]) == log_likelihood(there, [placement])
+    assert back.elements == there.elements >= {"Bi", "Se", "Ti", "O"}
+
+
+def test_families_of_prototypes() -> None:
+    assert family_of("aflow:AB_cF8_225_a_b~01>BiSe") == "AB_cF8_225_a_b"
+    assert family_of("aflow:A_hR1_166_a-2>Bi") == "A_hR1_166_a"
+    left = {family_of(f"aflow:{name}") for name in ("AB_cF8_225_a_b",)}
+    assert len(compounds(left)) < len(compounds())
+    types = {"AB2"}
+    assert not any(Composition(p.atoms).anonymized_formula in types for p in compounds(types=types))
+
+
+def test_sample_without_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "drawn.extxyz"
+    drawn = status_of(
+        monkeypatch, "sample", "--composition", "BaTiO3,TiO2", "--count", 40, "--out", out
+    )
+    assert drawn == 0
+    images = ase.io.read(out, ":")
+    assert 20 < len(images) <= 40
+    assert {a.get_chemical_formula("hill", empirical=True) for a in images} == {"BaO3Ti", "O2Ti"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "--composition"),
+        (["--composition", "Bi2Og3"], "Og"),
+        (["--composition", "Qq2"], "no element"),
+        (["--composition", "Al30Ni30Ti"], "61 atoms"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    said: str,
+) -> None:
+    assert status_of(monkeypatch, "sample", *options, "--out", tmp_path / "drawn.json") == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert said in lines[0]

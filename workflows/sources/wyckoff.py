@@ -1,0 +1,65 @@
+"""Candidates by the Wyckoff generator: symmetric crystals, built as known ones are."""
+
+from __future__ import annotations
+
+import numpy as np
+from pymatgen.core import Composition
+
+from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.dft.structures.spacegroups import ALL_GROUPS
+from ccdcgan.models.gan.generators import draw_compositions
+from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
+from ccdcgan.models.wyckoff.learning import adapted, compounds, pretrained, shipped
+from ccdcgan.models.wyckoff.training import Scorers
+from ccdcgan.workflows.sources.base import Context, Proposal
+from ccdcgan.workflows.training import preset_of
+
+#: Draws for one candidate: in some placements the atoms have no room.
+DRAWS = 2
+
+
+def wyckoff(context: Context, count: int) -> list[Proposal]:
+    """Space group and Wyckoff positions by the shipped networks, after the campaign's crystals."""
+    rng, limits = context.rng("wyckoff"), context.limits
+    groups = sorted(context.campaign.search.groups) or ALL_GROUPS
+    asked = _compositions(context, DRAWS * count, rng)
+    found: list[Proposal] = []
+    for number, placement in enumerate(draw_placements(asked, _scorers(context), rng, groups)):
+        if len(found) == count:
+            break
+        if placement is None:
+            continue
+        crystal = primitive_cell(crystal_of(placement, rng))
+        crystal = limits.version(context.repaired(crystal))
+        if crystal is not None:
+            name = f"{placement.group}-{number}"
+            found.append(Proposal(context.origin("wyckoff", name), crystal))
+    return found
+
+
+def _scorers(context: Context) -> Scorers:
+    """The shipped networks, or those that never saw what is left out, after the known crystals."""
+    campaign, samples = context.campaign, context.knowledge.samples
+    seed = campaign.seed + context.number
+    without = {Composition(f).anonymized_formula for f in campaign.database.without}
+    scorers = pretrained(compounds(types=without), seed) if without else shipped()
+    structures = [s.structure for s in samples]
+    return adapted(scorers, structures, [s.properties["e_above_hull"] for s in samples], seed)
+
+
+def _compositions(context: Context, count: int, rng: np.random.Generator) -> list[dict[str, int]]:
+    """Those that are searched for, else as the default generator draws them."""
+    campaign = context.campaign
+    elements, most = campaign.elements, context.limits.max_sites
+    if asked := campaign.searched():
+        rows = np.array(asked)[rng.integers(len(asked), size=count)]
+    else:
+        settings = preset_of(campaign).gan
+        known = [p for p in context.parents if context.is_whole(p.cell)]
+        atoms = np.array([[p.cell.composition[e] for e in elements] for p in known])
+        above = np.array([p.phase.e_above_hull or 0.0 for p in known])
+        weights = np.exp(-np.maximum(above, 0.0) / (settings.energy_scale or np.inf))
+        u = rng.random((count, 1 + 2 * len(elements)))
+        drawn = draw_compositions(atoms, weights, u, settings.composition_jitter)
+        rows = drawn[drawn.sum(1) <= most]
+    return [dict(zip(elements, map(int, row), strict=True)) for row in rows]
