@@ -38,7 +38,7 @@ from ccdcgan.workflows.documents import Origin, Phase
 from ccdcgan.workflows.phases import records
 
 RUNS = Path(__file__).with_suffix("") / "runs.json"
-SOURCES = ("mix", "generator", "variation", "substitution", "random", "stackings")
+SOURCES = ("mix", "generator", "variation", "substitution", "random", "wyckoff", "stackings")
 #: Space groups of crystals without symmetry.
 LOW = ("P1 (1)", "P-1 (2)")
 #: Most atoms of a published phase: more are not generated.

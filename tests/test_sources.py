@@ -104,7 +104,7 @@ def context(files: Files) -> Make:
     return make
 
 
-@pytest.mark.parametrize("name", ["variation", "substitution", "random"])
+@pytest.mark.parametrize("name", ["variation", "substitution", "random", "wyckoff"])
 def test_a_source_proposes_sane_crystals_and_the_same_again(context: Make, name: str) -> None:
     found = list(source_of(name)(context(), 40))
     assert len(found) == 40
@@ -120,7 +120,7 @@ def test_a_source_proposes_sane_crystals_and_the_same_again(context: Make, name:
     assert [s for _, s in other] != [s for _, s in found]
 
 
-@pytest.mark.parametrize("name", ["variation", "substitution", "random"])
+@pytest.mark.parametrize("name", ["variation", "substitution", "random", "wyckoff"])
 def test_a_source_proposes_what_has_the_space_groups_that_are_asked_for(
     context: Make, pyxtal: None, name: str
 ) -> None:
