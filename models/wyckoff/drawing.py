@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
@@ -18,6 +18,10 @@ from ccdcgan.models.wyckoff.training import ALL_GROUPS, Scorers, log_odds
 
 #: Cells and free coordinates that are tried for a placement; that with the widest gaps is kept.
 TRIES = 24
+
+#: Crystals of which an energy chooses, each of fewer tries: as many matches of known crystals
+#: again (docs/generator.md).
+CHOICES, OF = 10, 3
 
 #: Standard deviation of the logarithms of the lengths' ratios.
 SPREAD = 0.45
@@ -105,6 +109,27 @@ def crystal_of(placement: Placement, rng: np.random.Generator, tries: int = TRIE
     gaps = [_gap(cell, xyz, radii) for cell, xyz in zip(cells, coords, strict=True)]
     best = int(np.argmax(gaps))
     return Structure(Lattice(cells[best]), species, coords[best], to_unit_cell=True)
+
+
+def lowest_of(
+    placement: Placement,
+    rng: np.random.Generator,
+    energy: Callable[[Structure], float] | None,
+    version: Callable[[Structure], Structure] = lambda structure: structure,
+) -> Structure:
+    """A crystal of a placement: of some, that of the lowest energy; any, without energies.
+
+    Parameters
+    ----------
+    energy
+        Of a crystal, as a learnt potential gives it.
+    version
+        What is done to a crystal before: it is mended.
+    """
+    if energy is None or not placement.freedom:
+        return version(crystal_of(placement, rng))
+    found = [version(crystal_of(placement, rng, OF)) for _ in range(CHOICES)]
+    return min(found, key=energy)
 
 
 def _cell(number: int, volume: float, rng: np.random.Generator) -> FloatArray:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from pymatgen.core import Composition
+from pymatgen.core import Composition, Structure
 
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.dft.structures.spacegroups import ALL_GROUPS
+from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.gan.generators import draw_compositions
-from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
+from ccdcgan.models.sampling import POTENTIAL
+from ccdcgan.models.wyckoff.drawing import draw_placements, lowest_of
 from ccdcgan.models.wyckoff.learning import adapted, compounds, pretrained, shipped
 from ccdcgan.models.wyckoff.training import Scorers
+from ccdcgan.workflows.prerelaxation import LearntCalculator
 from ccdcgan.workflows.sources.base import Context, Proposal
 from ccdcgan.workflows.training import preset_of
 
@@ -23,18 +28,32 @@ def wyckoff(context: Context, count: int) -> list[Proposal]:
     rng, limits = context.rng("wyckoff"), context.limits
     groups = sorted(context.campaign.search.groups) or ALL_GROUPS
     asked = _compositions(context, DRAWS * count, rng)
+    energy = _energy(context)
+
+    def version(structure: Structure) -> Structure:
+        return context.repaired(primitive_cell(structure))
+
     found: list[Proposal] = []
     for number, placement in enumerate(draw_placements(asked, _scorers(context), rng, groups)):
         if len(found) == count:
             break
         if placement is None:
             continue
-        crystal = primitive_cell(crystal_of(placement, rng))
-        crystal = limits.version(context.repaired(crystal))
+        crystal = limits.version(lowest_of(placement, rng, energy, version))
         if crystal is not None:
             name = f"{placement.group}-{number}"
             found.append(Proposal(context.origin("wyckoff", name), crystal))
     return found
+
+
+def _energy(context: Context) -> Callable[[Structure], float] | None:
+    """Energies (eV/atom) by the potential that the campaign has learnt, if there is one."""
+    if POTENTIAL not in context.files:
+        return None
+    potential = Potential.from_bytes(context.files[POTENTIAL])
+    campaign = context.campaign
+    calculator = LearntCalculator(potential, campaign.elements, campaign.relaxation.pressure)
+    return calculator.energy_per_atom
 
 
 def _scorers(context: Context) -> Scorers:
