@@ -252,7 +252,7 @@ def measure(
     )
 
 
-def ratio(pairs: Sequence[Mapping[str, Found]]) -> dict[str, Any]:
+def ratio(pairs: Sequence[Mapping[Arm, Found]]) -> dict[str, Any]:
     """Found by the trained and the untrained generator, their ratio and its interval."""
     counts: list[tuple[int, int, int]] = []
     for pair in pairs:
@@ -295,9 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     options.folder.mkdir(parents=True, exist_ok=True)
     documents = database()
-    pairs: list[dict[str, Found]] = []
+    pairs: list[dict[Arm, Found]] = []
     for seed in options.seeds:
-        split, pair = Split.of(documents, seed), {}
+        split = Split.of(documents, seed)
+        pair: dict[Arm, Found] = {}
         for arm in ARMS:
             kind = "quick" if options.quick else "full"
             path = options.folder / f"{options.generator}-{kind}-{options.count}-{arm}-{seed}.json"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
+from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.structures.spacegroups import SYSTEMS
@@ -13,7 +15,7 @@ from ccdcgan.dft.systems import atomic_volume
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.wyckoff.network import Asked, group_options, position_options
 from ccdcgan.models.wyckoff.placement import Placement
-from ccdcgan.models.wyckoff.positions import space_groups
+from ccdcgan.models.wyckoff.positions import SpaceGroup, space_groups
 from ccdcgan.models.wyckoff.training import ALL_GROUPS, Scorers, log_odds
 
 #: Cells and free coordinates that are tried for a placement; that with the widest gaps is kept.
@@ -30,6 +32,30 @@ SPREAD = 0.45
 IMAGES = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
 
 
+@dataclass
+class _Draft:
+    """A placement on its way; without a group where the choices have led nowhere."""
+
+    asked: Asked
+    group: SpaceGroup | None
+    left: list[int]
+    placed: list[tuple[int, int]]
+
+    @property
+    def element(self) -> int:
+        """Number of the element that is placed next."""
+        return next(number for number, atoms in enumerate(self.left) if atoms)
+
+    def placement(self) -> Placement | None:
+        if self.group is None:
+            return None
+        sites = {
+            element: tuple(sorted(position for own, position in self.placed if own == number))
+            for number, element in enumerate(self.asked.elements)
+        }
+        return Placement(self.group.number, sites)
+
+
 def draw_placements(
     asked: Sequence[Mapping[str, int]],
     scorers: Scorers,
@@ -37,51 +63,52 @@ def draw_placements(
     groups: Collection[int] = ALL_GROUPS,
 ) -> list[Placement | None]:
     """A placement for each composition asked for; None where the choices lead nowhere."""
-    wanted = [Asked(atoms) for atoms in asked]
-    options: dict[tuple[tuple[str, int], ...], tuple[FloatArray, FloatArray]] = {}
-    chosen: list[int | None] = []
-    for one in wanted:
-        key = tuple(zip(one.elements, one.counts, strict=True))
-        if key not in options:
-            rows, numbers = group_options(one, sorted(groups))
-            odds = np.exp(log_odds(scorers.groups, [rows])[0]) if len(rows) else np.zeros(0)
-            options[key] = numbers, odds
-        numbers, odds = options[key]
-        chosen.append(int(rng.choice(numbers, p=odds)) if len(numbers) else None)
-    placed: list[list[tuple[int, int]]] = [[] for _ in wanted]
-    left = [list(one.counts) for one in wanted]
-    active = [i for i, number in enumerate(chosen) if number is not None]
-    failed = set(range(len(wanted))) - set(active)
+    drafts = _begun(asked, scorers, rng, sorted(groups))
+    active = [draft for draft in drafts if draft.group is not None]
     while active:
-        asking = []
-        for i in active:
-            element = next(k for k, n in enumerate(left[i]) if n)
-            group = space_groups()[(chosen[i] or 1) - 1]
-            rows, indices = position_options(wanted[i], group, element, left[i][element], placed[i])
+        going, options = [], []
+        for draft in active:
+            assert draft.group is not None
+            number = draft.element
+            rows, indices = position_options(
+                draft.asked, draft.group, number, draft.left[number], draft.placed
+            )
             if len(indices):
-                asking.append((i, element, rows, indices))
+                going.append((draft, indices))
+                options.append(rows)
             else:
-                failed.add(i)
-        odds_of = log_odds(scorers.positions, [rows for _, _, rows, _ in asking])
+                draft.group = None
         active = []
-        for (i, element, _, indices), odds in zip(asking, odds_of, strict=True):
-            position = int(rng.choice(indices, p=np.exp(odds)))
-            placed[i].append((element, position))
-            group = space_groups()[(chosen[i] or 1) - 1]
-            left[i][element] -= group.positions[position].multiplicity
-            if any(left[i]):
-                active.append(i)
-    found: list[Placement | None] = []
-    for i, one in enumerate(wanted):
-        if i in failed:
-            found.append(None)
-            continue
-        sites = {
-            e: tuple(sorted(p for k, p in placed[i] if k == number))
-            for number, e in enumerate(one.elements)
-        }
-        found.append(Placement(chosen[i] or 1, sites))
-    return found
+        for (draft, indices), odds in zip(going, log_odds(scorers.positions, options), strict=True):
+            assert draft.group is not None
+            position, number = int(rng.choice(indices, p=np.exp(odds))), draft.element
+            draft.placed.append((number, position))
+            draft.left[number] -= draft.group.positions[position].multiplicity
+            if any(draft.left):
+                active.append(draft)
+    return [draft.placement() for draft in drafts]
+
+
+def _begun(
+    asked: Sequence[Mapping[str, int]],
+    scorers: Scorers,
+    rng: np.random.Generator,
+    groups: Sequence[int],
+) -> list[_Draft]:
+    """A draft for each composition, in a space group that can take its atoms."""
+    known: dict[tuple[tuple[str, int], ...], tuple[Asked, NDArray[np.int_], FloatArray]] = {}
+    drafts = []
+    for atoms in asked:
+        key = tuple(sorted(atoms.items()))
+        if key not in known:
+            wanted = Asked(atoms)
+            rows, numbers = group_options(wanted, groups)
+            odds = log_odds(scorers.groups, [rows])[0] if len(rows) else np.zeros(0)
+            known[key] = wanted, numbers, np.exp(odds)
+        wanted, numbers, shares = known[key]
+        group = space_groups()[rng.choice(numbers, p=shares) - 1] if len(numbers) else None
+        drafts.append(_Draft(wanted, group, list(wanted.counts), []))
+    return drafts
 
 
 def crystal_of(placement: Placement, rng: np.random.Generator, tries: int = TRIES) -> Structure:

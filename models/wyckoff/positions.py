@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ def space_groups() -> tuple[SpaceGroup, ...]:
         )
     names: dict[int, str] = {}
     for hall in range(530, 0, -1):
-        kind = spglib.get_spacegroup_type(hall)
+        kind: Any = spglib.get_spacegroup_type(hall)
         names[kind.number] = kind.international_short
     return tuple(
         SpaceGroup(number, names[number], tuple(found)) for number, found in enumerate(of_group, 1)
