@@ -62,12 +62,12 @@ from ccdcgan.models.sampling import (
 )
 from ccdcgan.models.saved import model_bytes
 from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
-from ccdcgan.models.wyckoff.learning import adapted, compounds, family_of, pretrained, shipped
 from ccdcgan.models.wyckoff.training import Scorers
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.prerelaxation import prerelaxed
 from ccdcgan.workflows.training import crystals_of, frames_of
+from ccdcgan.workflows.wyckoff import adapted, compounds, family_of, pretrained
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -174,7 +174,7 @@ def by_wyckoff(split: Split, arm: Arm, count: int, seed: int, quick: bool) -> li
     if arm == "untrained":
         scorers = Scorers.untrained(seed)
     elif quick:
-        scorers = shipped()
+        scorers = Scorers.shipped()
     else:
         samples = knowledge_of(split.learnt).samples
         scorers = adapted(

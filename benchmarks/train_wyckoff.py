@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from heldout_generation import Split, database
 
 from ccdcgan.dft.files import write_atomically
-from ccdcgan.models.wyckoff.learning import EPOCHS, WEIGHTS, compounds, pretrained
-from ccdcgan.models.wyckoff.training import Scorers, log_likelihood
+from ccdcgan.models.wyckoff.training import WEIGHTS, Scorers, log_likelihood
+from ccdcgan.workflows.wyckoff import EPOCHS, compounds, pretrained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

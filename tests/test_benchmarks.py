@@ -311,3 +311,36 @@ def test_batch_tells_wild_crystals_from_wrong_batches(
     assert list(line["these_alone_in_reverse_order"].values()) == [0.0, 0.2]
     assert (line["structures"], line["converged"]) == (3, 3)
     assert 5 <= min(line["atoms"]) <= max(line["atoms"]) <= 20
+
+
+def test_what_is_held_out_has_nothing_of_what_is_learnt_from():
+    heldout = script("heldout_generation")
+    documents = heldout.database()[:60]
+    split = heldout.Split.of(documents, 0)
+    family = heldout.family_of
+    assert split.heldout
+    assert len(split.near_hull) == len(split.heldout)
+    for document in split.learnt:
+        assert document.structure.composition.reduced_formula not in split.formulas
+        assert family(document.origin.id) not in split.families
+    asked = heldout.asked_for(split, 40)
+    assert {tuple(one.values()) for one in asked} == {
+        tuple(int(s.composition[e]) for e in ("Bi", "Se")) for s in split.heldout
+    }
+
+
+def test_the_ratio_of_trained_to_untrained_has_its_interval():
+    heldout = script("heldout_generation")
+
+    def found(after: list[bool]) -> object:
+        same = {"formulas": [f"Bi{i // 2 + 1}Se" for i in range(20)], "near_hull": [False] * 20}
+        return heldout.Found(drawn=9, made=9, before=after, after=after, seconds=0.0, **same)
+
+    many, few = found([True, False] * 10), found([True, False, False, False] * 5)
+    told = heldout.ratio([{"trained": many, "untrained": few}])
+    assert (told["heldout"], told["trained"], told["untrained"]) == (20, 10, 5)
+    assert told["ratio"] == 2.0
+    assert 1.0 < told["low"] < 2.0 < told["high"]
+    even = heldout.ratio([{"trained": few, "untrained": few}])
+    assert (even["low"], even["ratio"], even["high"]) == (1.0, 1.0, 1.0)
+    assert heldout.ratio([{"trained": few, "untrained": found([False] * 20)}])["ratio"] is None

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "dft": set(),
     "models": {
         *("dft.errors", "dft.files", "dft.finite", "dft.mistakes", "dft.yaml_files"),
-        "dft.structures.validity",
+        *("dft.systems", "dft.structures.spacegroups", "dft.structures.validity"),
     },
     "workflows": {"dft", "models"},
     "launchers": {"dft", "models", "workflows"},

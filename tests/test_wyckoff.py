@@ -18,10 +18,10 @@ from pymatgen.core import Composition, Lattice, Structure
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
-from ccdcgan.models.wyckoff.learning import adapted, compounds, family_of, shipped
 from ccdcgan.models.wyckoff.placement import Placement, placement_of
 from ccdcgan.models.wyckoff.positions import reachable, space_groups
 from ccdcgan.models.wyckoff.training import Scorers, log_likelihood
+from ccdcgan.workflows.wyckoff import adapted, compounds, family_of
 
 FLUORITE = Structure.from_spacegroup(
     "Fm-3m", Lattice.cubic(5.46), ["Ca", "F"], [[0, 0, 0], [0.25, 0.25, 0.25]]
@@ -81,23 +81,23 @@ def test_positions_that_can_be_completed_are_those_of_all_ways(group: int, atoms
 
 def test_what_is_drawn_is_what_was_asked_for() -> None:
     asked = [{"Bi": 2, "Se": 3}, {"Ti": 1, "O": 2, "Ba": 1}, {"Al": 4}]
-    drawn = draw_placements(asked * 20, shipped(), np.random.default_rng(0))
+    drawn = draw_placements(asked * 20, Scorers.shipped(), np.random.default_rng(0))
     made = [p for p in drawn if p is not None]
     assert len(made) > 45
     for wanted, placement in zip(asked * 20, drawn, strict=True):
         assert placement is None or placement.atoms == wanted
-    again = draw_placements(asked * 20, shipped(), np.random.default_rng(0))
+    again = draw_placements(asked * 20, Scorers.shipped(), np.random.default_rng(0))
     assert again == drawn
-    cubic = draw_placements(asked[:1] * 20, shipped(), np.random.default_rng(0), [166])
+    cubic = draw_placements(asked[:1] * 20, Scorers.shipped(), np.random.default_rng(0), [166])
     assert {p.group for p in cubic if p} == {166}
-    assert draw_placements([{"Bi": 1, "Se": 2}], shipped(), np.random.default_rng(0), [230]) == [
-        None
-    ]
+    assert draw_placements(
+        [{"Bi": 1, "Se": 2}], Scorers.shipped(), np.random.default_rng(0), [230]
+    ) == [None]
 
 
 def test_a_crystal_drawn_has_its_atoms_apart() -> None:
     rng = np.random.default_rng(0)
-    placements = draw_placements([{"Bi": 4, "Se": 6}] * 20, shipped(), rng)
+    placements = draw_placements([{"Bi": 4, "Se": 6}] * 20, Scorers.shipped(), rng)
     gaps = {tries: [] for tries in (1, 24)}
     for placement in (p for p in placements if p):
         for tries, found in gaps.items():
@@ -116,12 +116,14 @@ def test_it_learns_what_it_is_shown_and_what_is_like_it() -> None:
     scorers = adapted(Scorers.untrained(0), structures, [0.0] * 60, 0, epochs=30)
     shown = [p for s in structures if (p := placement_of(primitive_cell(s))) is not None]
     assert log_likelihood(scorers, shown) > log_likelihood(untrained, shown) + 0.5
-    assert log_likelihood(shipped(), everything) > log_likelihood(untrained, everything) + 1.0
+    assert (
+        log_likelihood(Scorers.shipped(), everything) > log_likelihood(untrained, everything) + 1.0
+    )
     assert log_likelihood(scorers, unseen) > before
 
 
 def test_weights_go_into_a_file_and_back() -> None:
-    there = shipped()
+    there = Scorers.shipped()
     back = Scorers.from_bytes(there.to_bytes())
     placement = placement_of(FLUORITE)
     assert placement is not None

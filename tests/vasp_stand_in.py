@@ -1026,10 +1026,11 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
             strike(fault, files, record)
 
         seconds = time.monotonic() - begin
-        files.ionic_step(number, cell, positions, results, electronic, seconds)
+        # Before the files, by which tests know that the step is done.
         record.steps, record.energy_last, record.converged = number, results[0], accurate
         if record.energy_first is None:
             record.energy_first = results[0]
+        files.ionic_step(number, cell, positions, results, electronic, seconds)
         stop = stopcar()
         if job.nsw and not accurate:
             # Slow enough that NSW steps go most of the way, and not all of it.

@@ -127,13 +127,14 @@ def _sample_wyckoff(
 ) -> dict[str, int]:
     """As `sample`, by the networks that come with the package: of any elements, untrained here."""
     from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
-    from ccdcgan.models.wyckoff.learning import MOST_ATOMS, shipped
+    from ccdcgan.models.wyckoff.training import Scorers
+    from ccdcgan.workflows.wyckoff import MOST_ATOMS
 
     if composition is None:
         raise UserError(
             "without a folder of networks, --composition says what to draw, as Bi2Se3 or TiO2,SnO2"
         )
-    scorers = shipped()
+    scorers = Scorers.shipped()
     cells: list[dict[str, int]] = []
     for formula in (part.strip() for part in composition.split(",")):
         try:

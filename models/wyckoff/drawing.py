@@ -10,13 +10,13 @@ from ase.data import atomic_numbers, covalent_radii
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.structures.spacegroups import SYSTEMS
+from ccdcgan.dft.structures.spacegroups import ALL_GROUPS, SYSTEMS
 from ccdcgan.dft.systems import atomic_volume
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.wyckoff.network import Asked, group_options, position_options
 from ccdcgan.models.wyckoff.placement import Placement
 from ccdcgan.models.wyckoff.positions import SpaceGroup, space_groups
-from ccdcgan.models.wyckoff.training import ALL_GROUPS, Scorers, log_odds
+from ccdcgan.models.wyckoff.training import Scorers, log_odds
 
 #: Cells and free coordinates that are tried for a placement; that with the widest gaps is kept.
 TRIES = 24

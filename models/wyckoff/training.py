@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from ccdcgan.dft.structures.spacegroups import ALL_GROUPS
 from ccdcgan.models.backend import initialise
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.wyckoff.network import (
@@ -24,7 +26,8 @@ from ccdcgan.models.wyckoff.network import (
 from ccdcgan.models.wyckoff.placement import Placement
 from ccdcgan.models.wyckoff.positions import space_groups
 
-ALL_GROUPS = range(1, 231)
+#: File of the weights that come with the package.
+WEIGHTS = "wyckoff_generator.npz"
 
 
 @dataclass
@@ -70,6 +73,12 @@ class Scorers:
         }
         np.savez_compressed(stream, elements=sorted(self.elements), **arrays)
         return stream.getvalue()
+
+    @classmethod
+    def shipped(cls) -> Scorers:
+        """Those that come with the package: benchmarks/train_wyckoff.py makes them."""
+        stored = resources.files("ccdcgan.models").joinpath("weights", WEIGHTS)
+        return cls.from_bytes(stored.read_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Scorers:

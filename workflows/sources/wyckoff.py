@@ -13,11 +13,11 @@ from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.gan.generators import draw_compositions
 from ccdcgan.models.sampling import POTENTIAL
 from ccdcgan.models.wyckoff.drawing import draw_placements, lowest_of
-from ccdcgan.models.wyckoff.learning import adapted, compounds, pretrained, shipped
 from ccdcgan.models.wyckoff.training import Scorers
 from ccdcgan.workflows.prerelaxation import LearntCalculator
 from ccdcgan.workflows.sources.base import Context, Proposal
 from ccdcgan.workflows.training import preset_of
+from ccdcgan.workflows.wyckoff import adapted, compounds, pretrained
 
 #: Draws for one candidate: in some placements the atoms have no room.
 DRAWS = 2
@@ -61,7 +61,7 @@ def _scorers(context: Context) -> Scorers:
     campaign, samples = context.campaign, context.knowledge.samples
     seed = campaign.seed + context.number
     without = {Composition(f).anonymized_formula for f in campaign.database.without}
-    scorers = pretrained(compounds(types=without), seed) if without else shipped()
+    scorers = pretrained(compounds(types=without), seed) if without else Scorers.shipped()
     structures = [s.structure for s in samples]
     return adapted(scorers, structures, [s.properties["e_above_hull"] for s in samples], seed)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from functools import cache
-from importlib import resources
 
 import numpy as np
 from pymatgen.core import Structure
@@ -23,9 +21,6 @@ EPOCHS = 20
 
 #: Crystals of a campaign weigh exp(-E_hull / scale), eV/atom.
 SCALE = 0.3
-
-#: File of the weights that come with the package.
-WEIGHTS = "wyckoff_generator.npz"
 
 
 def family_of(name: str) -> str:
@@ -85,13 +80,3 @@ def adapted(
     if not placements:
         return scorers
     return fitted(scorers, placements, np.array(weights) / np.mean(weights), epochs, seed)
-
-
-@cache
-def _shipped() -> bytes:
-    return resources.files("ccdcgan.models").joinpath("weights", WEIGHTS).read_bytes()
-
-
-def shipped() -> Scorers:
-    """The scorers that come with the package: benchmarks/train_wyckoff.py makes them."""
-    return Scorers.from_bytes(_shipped())
