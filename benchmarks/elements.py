@@ -29,6 +29,8 @@ from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.elements import end_members, ground_state
 from ccdcgan.dft.structures.sources import Prototype
+from ccdcgan.dft.structures.validity import EXPANDED
+from ccdcgan.dft.systems import atomic_volume
 from ccdcgan.workflows.trust import LEAST
 
 FOLDER = Path(__file__).parent / "elements"
@@ -215,9 +217,15 @@ REASONS = {
 
 def lowest(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of the lowest energy that can be believed, converged or not."""
-    energies = [row for row in rows if row["energy"] is not None and apart(row) > -LEAST]
+    energies = [row for row in rows if row["energy"] is not None and not is_hole(row)]
     least = min(row["energy"] for row in energies)
     return next(row for row in energies if row["energy"] < least + 1e-4)
+
+
+def is_hole(row: dict[str, Any]) -> bool:
+    """Whether a row is a false minimum, of one checkpoint or of both."""
+    most = EXPANDED * atomic_volume(row["element"])
+    return apart(row) <= -LEAST or (row["converged"] and row["volume"] > most)
 
 
 def apart(row: dict[str, Any]) -> float:
@@ -273,10 +281,14 @@ def element_lines(found: dict[str, list[dict[str, Any]]]) -> list[str]:
         if miss is not None and abs(miss) > LIMIT and not notes:
             notes.append("the engine prefers it")
         notes += [f"{named(r)}: {r['reason']}" for r in (end, known) if not r["converged"]]
-        holes = [r for r in rows if apart(r) <= -LEAST and r["energy"] < end["energy"]]
+        holes = [
+            r
+            for r in rows
+            if r["energy"] is not None and is_hole(r) and r["energy"] < end["energy"]
+        ]
         notes += [
             f"false minimum, set aside: {named(r)} at {r['energy']:.2f}, second opinion "
-            f"{r['second_opinion']:.2f}"
+            f"{r['second_opinion']:.2f}, {r['volume']:.0f} Å³ per atom"
             for r in holes
         ]
         off = "–" if miss is None else f"{1e3 * miss + 0.0:.1f}"

@@ -22,6 +22,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.engines.espresso import EspressoEngine
 from ccdcgan.dft.engines.potentials import ChgnetEngine, SevenNetEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
@@ -230,9 +231,9 @@ def single(element: str, length: float) -> Structure:
     return Structure(Lattice.cubic(length), [element], [[0, 0, 0]])
 
 
-def dimer(elements: list[str], distance: float) -> Structure:
+def dimer(elements: list[str], distance: float, edge: float = 4.0) -> Structure:
     return Structure(
-        Lattice.cubic(4.0), elements, [[0, 0, 0], [0, 0, distance]], coords_are_cartesian=True
+        Lattice.cubic(edge), elements, [[0, 0, 0], [0, 0, distance]], coords_are_cartesian=True
     )
 
 
@@ -264,22 +265,33 @@ def test_gates_follow_the_size_of_the_atoms(structure: Structure, reason: str | 
 
 
 @pytest.mark.parametrize(
-    ("elements", "distance", "reason"),
+    ("elements", "distance", "edge", "reason"),
     [
         # BePd2 has a false minimum with such chains; Cr2 the shortest bond of its radii.
-        (["Pd", "Pd"], 1.56, "atoms too close"),
-        (["Pd", "Pd"], 2.0, None),
-        (["Cr", "Cr"], 1.83, None),
-        (["U", "O"], 1.76, None),
+        (["Pd", "Pd"], 1.56, 3.8, "atoms too close"),
+        (["Pd", "Pd"], 2.0, 3.8, None),
+        (["Cr", "Cr"], 1.83, 3.7, None),
+        (["U", "O"], 1.76, 4.0, None),
     ],
 )
 def test_in_the_end_large_atoms_keep_their_distance(
-    elements: list[str], distance: float, reason: str | None
+    elements: list[str], distance: float, edge: float, reason: str | None
 ) -> None:
     """On the way they may come nearer: crystals that are sound in the end do."""
-    structure = dimer(elements, distance)
+    structure = dimer(elements, distance, edge)
     assert SETTINGS.gate(structure) is None
     assert SETTINGS.final_gate(structure, -5.0) == reason
+
+
+def test_a_potential_is_not_believed_of_atoms_far_apart() -> None:
+    """Both of SevenNet's checkpoints put K2 at 176 cubic Å an atom far below the metal."""
+    dilute = dimer(["K", "K"], 4.0, (2 * 175.6) ** (1 / 3))
+    bcc = Structure(Lattice.cubic(5.2), ["K", "K"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert SETTINGS.gate(dilute) is None
+    assert SETTINGS.final_gate(dilute, -1.47) == "volume per atom out of range"
+    assert SETTINGS.final_gate(bcc, -1.18) is None
+    by_dft = SETTINGS.model_copy(update={"engine": EspressoEngine.model_construct()})
+    assert by_dft.final_gate(dilute, -1.47) is None
 
 
 def test_actinides_and_gadolinium_lie_deep() -> None:

@@ -18,7 +18,7 @@ from ccdcgan.dft.engines.registry import Engine
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import EnergyRange, Settings, VolumeRange
-from ccdcgan.dft.structures.validity import fault, overlap
+from ccdcgan.dft.structures.validity import expanded, fault, overlap
 
 OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
 
@@ -249,4 +249,10 @@ class RelaxationSettings(Settings):
         false minima only.
         """
         atoms = structure if isinstance(structure, Atoms) else structure.to_ase_atoms()
-        return self.gate(atoms, energy_per_atom) or ("atoms too close" if overlap(atoms) else None)
+        if reason := self.gate(atoms, energy_per_atom):
+            return reason
+        if overlap(atoms):
+            return "atoms too close"
+        if self.engine.is_potential and expanded(atoms):
+            return "volume per atom out of range"
+        return None

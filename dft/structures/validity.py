@@ -17,9 +17,15 @@ from pymatgen.core import Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from ccdcgan.dft.structures.decoding import MOST_ATOMS
+from ccdcgan.dft.systems import atomic_volume
 
 #: Distance (Å) within which pairs are looked at.
 CUTOFF = 3.5
+
+#: Volume of a crystal in units of that of its elements' solids, beyond which a potential is not
+#: believed: at 2.3 and 2.4 SevenNet's checkpoints have molecules K2 and Rb2, 0.29 and 0.25 eV/atom
+#: below the metals (docs/elements.md). Known elements have up to 1.3.
+EXPANDED = 2.2
 
 #: Shortest distance of a pair in units of the sum of its covalent radii (Cordero et al., Dalton
 #: Trans. 2832 (2008)): the shortest known ones, of Cr-Cr quintuple bonds and of U=O, have 0.66.
@@ -160,3 +166,9 @@ def overlap(atoms: Atoms, most: float = np.inf) -> bool:
     radii = covalent_radii[atoms.numbers]
     least = np.minimum(most, SHORTEST * (radii[first] + radii[second]))
     return bool((distances < least).any())
+
+
+def expanded(atoms: Atoms) -> bool:
+    """Whether atoms take more than `EXPANDED` times their room in the solids of their elements."""
+    solid = sum(atomic_volume(symbol) for symbol in atoms.get_chemical_symbols())
+    return bool(atoms.get_volume() > EXPANDED * solid)
