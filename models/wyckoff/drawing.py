@@ -21,8 +21,7 @@ from ccdcgan.models.wyckoff.training import Scorers, log_odds
 #: Cells and free coordinates that are tried for a placement; that with the widest gaps is kept.
 TRIES = 24
 
-#: Crystals of which an energy chooses, each of fewer tries: as many matches of known crystals
-#: again (docs/generator.md).
+#: Crystals of which an energy chooses, each of fewer tries (benchmarks/wyckoff.py counts matches).
 CHOICES, OF = 10, 3
 
 #: Standard deviation of the logarithms of the lengths' ratios.
