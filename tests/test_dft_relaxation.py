@@ -290,6 +290,9 @@ def test_a_potential_is_not_believed_of_atoms_far_apart() -> None:
     assert SETTINGS.gate(dilute) is None
     assert SETTINGS.final_gate(dilute, -1.47) == "volume per atom out of range"
     assert SETTINGS.final_gate(bcc, -1.18) is None
+    # A compound may be loose: of random ones, both checkpoints have KBr at 2.9 times its solids.
+    loose = dimer(["K", "Br"], 3.2, (2.8 * (75.5 + 39.4)) ** (1 / 3))
+    assert SETTINGS.final_gate(loose, -2.5) is None
     by_dft = SETTINGS.model_copy(update={"engine": EspressoEngine.model_construct()})
     assert by_dft.final_gate(dilute, -1.47) is None
 

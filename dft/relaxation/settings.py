@@ -100,7 +100,8 @@ class RelaxationSettings(Settings):
     volume_range: VolumeRange = Field(
         default=(8.0, 120.0),
         description="Å³ per atom; with elements up to neon down to 0.6 of the lower, of small "
-        "atoms down to twice the spheres of their covalent radii, of large ones up to eight times.",
+        "atoms down to twice the spheres of their covalent radii, of large ones up to eight times. "
+        "Of a pure element a potential is believed up to 2.2 times the volume of its solid.",
     )
     energy_range: EnergyRange = Field(
         default=(-15.0, 10.0),

@@ -22,9 +22,9 @@ from ccdcgan.dft.systems import atomic_volume
 #: Distance (Å) within which pairs are looked at.
 CUTOFF = 3.5
 
-#: Volume of a crystal in units of that of its elements' solids, beyond which a potential is not
-#: believed: at 2.3 and 2.4 SevenNet's checkpoints have molecules K2 and Rb2, 0.29 and 0.25 eV/atom
-#: below the metals (docs/elements.md). Known elements have up to 1.3.
+#: Volume of a pure element in units of that of its solid, beyond which a potential is not believed:
+#: at 2.3 and 2.4 SevenNet's checkpoints have molecules K2 and Rb2, 0.29 and 0.25 eV/atom below the
+#: metals (docs/elements.md). Known elements have up to 1.4; sane random compounds have up to 3.
 EXPANDED = 2.2
 
 #: Shortest distance of a pair in units of the sum of its covalent radii (Cordero et al., Dalton
@@ -169,6 +169,7 @@ def overlap(atoms: Atoms, most: float = np.inf) -> bool:
 
 
 def expanded(atoms: Atoms) -> bool:
-    """Whether atoms take more than `EXPANDED` times their room in the solids of their elements."""
-    solid = sum(atomic_volume(symbol) for symbol in atoms.get_chemical_symbols())
-    return bool(atoms.get_volume() > EXPANDED * solid)
+    """Whether atoms are of one element, with more than `EXPANDED` times the volume of its solid."""
+    symbols = atoms.get_chemical_symbols()
+    solid = len(symbols) * atomic_volume(symbols[0])
+    return len(set(symbols)) == 1 and bool(atoms.get_volume() > EXPANDED * solid)
