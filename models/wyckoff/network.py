@@ -26,6 +26,11 @@ from ccdcgan.models.wyckoff.positions import PRIMITIVE, SpaceGroup, reachable, s
 #: Units of the hidden layers.
 WIDTH = 96
 
+#: Point groups of sites with an inversion.
+CENTROSYMMETRIC = frozenset(
+    {"-1", "2/m", "mmm", "4/m", "4/mmm", "-3", "-3m", "6/m", "6/mmm", "m-3", "m-3m"}
+)
+
 SYMMETRIES = sorted({p.symmetry for g in space_groups() for p in g.positions})
 
 
@@ -46,17 +51,11 @@ def _group_features(number: int) -> FloatArray:
     system = [first <= number <= last for first, last in SYSTEMS.values()]
     lattice = [group.symbol[0] == letter for letter in PRIMITIVE]
     sites = [p.symmetry for p in group.positions]
-    centred = any(_has_inversion(s) for s in sites)
+    centred = not CENTROSYMMETRIC.isdisjoint(sites)
     fixed = sum(p.freedom == 0 for p in group.positions)
     symmorphic = group.positions[0].multiplicity == 1
     numbers = [np.log2(group.order) / 6, centred, symmorphic, fixed / 8, len(sites) / 27]
     return np.array([*system, *lattice, *numbers], float)
-
-
-def _has_inversion(symmetry: str) -> bool:
-    return symmetry in {"-1", "2/m", "mmm", "4/m", "4/mmm", "-3", "-3m", "6/m", "6/mmm"} or (
-        symmetry in {"m-3", "m-3m"}
-    )
 
 
 @cache
