@@ -160,6 +160,17 @@ class Cluster(Section):
         """Seconds without a sign of life after which a run counts as lost."""
         return MISSED_HEARTBEATS * self.heartbeat
 
+    def ping(self) -> None:
+        """See that the databases of results and jobs are there.
+
+        Raises
+        ------
+        UserError
+            One cannot be reached; one line, in which no password is.
+        """
+        self.stores.results.ping()
+        self.launchpad.ping()
+
     def store_of(self, name: str) -> Any:
         """An unconnected maggma store: ``documents``, or one of the JobStore's additional ones."""
         from maggma.stores import MongoStore

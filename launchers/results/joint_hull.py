@@ -122,8 +122,7 @@ def shelf_of(settings: Cluster) -> Shelf:
     UserError
         The database cannot be reached; one line, in which no password is.
     """
-    settings.stores.results.ping()
-    settings.launchpad.ping()
+    settings.ping()
     submitted = settings.launchpad.handle()["campaigns"].find({}, {"digest": 1, "name": 1})
     names = {str(c.get("digest") or c["_id"]): str(c.get("name") or c["_id"]) for c in submitted}
     return Shelf(settings.store_of(RESULTS), settings.store_of(PHASES), names)

@@ -282,8 +282,7 @@ class Results:
         UserError
             The database cannot be reached; one line, in which no password is.
         """
-        settings.stores.results.ping()
-        settings.launchpad.ping()
+        settings.ping()
         campaigns = settings.launchpad.handle()["campaigns"]
         return cls(settings.store_of(PHASES), settings.store_of(RESULTS), campaigns)
 
