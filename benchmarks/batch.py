@@ -1,6 +1,6 @@
 """Crystals relaxed in batches beside one after the other: prints one JSON line.
 
-Usage: python benchmarks/batch.py [--count N] [--at-a-time N] [--workers N] [--parity]
+Usage: python benchmarks/batch.py [--count N] [--skip N] [--at-a-time N] [--workers N] [--parity]
 
 Unrelaxed AFLOW prototypes of 5 to 20 atoms, of several chemistries, go both ways through the
 default engine on whatever device there is, in as many processes. Where a crystal has another fate
@@ -100,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     """Relax both ways and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--skip", type=int, default=0, help="crystals that another run compares")
     parser.add_argument("--at-a-time", type=int, help="4 on a CPU, 128 on a GPU")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--parity", action="store_true", help="fail beyond 1 meV/atom")
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    structures = crystals(arguments.count)
+    structures = crystals(arguments.skip + arguments.count)[arguments.skip :]
     batches, one_by_one = (run(structures, s, arguments.workers) for s in (settings, alone))
     differences = list(map(apart, batches.results, one_by_one.results))
     beyond = [number for number, difference in enumerate(differences) if not same(difference)]
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         "device": where,
         "workers": arguments.workers,
         "at_a_time": at_a_time,
-        "structures": len(structures),
+        "structures": [arguments.skip, len(structures)],
         "atoms": [min(sizes), max(sizes)],
         "converged": sum(r.converged for r in one_by_one.results),
         "steps": [sum(r.steps for r in way.results) for way in (batches, one_by_one)],

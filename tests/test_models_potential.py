@@ -15,7 +15,13 @@ from ase.build import bulk, make_supercell
 from ase.calculators.emt import EMT
 from pymatgen.core import Structure
 
-from ccdcgan.models.energy.potential import Labelled, Potential, PotentialErrors, fit_potential
+from ccdcgan.models.energy.potential import (
+    Labelled,
+    Potential,
+    PotentialErrors,
+    _Basis,
+    fit_potential,
+)
 from ccdcgan.models.energy.power_spectrum import PAIR, Geometry
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelax, prerelaxed
 
@@ -147,6 +153,27 @@ def test_it_learns_energies_forces_and_stresses(frames: list[Labelled], learnt: 
     for part, truth in ((1, [f.forces for f in unseen]), (2, [f.stress for f in unseen])):
         wrong = np.abs(np.array([f[part] for f in found]) - truth).mean()
         assert wrong < 0.15 * np.abs(truth).mean()
+
+
+@pytest.mark.parametrize("elements", [1, 2, 3])
+def test_it_computes_what_its_equations_say(elements: int) -> None:
+    """The sums that the fit makes with arrays, and those that are compiled."""
+    rng = np.random.default_rng(elements)
+    frames = []
+    for seed in range(8):
+        n = 4 + seed % 3
+        here = cell_of(seed, elements, n)
+        here = replace(here, species_index=np.arange(n) % elements)
+        labels = {"energy": 0.0, "forces": np.zeros((n, 3)), "stress": np.zeros(6)}
+        frames.append(Labelled(**vars(here), **labels, relaxation=seed))
+    basis = _Basis.of(frames, elements, rng)
+    coefficients = rng.normal(size=basis.size)
+    potential = basis.potential(coefficients)
+    for frame in frames:
+        energy, forces, stress = potential(frame)
+        volume = abs(np.linalg.det(frame.cell))
+        found = np.concatenate([[energy], forces.ravel(), stress * volume])
+        np.testing.assert_allclose(found, basis.rows(frame) @ coefficients, rtol=1e-8, atol=1e-7)
 
 
 def test_what_has_learnt_nothing_is_not_used(frames: list[Labelled]) -> None:

@@ -19,6 +19,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.processes import worker_pool
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.energy.power_spectrum import Geometry
+from ccdcgan.models.representation.voxels import FloatArray
 
 #: Largest force that is left, eV/Å: the potential is not known better.
 FMAX = 0.1
@@ -72,14 +73,28 @@ class LearntCalculator(Calculator):
             )
         ):
             return []
-        changed: list[str] = super().check_state(atoms, tol)
-        return changed
+        return list(all_changes)
 
     def energy_per_atom(self, structure: Structure) -> float:
         """Energy of a structure, or enthalpy under pressure, eV/atom."""
         atoms = structure.to_ase_atoms()
         energy = float(self.get_potential_energy(atoms)) + self.pressure * structure.volume
         return energy / len(atoms)
+
+
+class _Cell(UnitCellFilter):
+    """A cell and its atoms, whose forces are computed once a step: ASE asks three times."""
+
+    _forces: FloatArray | None = None
+
+    def set_positions(self, new: FloatArray, **options: Any) -> None:
+        self._forces = None
+        super().set_positions(new, **options)
+
+    def get_forces(self, *arguments: Any, **options: Any) -> FloatArray:
+        if self._forces is None:
+            self._forces = np.asarray(super().get_forces(*arguments, **options))
+        return self._forces.copy()
 
 
 def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> Structure:
@@ -96,8 +111,8 @@ def prerelax(structure: Structure, calculator: LearntCalculator, steps: int) -> 
         calculator=calculator,
     )
     try:
-        FIRE(UnitCellFilter(atoms, constant_volume=True), logfile=None).run(FMAX, steps)
-        cell = UnitCellFilter(atoms, scalar_pressure=calculator.pressure)
+        FIRE(_Cell(atoms, constant_volume=True), logfile=None).run(FMAX, steps)
+        cell = _Cell(atoms, scalar_pressure=calculator.pressure)
         FIRE(cell, logfile=None).run(FMAX, steps // 10)
     except (ArithmeticError, ValueError):
         return structure

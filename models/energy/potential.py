@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve
 
-from ccdcgan.models.energy.power_spectrum import PAIR, RADIAL, Geometry, Surroundings
+from ccdcgan.models.energy.power_spectrum import PAIR, Geometry, Neighbours, Surroundings
 from ccdcgan.models.representation.voxels import FloatArray
 
 #: Most reference environments of each element.
@@ -83,29 +83,20 @@ class Potential:
 
     def __call__(self, here: Geometry) -> tuple[float, FloatArray, FloatArray]:
         """Energy (eV), forces (n, 3) in eV/Å, and stress (6,) in ASE's order and sign, eV/Å³."""
-        near = Surroundings(here, len(self.offsets))
-        spectra, lengths = near.spectra()
-        pairs = self.pairs[here.species_index]
-        energy = float(self.offsets[here.species_index].sum() + (near.pairs * pairs).sum())
-        upstream = np.zeros_like(spectra)
-        for species in np.unique(here.species_index):
-            some = here.species_index == species
-            rows = spectra[some]
-            projected = rows @ self.kernels[species]
-            energies = (projected * rows).sum(1)
-            energy += float(energies.sum())
-            # A spectrum that grows without turning changes nothing.
-            upstream[some] = 2.0 * (projected - energies[:, None] * rows)
-        upstream /= lengths[:, None]
-        # One energy: cheaper summed over radial functions before it meets the vectors.
-        of_pair = near.on_moments(upstream).reshape(near.n * near.elements, RADIAL, -1)[near.block]
-        falling = np.einsum("pr,prm->pm", near.radial_derivative[:, :RADIAL], of_pair)
-        along = (falling * near.products).sum(1) + (
-            near.radial_derivative * pairs.reshape(near.n * near.elements, PAIR)[near.block]
-        ).sum(1)
-        across = np.einsum("pr,prm->pm", near.radial[:, :RADIAL], of_pair)
-        gradients = along[:, None] * near.unit
-        gradients += np.einsum("pm,pma->pa", across, near.product_gradients)
+        # Numba takes a second to import, which every command would wait for.
+        from ccdcgan.models.energy.compiled import BASIS, energy_and_gradients
+
+        near = Neighbours(here)
+        energy, gradients = energy_and_gradients(
+            here.species_index,
+            near.i,
+            near.j,
+            near.vectors,
+            self.offsets,
+            self.pairs,
+            self.kernels,
+            BASIS,
+        )
         stress = near.virials(gradients[:, :, None])[:, 0] / near.volume
         return energy, near.forces(gradients), stress
 

@@ -63,16 +63,11 @@ class Geometry:
         return len(self.species_index)
 
 
-class Surroundings:
-    """Moments of the neighbours' density around each atom, and their gradients.
+class Neighbours:
+    """Pairs of neighbours in a cell: atoms `i`, neighbours `j`, and `vectors` between them, Å."""
 
-    Moments are sums over the neighbours of one element of a radial function and a product of
-    components of the unit vector to the neighbour (moment tensors; Shapeev, Multiscale Model.
-    Simul. 14, 1153 (2016)).
-    """
-
-    def __init__(self, here: Geometry, elements: int) -> None:
-        self.n, self.elements = len(here), elements
+    def __init__(self, here: Geometry) -> None:
+        self.n = len(here)
         cell = np.ascontiguousarray(here.cell, float)
         self.volume = abs(float(np.linalg.det(cell)))
         # The neighbour search asks for atoms in the cell.
@@ -81,15 +76,38 @@ class Surroundings:
         i, j, images, r = find_points_in_spheres(
             positions, positions, CUTOFF, np.ones(3, np.int64), cell
         )
-        block = i * elements + here.species_index[j]
-        # Without the atom itself; an atom's neighbours of one element stand together, and of them
-        # the images of one atom.
-        order = np.lexsort((j, block))
+        # Without the atom itself; the images of one neighbour stand together.
+        order = np.lexsort((j, here.species_index[j], i))
         order = order[r[order] > 1e-6]
-        self.i, self.j, r = i[order], j[order], r[order]
-        self.block = block[order]
-        self.first = np.flatnonzero(np.diff(self.block, prepend=-1))
+        self.i, self.j = i[order], j[order]
         self.vectors = positions[self.j] - positions[self.i] + images[order] @ cell
+
+    def forces(self, gradients: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Forces (n, 3, k) from gradients (pairs, 3, k) of energies along some of the pairs."""
+        atoms = np.arange(self.n)[:, None]
+        ends = (atoms == self.i[some]).astype(float) - (atoms == self.j[some])
+        out: FloatArray = np.tensordot(ends, gradients, 1)
+        return out
+
+    def virials(self, gradients: FloatArray, some: Any = slice(None)) -> FloatArray:
+        """Stresses times the volume (6, k), of gradients (pairs, 3, k) along some of the pairs."""
+        return np.stack([self.vectors[some, a] @ gradients[:, b] for a, b in VOIGT])
+
+
+class Surroundings(Neighbours):
+    """Moments of the neighbours' density around each atom, and their gradients.
+
+    Moments are sums over the neighbours of one element of a radial function and a product of
+    components of the unit vector to the neighbour (moment tensors; Shapeev, Multiscale Model.
+    Simul. 14, 1153 (2016)).
+    """
+
+    def __init__(self, here: Geometry, elements: int) -> None:
+        super().__init__(here)
+        self.elements = elements
+        r = np.linalg.norm(self.vectors, axis=1)
+        self.block = self.i * elements + here.species_index[self.j]
+        self.first = np.flatnonzero(np.diff(self.block, prepend=-1))
         self.unit = self.vectors / r[:, None]
         self.radial, self.radial_derivative = _radial_functions(r)
         powers = self.unit[:, None, :] ** np.arange(DEGREE + 1)[:, None]
@@ -136,19 +154,6 @@ class Surroundings:
         values = spectra.reshape(len(spectra), DEGREE + 1, -1) * scale
         out = np.empty((len(spectra), DEGREE + 1, channels, channels))
         out[:, :, above, beside] = out[:, :, beside, above] = values
-        return out
-
-    def on_moments(self, upstream: FloatArray) -> FloatArray:
-        """Gradients of an energy with respect to the moments, (n, channels, products).
-
-        From those with respect to spectra before they were normalised, (n, width).
-        """
-        gradients = self.matrices(upstream)
-        weighted = 2.0 * MULTIPLICITY * self.moments
-        out = np.empty_like(self.moments)
-        for degree in range(DEGREE + 1):
-            here = degree == DEGREES
-            out[:, :, here] = gradients[:, degree] @ weighted[:, :, here]
         return out
 
     def gradients_of_spectra(self) -> tuple[FloatArray, FloatArray]:
@@ -201,17 +206,6 @@ class Surroundings:
         """
         parts = self.matrices(spectra).reshape(len(spectra), DEGREE + 1, self.elements, -1)
         return parts.transpose(2, 0, 1, 3).reshape(self.elements, len(spectra), -1)
-
-    def forces(self, gradients: FloatArray, some: Any = slice(None)) -> FloatArray:
-        """Forces (n, 3, k) from gradients (pairs, 3, k) of energies along some of the pairs."""
-        atoms = np.arange(self.n)[:, None]
-        ends = (atoms == self.i[some]).astype(float) - (atoms == self.j[some])
-        out: FloatArray = np.tensordot(ends, gradients, 1)
-        return out
-
-    def virials(self, gradients: FloatArray, some: Any = slice(None)) -> FloatArray:
-        """Stresses times the volume (6, k), of gradients (pairs, 3, k) along some of the pairs."""
-        return np.stack([self.vectors[some, a] @ gradients[:, b] for a, b in VOIGT])
 
 
 @cache
