@@ -69,10 +69,27 @@ def can_open(folder: Path) -> bool:
     return (folder / DOCUMENTS).exists() and not _earlier(folder)
 
 
-def _store_in(folder: Path) -> JobStore:
+def store_to_read(folder: Path) -> JobStore:
+    """The same store, which is only read, beside a run that writes; empty where there is none.
+
+    Raises
+    ------
+    UserError
+        An earlier version has written it.
+    """
+    if _earlier(folder):
+        raise UserError(
+            f"{folder} was written by an earlier version: ccdcgan query --workdir {folder} takes "
+            "it over"
+        )
+    return _store_in(folder, read_only=True)
+
+
+def _store_in(folder: Path, read_only: bool = False) -> JobStore:
     def store(name: str, unique: str | None, *indexes: str) -> SqliteStore:
         key = unique or indexes[0]
-        return SqliteStore(str(folder / DOCUMENTS), name, key, indexes, [unique] if unique else [])
+        file, names = str(folder / DOCUMENTS), [unique] if unique else []
+        return SqliteStore(file, name, key, indexes, names, read_only)
 
     return JobStore(
         store("jobs", None, "uuid"),

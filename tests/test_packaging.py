@@ -30,7 +30,8 @@ MAY_IMPORT = {
 }
 #: Wings of launchers, and what each may import beside itself and the modules beside them.
 WINGS = {
-    "cli": {"local", "networks", "check", "results", "cluster"},
+    "cli": {"local", "networks", "check", "results", "cluster", "live"},
+    "live": {"results", "cluster", "report"},
     "local": {"check", "results"},
     "check": {"cluster"},
     "results": {"cluster", "report"},

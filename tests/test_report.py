@@ -2,15 +2,25 @@
 
 import html
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import (
+    CANVAS,
+    CONTRAST,
+    UNREACHABLE,
+    chromium,
+    complaints,
+    opened,
+    requests,
+    resize,
+    wait,
+)
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.launchers.report.write import write_report
@@ -302,50 +312,13 @@ def test_a_large_run_embeds_only_the_structures_worth_seeing(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        if os.environ.get("CI"):
-            pytest.fail("chromium and chromedriver are needed here")
-        pytest.skip("needs chromium and chromedriver (Debian: chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
-
     folder = tmp_path_factory.mktemp("report")
     write_report(
         folder / "report.html",
         outcome(a_summary(), bismuth_selenide(), some_curves(), failures()),
     )
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "force-prefers-reduced-motion",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "window-size=1280,900",
-        f"user-data-dir={folder / 'profile'}",
-    ):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        # The browser's own start page has requests of its own, which are not the report's.
-        browser.get("about:blank")
-        browser.get_log("performance")
-        browser.get((folder / "report.html").as_uri())
-        WebDriverWait(browser, 60).until(
-            lambda b: b.execute_script("return window.reportReady === true")
-        )
-        yield browser
-    finally:
-        browser.quit()
+    with chromium(folder) as browser:
+        yield opened(browser, (folder / "report.html").as_uri(), "reportReady")
 
 
 def title(page: Any) -> str:
@@ -374,21 +347,14 @@ def test_a_row_and_a_point_show_their_structure(page: Any) -> None:
 
 def test_the_canvas_shows_atoms_and_turns(page: Any) -> None:
     page.find_elements("css selector", "tr[data-phase]")[0].click()
-    script = """
-        const canvas = document.getElementById("crystal");
-        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-        let sum = 0;
-        for (let i = 3; i < data.length; i += 4) sum += data[i] > 0;
-        return [sum / (data.length / 4), canvas.toDataURL()];
-    """
-    filled, before = page.execute_script(script)
+    filled, before = page.execute_script(CANVAS)
     assert filled > 0.05
     from selenium.webdriver import ActionChains
 
     canvas = page.find_element("id", "crystal")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     ActionChains(page).drag_and_drop_by_offset(canvas, 80, 30).perform()
-    assert page.execute_script(script)[1] != before
+    assert page.execute_script(CANVAS)[1] != before
 
 
 def test_hostile_text_is_shown_and_runs_nothing(page: Any) -> None:
@@ -414,26 +380,37 @@ def test_what_failed_is_shown_with_the_codes_own_words(page: Any) -> None:
 
 
 def test_the_page_fits_a_phone(page: Any) -> None:
-    page.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
-    )
-    from selenium.webdriver.support.ui import WebDriverWait
-
+    resize(page, 390)
     # The figures follow the window a moment later.
-    WebDriverWait(page, 10).until(
-        lambda b: b.execute_script("return document.documentElement.scrollWidth") <= 390
-    )
-    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert wait(page, "return document.documentElement.scrollWidth <= 390")
+    resize(page, None)
+
+
+def test_the_copied_cif_is_the_structure(page: Any) -> None:
+    page.execute_script("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    rows = page.find_elements("css selector", "tr[data-phase]")
+    for row, number in zip(rows, (6, 7), strict=True):
+        row.click()
+        page.find_element("id", "copy-cif").click()
+        stored = Structure.from_dict(bismuth_selenide()[number]["structure"])
+        copied = Structure.from_str(wait(page, "return window.copied"), fmt="cif")
+        page.execute_script("delete window.copied")
+        assert StructureMatcher(scale=False, stol=1e-3, ltol=1e-3).fit(copied, stored)
+
+
+def test_everybody_can_read_and_reach_all_of_it(page: Any) -> None:
+    assert page.execute_script(CONTRAST) == []
+    assert page.execute_script(UNREACHABLE) == []
+    from selenium.webdriver import ActionChains, Keys
+
+    rows = page.find_elements("css selector", "tr[data-phase]")
+    page.execute_script("arguments[0].focus()", rows[0])
+    ActionChains(page).send_keys(Keys.ENTER).perform()
+    assert title(page) == "BiSe"
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_fails(page: Any) -> None:
-    messages = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    requests = [
-        m["params"]["request"]["url"]
-        for m in messages
-        if m["method"] == "Network.requestWillBeSent"
-    ]
-    assert any(url.endswith("/report.html") for url in requests)
-    assert [u for u in requests if not u.startswith(("file:", "data:", "blob:"))] == []
-    assert [e for e in page.get_log("browser") if e["level"] == "SEVERE"] == []
+    asked = requests(page)
+    assert any(url.endswith("/report.html") for url in asked)
+    assert [u for u in asked if not u.startswith(("file:", "data:", "blob:"))] == []
+    assert complaints(page) == []

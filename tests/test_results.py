@@ -27,6 +27,7 @@ from ccdcgan.launchers.cli.results import Export, Query
 from ccdcgan.launchers.results.columns import COLUMNS, flat
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.query import PhaseQuery, Results, parse_where
+from ccdcgan.launchers.results.rows import rows_of, table_of
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
@@ -209,6 +210,17 @@ def test_every_question_is_answered_alike(results):
         assert sorted(ids(results.find(**asked))) == expected, asked
         assert results.count(**asked) == len(expected), asked
         assert len(results.frame(**asked)) == len(expected), asked
+
+
+def test_a_table_in_memory_answers_as_a_store_does(workdir):
+    store = Results.in_folder(workdir)
+    table = table_of(store._store)
+    asked = [q for q, _ in QUESTIONS if "where" not in q]
+    asked += [{"sort": "-density"}, {"sort": "formula", "label": "above"}]
+    asked += [{"label": "untrusted"}, {"source": "variation"}, {"campaign": ("aabb", "no")}]
+    for question in asked:
+        query = PhaseQuery.of(question)
+        assert list(rows_of(query, table)["uid"]) == ids(store.find(query)), question
 
 
 def test_order_and_number(results):

@@ -25,6 +25,7 @@ from ccdcgan.launchers.cli import (
     networks,
     predict,
     results,
+    serve,
     stability,
 )
 from ccdcgan.launchers.cli.cluster import Reuse
@@ -247,6 +248,7 @@ adopt.register(app)
 predict.register(app)
 clean.register(app)
 stability.register(app)
+serve.register(app)
 
 
 def _prepare(out: Path | None) -> None:

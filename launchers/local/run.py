@@ -10,6 +10,7 @@ from jobflow import run_locally
 
 from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.check.check import require_ready
+from ccdcgan.launchers.doing import told
 from ccdcgan.launchers.results.outcome import write_results
 from ccdcgan.launchers.results.reuse import folders_to_reuse, reuse
 from ccdcgan.launchers.workdir import CALCULATIONS, embedded_store, open_workdir, relaxations_of
@@ -46,7 +47,7 @@ def run_campaign(
     trust(campaign.trusted)
     campaign = campaign.completed()
     require_ready(campaign, folder)
-    with open_workdir(folder, campaign) as campaign:
+    with open_workdir(folder, campaign) as campaign, told(folder):
         os.environ["CCDCGAN_CALCULATIONS"] = str(folder / CALCULATIONS)
         os.environ["CCDCGAN_CHECKPOINTS"] = str(folder / "checkpoints")
         os.environ["CCDCGAN_LOGS"] = str(folder / "logs")

@@ -47,10 +47,11 @@ def write_report(path: Path, outcome: Outcome) -> None:
         The results of the campaign.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _page(outcome))
+    write_atomically(path, page(outcome))
 
 
-def _page(outcome: Outcome) -> str:
+def page(outcome: Outcome) -> str:
+    """The report of a campaign's results as HTML with all that it needs in it."""
     summary, phases = outcome.summary, outcome.phases
     ranked = _ranked(phases)
     best = [phase for _, phase in ranked]
@@ -66,12 +67,13 @@ def _page(outcome: Outcome) -> str:
         "elements": {symbol: b._asdict() for symbol, b in balls(structures.values()).items()},
         "start": _start(phases, ranked),
     }
-    plotly, script = _newlines(get_plotlyjs()), _asset("viewer.js") + _asset("report.js")
+    plotly = asset("plotly.js")
+    script = asset("viewer.js") + asset("crystal.js") + asset("report.js")
     heading = sections.text(f"{'–'.join(summary.system)} crystals")
-    return Template(_asset("template.html")).substitute(
+    return Template(asset("template.html")).substitute(
         policy=_policy(plotly, script),
         title=heading,
-        style=_asset("style.css"),
+        style=asset("style.css"),
         heading=heading,
         lead=headline(summary, phases, best),
         notes=sections.notes(summary.warnings),
@@ -82,6 +84,7 @@ def _page(outcome: Outcome) -> str:
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
         confirmed=confirmation(summary.level_of_theory.engine, outcome.confirmed),
         stability=stability(phases),
+        viewer=asset("crystal.html"),
         failed=failed(outcome.failed),
         funnel=sections.funnel(summary),
         database=sections.database(summary.database),
@@ -133,7 +136,10 @@ def _structures(phases: Sequence[Phase], listed: Sequence[NumberedPhase]) -> dic
     return {str(i): Shown.of(phases[i]) for i in sorted(chosen)}
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that pages are made of: a script, a style or a part of a page."""
+    if name == "plotly.js":
+        return _newlines(get_plotlyjs())
     return _newlines(resources.files("ccdcgan.launchers.report").joinpath(name).read_text("utf-8"))
 
 

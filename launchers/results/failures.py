@@ -60,11 +60,11 @@ def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
         It holds no campaign.
     """
     campaign_of(folder)
-    waiting = {f.key: f for f in _waiting(folder / "calculations")}
+    again = {f.key: f for f in waiting(folder / "calculations")}
     stored = _stored(relaxations_of(embedded_store(folder)), {})
     # One that failed and is tried again may have met a fault of the machine then.
-    found = [f for f in stored if f.key not in waiting]
-    return [f for f in (*found, *waiting.values()) if wanted(f)]
+    found = [f for f in stored if f.key not in again]
+    return [f for f in (*found, *again.values()) if wanted(f)]
 
 
 def failures_of_cluster(cluster: Cluster, pad: Pad, wanted: Wanted) -> list[FailedStructure]:
@@ -109,7 +109,7 @@ def _stored(store: Store, own: Mapping[str, object]) -> Iterator[FailedStructure
         yield FailedStructure.of(document)
 
 
-def _waiting(calculations: Path) -> Iterator[FailedStructure]:
+def waiting(calculations: Path) -> Iterator[FailedStructure]:
     """Calculations that wait for a machine to be mended."""
     for record in sorted(calculations.glob(f"*/{RECORD}")):
         if found := _calculation(record.parent):

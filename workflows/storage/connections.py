@@ -27,10 +27,17 @@ class File:
     """A sqlite file with a connection for every thread and process.
 
     A commit is on the disk when it returns. Where nothing may be written, the file is read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    read_only
+        Whether it is only read, without a lock that a writer would wait for; it must be there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self.path, self.read_only = path, read_only
         self._pid = os.getpid()
         self._start()
 
@@ -74,8 +81,9 @@ class File:
     def _open(self) -> _Connection:
         path = self.path
         exists = path.exists()
-        if os.access(path.parent, os.W_OK) and (not exists or os.access(path, os.W_OK)):
-            mode = "mode=rwc"
+        may_write = os.access(path.parent, os.W_OK) and (not exists or os.access(path, os.W_OK))
+        if may_write:
+            mode = "mode=ro" if self.read_only else "mode=rwc"
         else:
             # Without a journal nobody is writing; else its index is there, which can be read.
             idle = not path.with_name(path.name + "-wal").exists()
@@ -89,8 +97,8 @@ class File:
             check_same_thread=False,
             factory=_Connection,
         )
-        connection.execute("PRAGMA synchronous = FULL")
         if mode == "mode=rwc":
+            connection.execute("PRAGMA synchronous = FULL")
             self._use_write_ahead_log(connection)
         return connection
 

@@ -46,6 +46,10 @@ FORMAT = 1
 BATCH, MARKS = 100, 1000
 
 
+class NoCollectionError(LookupError):
+    """A file that is only read does not have a collection of this name."""
+
+
 class Collection:
     """Documents in a sqlite file, with those of PyMongo's methods that maggma's stores call.
 
@@ -64,6 +68,8 @@ class Collection:
             raise UserError(f"{file.path} was written by a later version of ccdcgan: use that")
         tables = "SELECT 1 FROM sqlite_master WHERE name = ?"
         if not file.connection.execute(tables, (name,)).fetchone():
+            if file.read_only:
+                raise NoCollectionError(name)
             self._create_tables()
         self._indexes = self._read_indexes()
 
@@ -93,6 +99,26 @@ class Collection:
     def estimated_document_count(self) -> int:
         """Number of all documents."""
         return len(self._rows([]))
+
+    def numbers(self, filter: Mapping[str, Any] | None = None) -> list[int]:
+        """Numbers of documents, from the oldest, for a filter that indexes answer.
+
+        A document that is changed in place keeps its number; another one never has it.
+        """
+        answered, rest = Filter(filter or {}).split(self._indexes.keys())
+        if rest.fields != set():
+            raise ValueError("no index answers the filter")
+        if answered:
+            return self._rows(answered)
+        # The table of the documents themselves is large.
+        select = f'SELECT id FROM "{self._name}.index" WHERE field = ? ORDER BY id'
+        return [row for (row,) in self._file.connection.execute(select, ("_id",))]
+
+    def numbered(self, numbers: Sequence[int], projection: Sequence[str]) -> dict[int, Document]:
+        """Documents by their numbers, from the oldest; without those that are gone."""
+        parts = Projection(projection)
+        found = self._read(sorted(numbers), parts.needed(set(), []))
+        return {number: parts(document) for number, document in found}
 
     def distinct(self, field: str, filter: Mapping[str, Any] | None = None) -> list[Any]:
         """Values of a field, of arrays their elements."""
@@ -209,15 +235,17 @@ class Collection:
     def _matching(self, query: Filter, needed: Needed) -> Iterator[tuple[int, Document]]:
         """Rows and documents that a filter applies to; `needed` has the fields that it reads."""
         answered, rest = query.split(self._indexes.keys())
-        rows = self._rows(answered)
+        for row, document in self._read(self._rows(answered), needed):
+            if rest(document):
+                yield row, document
+
+    def _read(self, rows: Sequence[int], needed: Needed) -> Iterator[tuple[int, Document]]:
         for start in range(0, len(rows), BATCH):
             some = rows[start : start + BATCH]
             select = f'SELECT id, document FROM "{self._name}" WHERE id IN ({_marks(some)})'
             found = self._file.connection.execute(f"{select} ORDER BY id", some).fetchall()
             for row, data in found:
-                document = decode(data, needed)
-                if rest(document):
-                    yield row, document
+                yield row, decode(data, needed)
 
     def _rows(self, wanted: Iterable[tuple[str, list[Value]]]) -> list[int]:
         """Rows of the documents that have one of the values in each of the indexed fields."""
@@ -286,6 +314,8 @@ class SqliteStore(MemoryStore):
     indexes, unique
         Fields by which documents are asked for, and those that no two documents have the same.
         The first that a question names should find the fewest.
+    read_only
+        Whether the file is only read; one that is not there is empty.
     """
 
     def __init__(
@@ -295,10 +325,12 @@ class SqliteStore(MemoryStore):
         key: str = "task_id",
         indexes: Sequence[str] = (),
         unique: Sequence[str] = (),
+        read_only: bool = False,
     ) -> None:
         super().__init__(collection_name, key=key)
         self._coll: Any = None
         self.path, self.indexes, self.unique = path, list(indexes), list(unique)
+        self.read_only = read_only
 
     @property
     def name(self) -> str:
@@ -310,6 +342,14 @@ class SqliteStore(MemoryStore):
         if self._coll is not None and not force_reset:
             return
         path = Path(self.path)
+        if self.read_only:
+            try:
+                if not path.exists():
+                    raise NoCollectionError(self.collection_name)
+                self._coll = Collection(File(path, read_only=True), self.collection_name)
+            except NoCollectionError:
+                super().connect()
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._coll = Collection(File(path), self.collection_name)
         for field in (*self.unique, *self.indexes):
@@ -317,9 +357,18 @@ class SqliteStore(MemoryStore):
 
     def close(self) -> None:
         """Close the file."""
-        if self._coll is not None:
+        if isinstance(self._coll, Collection):
             self._coll.close()
         self._coll = None
+
+    def numbers(self, filter: Mapping[str, Any] | None = None) -> list[int]:
+        """See `Collection`."""
+        return self._coll.numbers(filter) if isinstance(self._coll, Collection) else []
+
+    def numbered(self, numbers: Sequence[int], projection: Sequence[str]) -> dict[int, Document]:
+        """See `Collection`."""
+        is_there = isinstance(self._coll, Collection)
+        return self._coll.numbered(numbers, projection) if is_there else {}
 
     def update(self, docs: list[Document] | Document, key: list[str] | str | None = None) -> None:
         """Store documents in one go, each in place of one with the same key.
