@@ -18,7 +18,7 @@ from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 
 #: Energies of seconds, and networks that learn next to nothing.
 QUICK = """
-relaxation: {engine: {name: sevennet}, fmax: 0.3}
+relaxation: {engine: {name: sevennet}, fmax: 0.3, refine: null}
 networks: {gan_steps: 50, guide_epochs: 2}
 workers: 1
 """
@@ -114,6 +114,7 @@ def test_a_structure_is_predicted_and_the_same_command_goes_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(predict, "ROUND", 3)
     monkeypatch.setattr(predict, "PROTOTYPES", 24)
+    monkeypatch.setattr(predict, "SAMPLES", 60)
     (tmp_path / "quick.yaml").write_text(QUICK)
     command = ("predict", "ClNa", "--max-atoms", 4, "--campaign", "quick.yaml", "--json", "a.json")
     assert status_of(monkeypatch, *command, "--budget", 1) == 0
