@@ -13,6 +13,7 @@ from command import status_of
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli import app as cli
+from ccdcgan.launchers.local.presets import PRESETS, preset_text
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 
 
@@ -23,10 +24,10 @@ def command(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
     return code, captured.err + captured.out
 
 
-@pytest.mark.parametrize("name", cli.PRESETS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_campaign_and_an_example(name):
     example = Path(__file__).parent.parent / "examples" / f"{name}.yaml"
-    assert example.read_text() == cli.preset_text(name)
+    assert example.read_text() == preset_text(name)
     campaign = load_campaign(example)
     assert campaign.elements == ["Bi", "Se"]
     assert campaign.loop.rounds >= 1

@@ -13,7 +13,7 @@ from test_campaign import command
 
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli.app import preset_text
+from ccdcgan.launchers.local.presets import preset_text
 from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Claim, Origin

@@ -66,7 +66,14 @@ REFINE = 0.01
 
 
 class Campaign(Settings):
-    """One search for new crystals of one chemical system."""
+    """One search for new crystals of one chemical system.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> ccdcgan.Campaign(system="Ti-O", seed=1).elements
+    ['Ti', 'O']
+    """
 
     added: ClassVar[frozenset[str]] = frozenset(
         {"confirm", "references", "search", "stability", "trusted", "written"}
@@ -389,7 +396,7 @@ def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{key}", value
 
 
-def load_campaign(path: Path) -> Campaign:
+def load_campaign(path: Path | str) -> Campaign:
     """Read a campaign file; paths in it are relative to it, and whole from then on.
 
     Raises
@@ -397,7 +404,14 @@ def load_campaign(path: Path) -> Campaign:
     UserError
         The file cannot be read, is no YAML, or has keys or values that do not fit; an unknown key
         is named together with the nearest valid one.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> ccdcgan.load_campaign("campaign.yaml").elements  # doctest: +SKIP
+    ['Bi', 'Se']
     """
+    path = Path(path)
     return parse_campaign(read_yaml(path), str(path), path.absolute().parent)
 
 

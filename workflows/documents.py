@@ -19,6 +19,7 @@ from ccdcgan.dft.structures.hull import Nearness, nearness
 from ccdcgan.dft.structures.moments import MagneticOrder
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
+from ccdcgan.workflows.notebook import html_table
 
 SCHEMA_VERSION = 1
 
@@ -234,6 +235,18 @@ class Phase(BaseModel):
     file: str | None = Field(None, description="CIF file in the campaign's folder.")
 
     _words = model_validator(mode="before")(relabelled)
+
+    def _repr_html_(self) -> str:
+        rows: dict[str, object] = {
+            "space group": self.spacegroup,
+            "atoms": len(self.structure),
+            "formation energy, eV/atom": self.formation_energy_per_atom,
+            "above the hull, eV/atom": self.e_above_hull,
+            "label": self.label,
+            "origin": f"{self.origin.source_name}: {self.origin.id}",
+            "level of theory": self.level_of_theory,
+        }
+        return html_table(self.formula, (), list(rows.items()))
 
 
 class Place(BaseModel):

@@ -106,6 +106,13 @@ class InverseDesignMaker(Maker):
     ----------
     propose, relax, autoencoder, rounds, stability
         Makers of the stages.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> flow = ccdcgan.InverseDesignMaker().make(ccdcgan.Campaign(system="Bi-Se"))
+    >>> flow.jobs[0].name
+    'propose structures'
     """
 
     name: str = "inverse design"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import multiprocessing
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from ccdcgan.dft.relaxation.key import content_key, elements_of
 from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.relaxation.worker import Death, answers, answers_in_batches, bind_to_parent
+from ccdcgan.dft.spawn import Spawn
 
 logger = logging.getLogger("ccdcgan")
 T = TypeVar("T")
@@ -173,9 +173,7 @@ def worker_pool(
     start, arguments
         Called in each process first.
     """
-    # spawn: TensorFlow or torch threads of the parent do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_process, (start, arguments))
+    pool = ProcessPoolExecutor(workers, Spawn(), _start_process, (start, arguments))
     try:
         with one_thread():
             yield pool

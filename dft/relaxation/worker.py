@@ -24,6 +24,7 @@ from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.dft.spawn import Spawn
 
 logger = logging.getLogger("ccdcgan")
 
@@ -63,8 +64,7 @@ class Worker:
         serve: Callable[..., None] | None = None,
         arguments: tuple[Any, ...] = (),
     ) -> None:
-        # spawn: TensorFlow or torch threads of the parent do not survive a fork.
-        context = multiprocessing.get_context("spawn")
+        context = Spawn()
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve or _serve, args=(other, settings, *arguments))
         self.process.start()

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,16 +35,12 @@ from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say,
 if TYPE_CHECKING:
     from ccdcgan.launchers.local.evaluate import Evaluation
     from ccdcgan.launchers.local.rediscovery import Known
-    from ccdcgan.workflows.campaign import Campaign
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Inverse design of crystals with constrained generative adversarial networks.",
 )
-
-PRESETS = ("quickstart", "workstation", "paper")
 
 #: The campaign by which ``evaluate`` and ``known`` judge.
 Judge = Annotated[
@@ -75,6 +71,7 @@ def run(
     reuse: Reuse = None,
 ) -> None:
     """Run a campaign on this machine; the same command goes on after an interruption."""
+    from ccdcgan.launchers.local.presets import default_campaign
     from ccdcgan.workflows.campaign import load_campaign, parse_campaign
 
     settings = load_campaign(campaign) if campaign else default_campaign()
@@ -124,6 +121,7 @@ def check(
 ) -> None:
     """Say what ``run`` would do, and whether all that it needs is there, down to the queues."""
     from ccdcgan.launchers.check.check import findings
+    from ccdcgan.launchers.local.presets import default_campaign
     from ccdcgan.workflows.campaign import load_campaign
 
     settings = load_campaign(campaign) if campaign else default_campaign()
@@ -148,6 +146,7 @@ def init(
     """Write a commented campaign file to edit."""
     from ccdcgan.dft.files import write_atomically
     from ccdcgan.dft.mistakes import did_you_mean
+    from ccdcgan.launchers.local.presets import PRESETS, preset_text
 
     if preset not in PRESETS:
         hint = did_you_mean(preset, PRESETS)
@@ -273,24 +272,6 @@ def _tell(found: Evaluation | Known, table: Table, out: Path | None, *more: Tabl
             output.print(further)
     for name, text in found.definitions.items():
         output.print(f"{name}: {text}", style="dim", soft_wrap=True)
-
-
-def preset_text(name: str) -> str:
-    """The campaign file of a preset."""
-    return (
-        resources.files("ccdcgan.launchers")
-        .joinpath("presets", f"{name}.yaml")
-        .read_text(encoding="utf-8")
-    )
-
-
-def default_campaign() -> Campaign:
-    """The campaign of ``ccdcgan run`` without a file."""
-    from ruamel.yaml import YAML
-
-    from ccdcgan.workflows.campaign import parse_campaign
-
-    return parse_campaign(YAML(typ="safe").load(preset_text("quickstart")), "quickstart")
 
 
 def main() -> None:

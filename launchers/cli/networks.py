@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.cli.terminal import Console, console, progress_bars
+from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say
 
 
 def register(app: typer.Typer) -> None:
@@ -61,17 +61,25 @@ def train(
 ) -> None:
     """Train networks on a file of crystals; a killed training goes on where it was."""
     from ccdcgan.launchers.networks.energies import EnergyKey
-    from ccdcgan.launchers.networks.train import Options, figures_table, train
+    from ccdcgan.launchers.networks.train import figures_table, train
 
     if energy_per_atom and energy is None:
         raise UserError("--energy-per-atom says what the number of --energy is: name that, too")
     key = EnergyKey(energy, energy_per_atom) if energy is not None else None
-    options = Options(
-        preset, system, seed, property_ or (), goal or (), references, autoencoder, key
-    )
     with progress_bars(console):
         manifest = train(
-            stage, data, out, options, lambda line: console.print(line, soft_wrap=True)
+            data,
+            out,
+            stage=stage,
+            preset=preset,
+            system=system,
+            seed=seed,
+            properties=property_ or (),
+            goals=goal or (),
+            references=references,
+            autoencoder=autoencoder,
+            energy=key,
+            say=say,
         )
     Console().print(figures_table(manifest))
 
@@ -96,8 +104,8 @@ def sample(
     ] = True,
 ) -> None:
     """Draw crystals from trained networks, with their predicted properties."""
-    from ccdcgan.launchers.networks.sample import sample
+    from ccdcgan.launchers.networks.sample import write_sample
 
     with progress_bars(console):
-        funnel = sample(models, count, seed, out, composition, atoms, valid)
+        funnel = write_sample(out, models, count, seed, composition, atoms, valid)
     typer.echo(", ".join(f"{number} {what}" for what, number in funnel.items()))

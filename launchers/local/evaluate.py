@@ -97,8 +97,8 @@ class Evaluation(BaseModel):
 
 
 def evaluate(
-    path: Path,
-    folder: Path,
+    structures: Path | str | Sequence[Structure],
+    folder: Path | str = "ccdcgan-run",
     *,
     sampled: int | None = None,
     limit: int | None = None,
@@ -112,12 +112,12 @@ def evaluate(
 
     Parameters
     ----------
-    path
-        A file, a folder or a ZIP file of structures.
+    structures
+        The structures, or a file, a folder or a ZIP file of them.
     folder
         Folder of a campaign that has been run.
     sampled
-        How many samples the structures are left of; by default as many as are in `path`.
+        How many samples the structures are left of; by default as many as are given.
     limit
         Most structures to relax, the first valid ones.
     against
@@ -131,17 +131,25 @@ def evaluate(
     ------
     UserError
         The folder holds no campaign that has been run; nothing can be read; the numbers do not fit.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> found = ccdcgan.evaluate("mine.zip", "my-run")  # doctest: +SKIP
+    >>> found.valid.count, found.valid.of  # doctest: +SKIP
     """
+    source = Path(structures) if isinstance(structures, str) else structures
+    name = source.name if isinstance(source, Path) else "given structures"
     files = None if references is None else read_references(references)
-    with open_finished(folder, "evaluate") as finished:
+    with open_finished(Path(folder), "evaluate") as finished:
         campaign = finished.campaign
         limits = Limits.of(campaign.loop.screening, extremes(finished.crystals()))
         suited = read_suitable(
-            path, campaign.elements, partial(_problem, elements=campaign.elements, limits=limits)
+            source, campaign.elements, partial(_problem, elements=campaign.elements, limits=limits)
         )
         if sampled is not None and sampled < suited.total:
             raise UserError(
-                f"--sampled {sampled} is less than the {suited.total} structures in {path}"
+                f"--sampled {sampled} is less than the {suited.total} structures of {name}"
             )
         documents = finished.relax(
             [
@@ -157,7 +165,7 @@ def evaluate(
     sampled = sampled or suited.total
     outcomes = _outcomes(suited, documents, crystals, hull, aside)
     return Evaluation(
-        structures=path.name,
+        structures=name,
         campaign=campaign.digest(),
         level_of_theory=hull.level,
         against=against,

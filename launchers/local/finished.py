@@ -12,7 +12,7 @@ from typing import Any
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.crystal import Passed, Skipped
+from ccdcgan.dft.structures.crystal import Crystal, Passed, Skipped
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.reader import read
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
@@ -142,14 +142,16 @@ class Suitable:
 
 
 def read_suitable(
-    path: Path, elements: Sequence[str], problem: Callable[[Structure], str | None]
+    source: Path | Sequence[Structure],
+    elements: Sequence[str],
+    problem: Callable[[Structure], str | None],
 ) -> Suitable:
-    """Primitive cells of the structures in a file, a folder or a ZIP file.
+    """Primitive cells of structures, or of those in a file, a folder or a ZIP file.
 
     Parameters
     ----------
-    path
-        Where they are.
+    source
+        The structures, which get their numbers as names, or where they are.
     elements
         All that they may hold.
     problem
@@ -161,7 +163,11 @@ def read_suitable(
         Nothing can be read, or nothing suits.
     """
     found = Suitable()
-    for item in read(path):
+    if isinstance(source, Path):
+        items, where = read(source), f" in {source}"
+    else:
+        items, where = (Crystal(str(i), s) for i, s in enumerate(source)), ""
+    for item in items:
         number = found.total
         if isinstance(item, Passed):
             found.passed.append(item)
@@ -180,7 +186,7 @@ def read_suitable(
                 found.warnings.append(Skipped(item.id, item.warning))
     if not found.crystals:
         reasons = ", ".join(f"{n} {reason}" for reason, n in found.left_out().most_common(5))
-        raise UserError(f"none of the {found.total} structures in {path} can be relaxed: {reasons}")
+        raise UserError(f"none of the {found.total} structures{where} can be relaxed: {reasons}")
     return found
 
 

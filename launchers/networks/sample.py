@@ -55,30 +55,65 @@ def _asked(
 
 
 def sample(
-    models: Path | None,
-    count: int,
-    seed: int,
-    out: Path,
     composition: str | None = None,
+    models: Path | str | None = None,
+    *,
+    count: int = 100,
+    seed: int = 0,
     atoms: int | None = None,
     valid: bool = True,
-) -> dict[str, int]:
-    """Draw crystals and write them with their predicted properties.
+) -> list[Drawn]:
+    """Draw crystals from trained networks, with their predicted properties.
 
     Parameters
     ----------
+    composition
+        Formulas to ask for, as ``Bi2Se3,BiSe``; crystals that come out with another are left out.
     models
         Folder of `train`; without one, the Wyckoff generator draws the `composition` asked for.
     count, seed
         How many crystal graphs to draw; crystal i depends on the seed and i alone.
-    out
-        File to write: .extxyz, .zip (CIF files and predictions.csv) or .json.
-    composition
-        Formulas to ask for; crystals that come out with another are not written.
     atoms
         Most atoms of a cell of these formulas; default those of the preset.
     valid
-        Write only what passes the default screening of a campaign.
+        Only what passes the default screening of a campaign.
+
+    Returns
+    -------
+    Those that are left, with what the networks predict of them; none of the Wyckoff generator.
+
+    Raises
+    ------
+    UserError
+        The folder or the composition does not fit.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> drawn = ccdcgan.sample("TiO2", count=10)  # doctest: +SKIP
+    >>> [crystal.structure.get_space_group_info() for crystal in drawn]  # doctest: +SKIP
+    """
+    where = None if models is None else Path(models)
+    return _draw(where, count, seed, composition, atoms, valid)[0]
+
+
+def write_sample(
+    out: Path,
+    models: Path | None,
+    count: int,
+    seed: int,
+    composition: str | None,
+    atoms: int | None,
+    valid: bool,
+) -> dict[str, int]:
+    """Draw crystals into a file .extxyz, .zip (CIF files and predictions.csv) or .json.
+
+    Parameters
+    ----------
+    out
+        The file.
+    models, count, seed, composition, atoms, valid
+        See `sample`.
 
     Returns
     -------
@@ -91,8 +126,32 @@ def sample(
     """
     if out.suffix.lower() not in _WRITERS:
         raise UserError(f"cannot write {out}: its name must end in {', '.join(_WRITERS)}")
+    rows, funnel = _draw(models, count, seed, composition, atoms, valid)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, _WRITERS[out.suffix.lower()](rows))
+    return {**funnel, "written": len(rows)}
+
+
+def _draw(
+    models: Path | None,
+    count: int,
+    seed: int,
+    composition: str | None,
+    atoms: int | None,
+    valid: bool,
+) -> tuple[list[Drawn], dict[str, int]]:
+    """The crystals of `sample`, and how many there were stage by stage."""
     if models is None:
-        return _sample_wyckoff(count, seed, out, composition, atoms, valid)
+        drawn = _by_wyckoff(count, seed, composition, atoms, valid)
+    else:
+        drawn = _by_networks(models, count, seed, composition, atoms, valid)
+    progress.report("sampling", count, count)
+    return drawn
+
+
+def _by_networks(
+    models: Path, count: int, seed: int, composition: str | None, atoms: int | None, valid: bool
+) -> tuple[list[Drawn], dict[str, int]]:
     folder = ModelFolder.read(models)
     elements, preset = folder.manifest.system, folder.preset
     asked = _asked(composition, atoms, elements, preset.max_sites)
@@ -119,12 +178,12 @@ def sample(
         Drawn(i, structure, _predicted(names, members))
         for (i, structure), members in zip(kept, said, strict=True)
     ]
-    return _written(rows, out, funnel, count)
+    return rows, funnel
 
 
-def _sample_wyckoff(
-    count: int, seed: int, out: Path, composition: str | None, atoms: int | None, valid: bool
-) -> dict[str, int]:
+def _by_wyckoff(
+    count: int, seed: int, composition: str | None, atoms: int | None, valid: bool
+) -> tuple[list[Drawn], dict[str, int]]:
     """As `sample`, by the networks that come with the package: of any elements, untrained here."""
     from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
     from ccdcgan.models.wyckoff.training import Scorers
@@ -156,17 +215,7 @@ def _sample_wyckoff(
     passed = [(i, s) for i, s in drawn if not (fault(s) or overlap(s.to_ase_atoms()))]
     funnel = {"sampled": count, "decoded": len(drawn), "valid": len(passed)}
     kept = passed if valid else drawn
-    return _written([Drawn(i, s, {}) for i, s in kept], out, funnel, count)
-
-
-def _written(
-    rows: Sequence[Drawn], out: Path, funnel: dict[str, int], count: int
-) -> dict[str, int]:
-    """The funnel, after the crystals are in their file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, _WRITERS[out.suffix.lower()](rows))
-    progress.report("sampling", count, count)
-    return {**funnel, "written": len(rows)}
+    return [Drawn(i, s, {}) for i, s in kept], funnel
 
 
 def _predicted(names: Sequence[str], members: np.ndarray) -> dict[str, float]:

@@ -76,83 +76,87 @@ def chosen_preset(name: str) -> Preset:
     raise UserError(f"unknown preset {name!r}: {', '.join(PRESETS)} or a file .yaml")
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``ccdcgan train`` is asked for.
+def train(
+    data: Path | str,
+    out: Path | str,
+    *,
+    stage: str = "all",
+    preset: str | None = None,
+    system: str | None = None,
+    seed: int = 0,
+    properties: Sequence[str] = (),
+    goals: Sequence[str] = (),
+    references: str | None = None,
+    autoencoder: str | None = None,
+    energy: EnergyKey | None = None,
+    say: Say = lambda line: None,
+) -> Manifest:
+    """Train networks on the crystals of a file; finished stages are kept as they are.
 
-    Attributes
+    Parameters
     ----------
+    data, out
+        File of crystals and energies, and folder of the networks.
+    stage
+        ``autoencoder``, ``constraint``, ``gan`` or ``all``.
     preset, system
         None: those of the folder; in a new one quickstart, and all elements of the data.
     seed
         The same seed gives the same networks.
     properties, goals
         What the constraint learns beside the formation energy, and what the generator is guided
-        to; without goals, those of the constraint's training, or a low formation energy.
+        to, as ``density:maximise:0.1``; without goals, those of the constraint's training, or a
+        low formation energy.
     references
-        Energies of the pure elements, eV/atom.
+        Energies of the pure elements, eV/atom, as ``Bi=-3.86,Se=-3.474``.
     autoencoder
         ``shipped`` or ``train``; None trains where the stage is called by its name and wherever
         none is shipped.
     energy
         Which number of the data is the energy.
-    """
-
-    preset: str | None = None
-    system: str | None = None
-    seed: int = 0
-    properties: Sequence[str] = ()
-    goals: Sequence[str] = ()
-    references: str | None = None
-    autoencoder: str | None = None
-    energy: EnergyKey | None = None
-
-
-def train(stage: str, path: Path, out: Path, options: Options, say: Say) -> Manifest:
-    """Train a stage, or all, on the crystals of a file; finished ones are kept as they are.
-
-    Parameters
-    ----------
-    stage
-        ``autoencoder``, ``constraint``, ``gan`` or ``all``.
-    path, out
-        Data, and folder of the networks.
-    options
-        See there.
     say
         Gets lines for the user.
+
+    Returns
+    -------
+    What is in the folder, with errors on crystals that were held out.
 
     Raises
     ------
     UserError
         Something is missing or does not fit; the message says what to do.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> manifest = ccdcgan.train("ccdcgan-run/phases.json.gz", "networks")  # doctest: +SKIP
     """
     if keras.backend.backend() not in ("tensorflow", "jax"):
         raise UserError("training needs KERAS_BACKEND=tensorflow or jax")
     if stage not in (*STAGES, "all"):
         raise UserError(f"unknown stage {stage!r}: {', '.join(STAGES)} or all")
+    path, out = Path(data), Path(out)
     stages = list(STAGES) if stage == "all" else [stage]
-    goals = [parse_goal(text) for text in options.goals]
-    references = parse_references(options.references)
+    parsed = [parse_goal(text) for text in goals]
     folder = _begun(out, stages[0])
-    preset = _preset_of(folder, options.preset)
-    elements = parse_system(options.system) if options.system else None
+    chosen = _preset_of(folder, preset)
+    elements = parse_system(system) if system else None
     if folder is not None and elements is not None:
         elements = _same_system(folder, elements)
-    shipped = _is_shipped(stage, preset, options.autoencoder)
+    shipped = _is_shipped(stage, chosen, autoencoder)
     names = None
     if stages != ["autoencoder"]:
-        names, goals = _learnt(stage, folder, options.properties, goals)
-    data = prepared(path, elements, preset, names, references, say, options.energy)
+        names, parsed = _learnt(stage, folder, properties, parsed)
+    found = prepared(path, elements, chosen, names, parse_references(references), say, energy)
     if folder is None:
-        folder = ModelFolder.new(out, preset, data.elements)
-    data.elements = _same_system(folder, data.elements)
-    _require_data(stage, stages, path, data, folder)
+        folder = ModelFolder.new(out, chosen, found.elements)
+    found.elements = _same_system(folder, found.elements)
+    _require_data(stage, stages, path, found, folder)
     with folder.held():
-        run = _Run(folder, data, options.seed, shipped, say)
+        run = _Run(folder, found, seed, shipped, say)
         if names is not None:
             folder.manifest.properties = names
-            folder.manifest.goals = goals or [Goal()]
+            folder.manifest.goals = parsed or [Goal()]
         for name in stages:
             run(name)
     return folder.manifest

@@ -20,16 +20,21 @@ from pymongo.errors import OperationFailure, PyMongoError
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import in_one_line, mistakes
 from ccdcgan.dft.structures.hull import NEAR, NOISE, Thresholds
-from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame
+from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS, as_frame, value_of
 from ccdcgan.launchers.results.phases_file import is_phase, read_phases
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, can_open, embedded_store
-from ccdcgan.workflows.documents import OLD_LABELS, NoPlace, relabelled
+from ccdcgan.workflows.documents import OLD_LABELS, NoPlace, Phase, relabelled
+from ccdcgan.workflows.notebook import html_table
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
 
     from ccdcgan.launchers.cluster.settings import Cluster
+
+#: Phases that a notebook lists.
+SHOWN = 20
 
 #: Label of what has no result; relaxations have it, not phases.
 FAILED = "failed"
@@ -240,6 +245,12 @@ class Results:
         maggma store of the relaxations, which has what failed.
     campaigns
         Collection of the submitted campaigns, by which those on a cluster have names.
+
+    Examples
+    --------
+    >>> import ccdcgan
+    >>> results = ccdcgan.Results.in_folder("ccdcgan-run")  # doctest: +SKIP
+    >>> near = results.phases(max_e_above_hull=0.025, origin="generated")  # doctest: +SKIP
     """
 
     def __init__(
@@ -249,7 +260,7 @@ class Results:
         store.connect()
 
     @classmethod
-    def in_folder(cls, workdir: Path) -> Results:
+    def in_folder(cls, workdir: Path | str) -> Results:
         """The phases of the campaign in a folder.
 
         Raises
@@ -257,7 +268,7 @@ class Results:
         UserError
             The folder holds no campaign, or one without phases as yet.
         """
-        workdir = workdir.resolve()
+        workdir = Path(workdir).resolve()
         if not (workdir / CAMPAIGN_FILE).exists():
             raise UserError(f"{workdir} holds no campaign: give the folder of a ccdcgan run")
         file = workdir / "phases.json.gz"
@@ -274,14 +285,18 @@ class Results:
         raise UserError(f"{workdir} has no phases yet: the first come with its database")
 
     @classmethod
-    def on_cluster(cls, settings: Cluster) -> Results:
-        """The phases of all campaigns of a cluster.
+    def on_cluster(cls, settings: Cluster | Path | str) -> Results:
+        """The phases of all campaigns of a cluster, by its my_fireworks.yaml.
 
         Raises
         ------
         UserError
             The database cannot be reached; one line, in which no password is.
         """
+        if isinstance(settings, (Path, str)):
+            from ccdcgan.launchers.cluster.settings import load_cluster
+
+            settings = load_cluster(Path(settings))
         settings.ping()
         campaigns = settings.launchpad.handle()["campaigns"]
         return cls(settings.store_of(PHASES), settings.store_of(RESULTS), campaigns)
@@ -312,6 +327,10 @@ class Results:
             )
             return [relabelled(p) for p in found if query.label == FAILED or is_phase(p)]
 
+    def phases(self, query: PhaseQuery | None = None, **asked: Any) -> list[Phase]:
+        """The phases that a question is about, as `find` takes it."""
+        return [Phase.model_validate(p) for p in self.find(query, **asked)]
+
     def count(self, query: PhaseQuery | None = None, **asked: Any) -> int:
         """How many phases a question is about, whatever its limit."""
         query = self._by_digest(query or PhaseQuery.of(asked))
@@ -321,6 +340,41 @@ class Results:
     def frame(self, query: PhaseQuery | None = None, **asked: Any) -> pd.DataFrame:
         """The phases as a table with the columns of `COLUMNS`, as `find` takes the question."""
         return as_frame(self.find(query, structures=False, **asked))
+
+    def hull(self, query: PhaseQuery | None = None, **asked: Any) -> Figure:
+        """The convex hull of one campaign, as a figure of plotly; `find` takes the question.
+
+        Raises
+        ------
+        UserError
+            The phases are of several campaigns, or there are none.
+        """
+        from plotly.graph_objects import Figure
+
+        from ccdcgan.launchers.report.hull import hull_figure
+
+        found = self.find(query, **asked)
+        systems = {(str(p["campaign"]), str(p["system"])) for p in found}
+        if len(systems) != 1:
+            raise UserError(
+                f"a hull is of one campaign, and these phases are of {len(systems)}: "
+                "name one by campaign"
+            )
+        ((_, system),) = systems
+        figure, _ = hull_figure(system.split("-"), [Phase.model_validate(p) for p in found])
+        return Figure(figure)
+
+    def _repr_html_(self) -> str:
+        """The phases nearest to the hull, for Jupyter."""
+        names = ("formula", "spacegroup", "formation_energy_per_atom", "e_above_hull", "label")
+        shown = [
+            [value_of(phase, COLUMNS[name]) for name in (*names, "origin")]
+            for phase in self.find(structures=False, limit=SHOWN)
+        ]
+        count = self.count()
+        title = f"{count} phases" + (f", the {SHOWN} nearest" if count > SHOWN else "")
+        headings = ("formula", "space group", "E_f, eV/atom", "E_hull, eV/atom", "label", "origin")
+        return html_table(title, headings, shown)
 
     def _by_digest(self, query: PhaseQuery) -> PhaseQuery:
         """The question with the digests of campaigns whose name, or name of a run, it gives."""
