@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,6 +233,16 @@ def test_requirements_are_what_is_imported() -> None:
     assert imported <= declared
     # On Linux tensorflow-cpu is the distribution that gives the module tensorflow.
     assert always <= imported | {*INDIRECT, "tensorflow-cpu"}
+
+
+def test_every_place_has_the_version() -> None:
+    """setup.cfg has it; what cannot read that is equal."""
+    citation = YAML(typ="safe").load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == VERSION
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d[\d.]*)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)
+    assert released[0] == VERSION
+    assert released == sorted(released, key=Version, reverse=True)
 
 
 def test_constraints_fix_every_requirement() -> None:
