@@ -18,7 +18,6 @@ together, and writes them with those of each run as `table.json`.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import sys
@@ -34,11 +33,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from jobflow import Flow, run_locally
 from pydantic import TypeAdapter
-from pymatgen.core import Structure
+from relaxation_archive import Archive, proposed
 
-from ccdcgan.dft.engines.frames import Frame
 from ccdcgan.dft.engines.potentials import SevenNetEngine
-from ccdcgan.dft.relaxation.processes import relax_many
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Prototype, collect, random_crystals
@@ -49,13 +46,12 @@ from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import shipped_autoencoder
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import choose
-from ccdcgan.workflows.documents import Candidate, Claim, Origin, RelaxationDocument
+from ccdcgan.workflows.documents import Candidate, Claim
 from ccdcgan.workflows.evaluation import Share, fates, place, share, yield_of
 from ccdcgan.workflows.flow import RoundMaker
 from ccdcgan.workflows.judge import Judge
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.learn import AutoencoderMaker
-from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.storage.stores import RESULTS, Relaxations
 from ccdcgan.workflows.training import crystals_of, preset_of
 
@@ -64,118 +60,8 @@ MAX_SITES = 14
 ROUNDS = 4
 #: SevenNet-0, which the archive of relaxations was made with.
 RELAXATION = RelaxationSettings(engine=SevenNetEngine(), fmax=0.05, max_steps=200)
-LEVEL = RELAXATION.engine.level_of_theory(list(ELEMENTS))
 
 ERRORS = TypeAdapter(dict[str, PropertyErrors])
-
-
-def packed(structure: Structure) -> dict[str, Any]:
-    """A structure in few characters."""
-    return {
-        "lattice": np.round(structure.lattice.matrix, 5).tolist(),
-        "species": [site.specie.symbol for site in structure],
-        "coords": np.round(structure.frac_coords, 5).tolist(),
-    }
-
-
-def unpacked(plain: dict[str, Any]) -> Structure:
-    """The structure of `packed`."""
-    return Structure(plain["lattice"], plain["species"], plain["coords"])
-
-
-class Archive:
-    """Relaxations under their content keys, in a compressed file that only grows."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.documents: dict[str, RelaxationDocument] = {}
-        if path.exists():
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                for line in lines:
-                    document = self._document(json.loads(line))
-                    self.documents[document.key] = document
-
-    def lacks(self, key: str, frames: bool) -> bool:
-        """Whether a relaxation is not there, or only without the frames that are wanted of it."""
-        there = self.documents.get(key)
-        return there is None or (frames and there.converged and not there.frames)
-
-    def add(self, documents: Sequence[RelaxationDocument], frames: bool) -> None:
-        """Keep what is not there yet; frames, from which a potential is learnt, if asked for."""
-        if not frames:
-            documents = [d.model_copy(update={"frames": []}) for d in documents]
-        new = [d for d in documents if self.lacks(d.key, bool(d.frames))]
-        if new:
-            # A member of its own at the end of the file: a broken run loses nothing.
-            lines = "".join(json.dumps(self._row(d)) + "\n" for d in new)
-            with self.path.open("ab") as file:
-                file.write(gzip.compress(lines.encode(), mtime=0))
-        self.documents.update({d.key: d for d in new})
-
-    @staticmethod
-    def _row(document: RelaxationDocument) -> dict[str, Any]:
-        frames = [
-            {k: np.round(v, 4).tolist() for k, v in f.model_dump().items()} for f in document.frames
-        ]
-        return {
-            "frames": frames,
-            "key": document.key,
-            "origin": document.origin.model_dump(exclude_none=True),
-            "initial": packed(document.initial_structure),
-            "final": packed(document.structure),
-            **document.model_dump(include=set(NUMBERS)),
-        }
-
-    @staticmethod
-    def _document(row: dict[str, Any]) -> RelaxationDocument:
-        return RelaxationDocument(
-            key=row["key"],
-            origin=Origin.model_validate(row["origin"]),
-            initial_structure=unpacked(row["initial"]),
-            structure=unpacked(row["final"]),
-            level_of_theory=LEVEL,
-            campaign="yield",
-            frames=[Frame.model_validate(f) for f in row.get("frames", ())],
-            **{name: row[name] for name in NUMBERS},
-        )
-
-    def relax(
-        self, wanted: Sequence[Candidate], workers: int | None, frames: bool = False
-    ) -> list[Claim]:
-        """Relax what is not there yet; the entries of all, each content key once.
-
-        Frames, from which a campaign learns a potential, are kept if they are asked for.
-        """
-        entries: dict[str, Candidate] = {}
-        for candidate in wanted:
-            entries.setdefault(key_of(candidate, RELAXATION), candidate)
-        todo = [key for key in entries if self.lacks(key, frames)]
-        structures = [entries[key].structure for key in todo]
-        done: list[RelaxationDocument] = []
-        for number, result in relax_many(structures, RELAXATION, workers):
-            done.append(RelaxationDocument.of(result, entries[todo[number]], "yield"))
-            if len(done) == 25:
-                self.add(done, frames)
-                print(f"{len(self.documents)} relaxations", file=sys.stderr, flush=True)
-                done = []
-        self.add(done, frames)
-        return [Claim(key=key, origin=c.origin) for key, c in entries.items()]
-
-
-#: What is kept of a relaxation beside its structures.
-NUMBERS = ("energy_per_atom", "converged", "reason", "steps", "seconds", "max_force", "max_stress")
-
-
-def proposed(kind: str, prototypes: Sequence[Prototype]) -> list[Candidate]:
-    """Candidates for relaxation."""
-    return [
-        Candidate(
-            origin=Origin.model_validate({"kind": kind, "id": p.id}),
-            # As the archive keeps it, so that the content keys are the same.
-            structure=unpacked(packed(p.structure)),
-        )
-        for p in prototypes
-    ]
 
 
 def prototypes(start: int) -> tuple[list[Candidate], list[Candidate]]:
@@ -381,7 +267,7 @@ def table(archive: Archive, first: Sequence[Claim], runs: dict[str, list[str]]) 
             for source, below in pooled.items()
         },
         "start": {"relaxed": len(first), "converged": len(start)},
-        "level_of_theory": LEVEL.model_dump(),
+        "level_of_theory": archive.level.model_dump(),
         "relaxation": RELAXATION.model_dump(mode="json"),
         "runs": rows,
     }
@@ -468,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     options.folder.mkdir(exist_ok=True)
-    archive = Archive(options.folder / "relaxations.jsonl.gz")
+    archive = Archive(options.folder / "relaxations.jsonl.gz", RELAXATION, ELEMENTS)
     runs_file = options.folder / "runs.json"
     runs = json.loads(runs_file.read_text()) if runs_file.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -485,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     runs[name] = keys
                     runs_file.write_text(json.dumps(runs) + "\n")
                     print(f"done: {name}", file=sys.stderr, flush=True)
-    archive = Archive(archive.path)
+    archive = Archive(archive.path, RELAXATION, ELEMENTS)
     found = table(archive, first, runs)
     (options.folder / "table.json").write_text(json.dumps(found, indent=1) + "\n")
     print(lines_of(found))

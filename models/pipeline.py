@@ -86,10 +86,21 @@ def train_autoencoders(
     preset: Preset,
     seed: int,
     *,
+    held_out: Sequence[Structure] = (),
     progress: Progress | None = None,
     log: TrainingLog | None = None,
-) -> Files:
+) -> tuple[Files, dict[str, list[float]]]:
     """The autoencoders of a system, trained on its own crystals (paper, Methods).
+
+    Parameters
+    ----------
+    held_out
+        Other crystals, of which the losses are told, too; nothing depends on them.
+
+    Returns
+    -------
+    files, history
+        Losses by epoch, of ``sites training`` and the like.
 
     Raises
     ------
@@ -99,21 +110,25 @@ def train_autoencoders(
     cells = [anchored(s, 1)[0] for s in structures]
     make_deterministic(seed)
     if preset.networks == "paper":
-        graphs = PaperCrystalGraphs(elements, preset.grid, None, None, LatticeGrid())
+        lattice_grid = LatticeGrid(preset.paper.lattice_points)
+        graphs = PaperCrystalGraphs(elements, preset.grid, None, None, lattice_grid)
         cells = [c for c in cells if graphs.fits(c)]
         if not cells:
             raise ValueError(f"no crystal fits into the cube of {preset.grid.cube} Å")
-        sites, lattice = train_paper_autoencoders(
+        test = [anchored(s, 1)[0] for s in held_out]
+        sites, lattice, history = train_paper_autoencoders(
             cells,
             elements,
             preset.grid,
-            LatticeGrid(),
+            lattice_grid,
             preset.autoencoder_epochs,
             seed,
+            filters=preset.paper.filters,
+            held_out=[c for c in test if graphs.fits(c)],
             progress=progress,
             log=log,
         )
-        return {SITES: model_bytes(sites), LATTICE: model_bytes(lattice)}
+        return {SITES: model_bytes(sites), LATTICE: model_bytes(lattice)}, history
     pictures = [(coordinates(c, e), c.lattice.abc) for c in cells for e in elements]
     model = train_sites_autoencoder(
         [p for p in pictures if len(p[0])],
@@ -123,7 +138,7 @@ def train_autoencoders(
         progress=progress,
         log=log,
     )
-    return {SITES: model_bytes(model)}
+    return {SITES: model_bytes(model)}, {}
 
 
 def encode_crystals(

@@ -47,7 +47,8 @@ def crystal_graphs(
     sites = model_from_bytes(files[SITES])
     if preset.networks == "paper":
         lattice = model_from_bytes(files[LATTICE])
-        return PaperCrystalGraphs(elements, preset.grid, sites, lattice, LatticeGrid())
+        grid = LatticeGrid(preset.paper.lattice_points)
+        return PaperCrystalGraphs(elements, preset.grid, sites, lattice, grid)
     return CrystalGraphs(elements, preset.grid, sites)
 
 

@@ -198,7 +198,8 @@ def test_learnt_potential_on_what_was_kept(
 
 
 def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    yields = script("yield")
+    yields, archives = script("yield"), script("relaxation_archive")
+    level = yields.RELAXATION.engine.level_of_theory(yields.ELEMENTS)
     asked: list[Structure] = []
 
     def relaxed(structures: list[Structure], *_: object) -> Iterator[tuple[int, Relaxation]]:
@@ -209,8 +210,8 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
             yield (
                 number,
                 Relaxation(
-                    key=content_key(structure, yields.LEVEL, yields.RELAXATION),
-                    level_of_theory=yields.LEVEL,
+                    key=content_key(structure, level, yields.RELAXATION),
+                    level_of_theory=level,
                     structure=shrunk.as_dict(),
                     energy_per_atom=-3.7 - 0.1 * number,
                     converged=True,
@@ -218,9 +219,9 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
                 ),
             )
 
-    monkeypatch.setattr(yields, "relax_many", relaxed)
+    monkeypatch.setattr(archives, "relax_many", relaxed)
     salts = [
-        yields.Prototype(
+        archives.Prototype(
             name,
             Structure.from_spacegroup(
                 "Pm-3m", Lattice.cubic(length), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]
@@ -228,16 +229,16 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
         )
         for name, length in (("one", 3.71234567), ("two", 3.9), ("one again", 3.71234567))
     ]
-    archive = yields.Archive(tmp_path / "relaxations.jsonl.gz")
+    archive = yields.Archive(tmp_path / "relaxations.jsonl.gz", yields.RELAXATION, yields.ELEMENTS)
     entries = archive.relax(yields.proposed("prototype", salts[:1]), 1)
     entries += archive.relax(yields.proposed("prototype", salts), 1)
     assert [e.origin.id for e in entries] == ["one", "one", "two"]
     assert entries[0].key == entries[1].key and len(asked) == 2
-    again = yields.Archive(archive.path)
+    again = yields.Archive(archive.path, yields.RELAXATION, yields.ELEMENTS)
     assert list(again.documents) == [entries[0].key, entries[2].key]
     for key, document in archive.documents.items():
         other = again.documents[key]
-        for name in yields.NUMBERS:
+        for name in archives.NUMBERS:
             assert getattr(other, name) == getattr(document, name)
         first, second = (d.structure for d in (document, other))
         assert first.lattice.matrix == pytest.approx(second.lattice.matrix, abs=1e-5)

@@ -31,8 +31,9 @@ MAY_IMPORT = {
 }
 #: Wings of launchers, and what each may import beside itself and the modules beside them.
 WINGS = {
-    "cli": {"local", "networks", "check", "results", "cluster", "live"},
+    "cli": {"local", "networks", "check", "results", "cluster", "live", "figures"},
     "live": {"results", "cluster", "report"},
+    "figures": {"local", "results", "report"},
     "local": {"check", "results"},
     "check": {"cluster"},
     "results": {"cluster", "report"},

@@ -4,13 +4,13 @@ import io
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.models.paper.graphs import (
     Folding,
     PaperCrystalGraphs,
+    pictures_of,
     squared_error,
     train_paper_autoencoders,
 )
@@ -19,7 +19,7 @@ from ccdcgan.models.paper.networks import (
     build_paper_lattice_autoencoder,
     build_paper_sites_autoencoder,
 )
-from ccdcgan.models.presets import PRESETS
+from ccdcgan.models.presets import PAPER_GRID, PRESETS
 from ccdcgan.models.representation.voxels import LatticeGrid, SitesGrid, lattice_from_metric
 from ccdcgan.models.sampling import GUIDE, LATTICE, SITES, SPACE, Predictor
 from ccdcgan.models.saved import model_bytes
@@ -87,30 +87,41 @@ def test_folding_is_exact():
     np.testing.assert_array_equal(space.inverse(space.forward(rows)), rows)
 
 
-@pytest.mark.parametrize("epochs", [1])
-def test_training_changes_and_repeats(epochs, monkeypatch):
-    from ccdcgan.models.paper import graphs
-
-    # Small networks: TensorFlow takes seconds a step for the real ones on a CPU.
-    monkeypatch.setattr(
-        graphs,
-        "build_paper_sites_autoencoder",
-        lambda points: build_paper_sites_autoencoder(points, filters=2),
-    )
-    monkeypatch.setattr(
-        graphs,
-        "build_paper_lattice_autoencoder",
-        lambda points: build_paper_lattice_autoencoder(points, filters=2),
-    )
-    first, second = (
+def test_training_repeats_whatever_is_held_out():
+    both = [
         train_paper_autoencoders(
-            [crystal(), crystal(7.0)], ["Bi", "Se"], SMALL, LatticeGrid(8), epochs, 1
+            [crystal(), crystal(7.0)],
+            ["Bi", "Se"],
+            SMALL,
+            LatticeGrid(8),
+            epochs=2,
+            seed=1,
+            filters=2,
+            held_out=held_out,
         )
-        for _ in range(2)
-    )
-    for one, other in zip(first, second, strict=True):
+        for held_out in ([], [crystal(8.0)])
+    ]
+    for one, other in zip(both[0][:2], both[1][:2], strict=True):
         for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+    without, with_test = (history for *_, history in both)
+    assert without == {name: with_test[name] for name in ("lattice training", "sites training")}
+    assert set(with_test) - set(without) == {"lattice test", "sites test"}
+    assert all(len(losses) == 2 and losses[1] < losses[0] for losses in with_test.values())
+
+
+def test_a_crystal_comes_back_through_the_networks():
+    """Both autoencoders at a small scale: the kernels, losses and optimizer are the paper's."""
+    crystals, elements = [crystal(), crystal(7.5)], ["Bi", "Se"]
+    grid, lattice_grid = replace(PAPER_GRID, points=16), LatticeGrid(8)
+    sites, lattice, history = train_paper_autoencoders(
+        crystals, elements, grid, lattice_grid, epochs=150, seed=0, filters=24
+    )
+    graphs = PaperCrystalGraphs(elements, grid, sites, lattice, lattice_grid)
+    empty = np.square(grid.encode(pictures_of(crystals, elements))).sum((1, 2, 3)).mean()
+    assert history["sites training"][-1] < 0.1 * empty
+    for structure, decoded in zip(crystals, graphs.decode(graphs.encode(crystals)), strict=True):
+        assert decoded is not None and is_same(structure, decoded)
 
 
 def test_the_loss_is_the_sum_over_the_picture() -> None:

@@ -210,7 +210,7 @@ def test_optimizers_are_those_of_the_paper() -> None:
         adam = settings.build()
         got = (float(adam.learning_rate), adam.beta_1, adam.beta_2)
         assert got == pytest.approx(values) and settings.build() is not adam
-    assert (paper.AUTOENCODER.batch, paper.GAN.batch) == (1, 128)
+    assert (paper.AUTOENCODER.batch, paper.GAN.batch) == (16, 128)
 
 
 def test_one_step_changes_the_weights() -> None:

@@ -36,7 +36,7 @@ def test_training_repeats_learns_and_reports(tmp_path):
         )
         for name in ("first", "again")
     )
-    weights = [model_from_bytes(files[SITES]).get_weights() for files in (first, again)]
+    weights = [model_from_bytes(files[SITES]).get_weights() for files, _ in (first, again)]
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
     assert done[:6] == [(i + 1, 6) for i in range(6)]

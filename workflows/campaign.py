@@ -274,7 +274,7 @@ class Campaign(Settings):
         if self.loop.sources is not None:
             return tuple(dict.fromkeys(self.loop.sources))
         chosen = self.networks
-        alone = chosen.preset == "paper" or chosen.variant == "dcgan"
+        alone = chosen.are_the_papers or chosen.variant == "dcgan"
         own = () if alone else ("stackings", "substitution", "variation")
         # What knows no symmetry hardly ever meets one that is asked for.
         return (*(("random",) if self.search.groups else ()), *own, "generator")
@@ -288,7 +288,7 @@ class Campaign(Settings):
     def prerelaxes(self) -> bool:
         """Whether what is generated is relaxed by a learnt potential before it is chosen."""
         chosen, screening = self.networks, self.loop.screening
-        judged = chosen.preset != "paper" and chosen.variant != "dcgan"
+        judged = not chosen.are_the_papers and chosen.variant != "dcgan"
         return judged and screening.selection == "expected_gain" and screening.prerelax > 0
 
     def choice(self, *, rounds: bool) -> dict[str, object]:

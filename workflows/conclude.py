@@ -123,7 +123,7 @@ def conclude(
         phases=[p for p in phases if p.energy_per_atom is not None],
         confirmed=_confirmed(phases, confirming, others, campaign),
         failed=failures,
-        curves=_curves(history),
+        curves=[*_curves_of(autoencoder), *_curves(history)],
     )
 
 
@@ -206,6 +206,29 @@ def failed_structures(
         for c in claims
         if not documents[c.key].converged
     ]
+
+
+def _curves_of(autoencoder: AutoencoderOutput) -> list[Curve]:
+    """Of the lattice and of the sites autoencoder, as far as they were trained here."""
+    curves = []
+    for name in ("lattice", "sites"):
+        kinds = {"training": "training", "test": "held out"}
+        series = {
+            shown: losses
+            for kind, shown in kinds.items()
+            if (losses := autoencoder.history.get(f"{name} {kind}"))
+        }
+        if series:
+            curves.append(
+                Curve(
+                    title=f"{name.capitalize()} autoencoder",
+                    x_label="epoch",
+                    y_label="squared error of a picture, and penalty",
+                    x=[float(i + 1) for i in range(len(series["training"]))],
+                    series=series,
+                )
+            )
+    return curves
 
 
 def _curves(history: Sequence[RoundReport]) -> list[Curve]:

@@ -113,16 +113,20 @@ def generated(
     valid = [p for p in versions if p.structure is not None]
     pool, novelty, reasons = judged(Pool.of(valid), context, errors)
     progress.report(stage, loop.samples, loop.samples)
-    chosen = choose(
-        pool.crystals,
-        pool.gain,
-        context.seen,
-        screening.per_formula,
-        loop.relaxations,
-        novelty,
-        stacked=pool.stacked,
-        regions=_regions(pool, settings),
-    )
+    if screening.selection == "sample":
+        order = context.rng("sample").permutation(len(pool.crystals))
+        chosen = sorted(int(i) for i in order[: loop.relaxations])
+    else:
+        chosen = choose(
+            pool.crystals,
+            pool.gain,
+            context.seen,
+            screening.per_formula,
+            loop.relaxations,
+            novelty,
+            stacked=pool.stacked,
+            regions=_regions(pool, settings),
+        )
     funnel = Funnel(
         sampled=len(proposals),
         decoded=len(decoded),

@@ -64,6 +64,7 @@ class AutoencoderFigures(BaseModel):
 
     match_fraction: float = Field(description="Share of the held-out crystals that it gives back.")
     held_out: int
+    history: History = Field({}, description="Losses by epoch of those trained here, by name.")
 
 
 class AutoencoderArtifact(Artifact, AutoencoderFigures):

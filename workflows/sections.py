@@ -103,10 +103,16 @@ class DatabaseSettings(Settings):
     )
 
 
+#: Points that halve to the 4 that the paper's last kernel covers.
+PaperGrid = Literal[8, 16, 32, 64]
+
+
 class NetworkSettings(Settings):
     """Stage 2: representation and networks."""
 
-    preset: Literal["quickstart", "default", "paper"] = "quickstart"
+    added: ClassVar[frozenset[str]] = frozenset({"grid", "lattice_grid", "filters"})
+
+    preset: Literal["quickstart", "default", "paper", "paper-small"] = "quickstart"
     autoencoder: Literal["shipped", "train"] = Field(
         "shipped", description="train: on the campaign's own database."
     )
@@ -121,6 +127,20 @@ class NetworkSettings(Settings):
     gan_steps: int | None = Field(None, ge=1, description="Replaces the preset's.")
     guide_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
     autoencoder_epochs: int | None = Field(None, ge=1, description="Replaces the preset's.")
+    grid: PaperGrid | None = Field(
+        None, description="Points of the paper's sites voxel along an axis; replaces the preset's."
+    )
+    lattice_grid: PaperGrid | None = Field(
+        None, description="The same of its lattice voxel; replaces the preset's."
+    )
+    filters: int | None = Field(
+        None, ge=1, description="Channels of the paper's autoencoders; replaces the preset's."
+    )
+
+    @property
+    def are_the_papers(self) -> bool:
+        """Whether representation and networks are the paper's, of whatever size."""
+        return self.preset in ("paper", "paper-small")
 
     @field_validator("goals")
     @classmethod
@@ -136,8 +156,14 @@ class NetworkSettings(Settings):
 
     @model_validator(mode="after")
     def _paper_trains(self) -> NetworkSettings:
-        if self.preset == "paper" and self.autoencoder == "shipped":
+        if self.are_the_papers and self.autoencoder == "shipped":
             raise ValueError("the paper's autoencoders are not shipped: set autoencoder: train")
+        sizes = {"grid": self.grid, "lattice_grid": self.lattice_grid, "filters": self.filters}
+        given = [name for name, size in sizes.items() if size is not None]
+        if given and not self.are_the_papers:
+            raise ValueError(
+                f"{given[0]} is of the paper's networks: leave it out, or set preset: paper-small"
+            )
         return self
 
 
@@ -164,10 +190,11 @@ class Screening(Settings):
     max_formation_energy: float = Field(
         0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
     )
-    selection: Literal["expected_gain", "none"] = Field(
+    selection: Literal["expected_gain", "none", "sample"] = Field(
         "expected_gain",
         description="expected_gain: by the expected gain in energy times the probability to be "
-        "new; none: as they were drawn.",
+        "new; none: as they were drawn, without what is known; sample: at random, also what is "
+        "known, drawn twice or predicted too high, for counting what is drawn.",
     )
     within: float = Field(
         0.025,

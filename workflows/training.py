@@ -47,7 +47,13 @@ def preset_of(campaign: Campaign) -> Preset:
     )
     guide = replace(preset.guide, epochs=chosen.guide_epochs or preset.guide.epochs)
     epochs = chosen.autoencoder_epochs or preset.autoencoder_epochs
-    return replace(preset, gan=gan, guide=guide, autoencoder_epochs=epochs)
+    paper = replace(
+        preset.paper,
+        lattice_points=chosen.lattice_grid or preset.paper.lattice_points,
+        filters=chosen.filters or preset.paper.filters,
+    )
+    grid = replace(preset.grid, points=chosen.grid or preset.grid.points)
+    return replace(preset, grid=grid, gan=gan, guide=guide, autoencoder_epochs=epochs, paper=paper)
 
 
 def samples_of(knowledge: Knowledge) -> list[Sample]:
@@ -141,15 +147,17 @@ def autoencoder_of(
     cells = [anchored(s, 1)[0] for s in structures]
     # The shipped weights come from random crystals: every crystal is held out.
     files, held_out = shipped_autoencoder() if shipped else {}, cells
+    history: dict[str, list[float]] = {}
     if not shipped:
         order = np.random.default_rng(seed).permutation(len(cells))
         n_test = max(2, len(cells) // 10)
         held_out = [cells[i] for i in order[:n_test]]
-        files = train_autoencoders(
+        files, history = train_autoencoders(
             [cells[i] for i in order[n_test:]],
             elements,
             preset,
             seed,
+            held_out=held_out,
             progress=stage_progress("autoencoder"),
             log=log,
         )
@@ -158,5 +166,8 @@ def autoencoder_of(
     decoded = graphs.decode(graphs.encode(fitting))
     same = [d is not None and is_same(c, d) for c, d in zip(fitting, decoded, strict=True)]
     return AutoencoderArtifact(
-        files=files, match_fraction=sum(same) / len(held_out), held_out=len(held_out)
+        files=files,
+        match_fraction=sum(same) / len(held_out),
+        held_out=len(held_out),
+        history=history,
     )

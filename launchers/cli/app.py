@@ -23,6 +23,7 @@ from ccdcgan.launchers.cli import (
     hull,
     migrate,
     networks,
+    paper,
     predict,
     results,
     serve,
@@ -140,7 +141,11 @@ def check(
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("campaign.yaml"),
     preset: Annotated[
-        str, typer.Option(help="quickstart (minutes), workstation (hours) or paper (cluster).")
+        str,
+        typer.Option(
+            help="quickstart (minutes), workstation (hours), paper (cluster) or paper-small (its "
+            "networks, smaller: hours)."
+        ),
     ] = "quickstart",
 ) -> None:
     """Write a commented campaign file to edit."""
@@ -242,6 +247,7 @@ cluster.register(app)
 failures.register(app)
 results.register(app)
 hull.register(app)
+paper.register(app)
 migrate.register(app)
 adopt.register(app)
 predict.register(app)

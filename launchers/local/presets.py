@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ccdcgan.workflows.campaign import Campaign
 
-PRESETS = ("quickstart", "workstation", "paper")
+PRESETS = ("quickstart", "workstation", "paper", "paper-small")
 
 
 def preset_text(name: str) -> str:

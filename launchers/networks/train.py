@@ -299,7 +299,9 @@ class _Run:
             self.shipped,
             TrainingLog(log),
         )
-        return made.files, {"shipped": self.shipped, **made.model_dump(exclude={"files"})}
+        # The curves are in the log.
+        figures = made.model_dump(exclude={"files", "history"})
+        return made.files, {"shipped": self.shipped, **figures}
 
     def _constraint(self, files: Files, log: Path, checkpoint: Path) -> tuple[Files, Figures]:
         assert self.data.crystals is not None

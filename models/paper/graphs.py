@@ -14,6 +14,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.models.paper.networks import (
     AUTOENCODER,
+    EPSILON,
     ROW,
     build_paper_lattice_autoencoder,
     build_paper_sites_autoencoder,
@@ -29,6 +30,9 @@ from ccdcgan.models.representation.voxels import (
     lattice_from_metric,
 )
 from ccdcgan.models.training import TrainingLog, make_deterministic, watchers
+
+#: Batches that the mean picture is taken from.
+SEEN = 20
 
 
 @dataclass
@@ -147,37 +151,78 @@ def train_paper_autoencoders(
     epochs: int,
     seed: int,
     *,
+    filters: int = 64,
+    held_out: Sequence[Structure] = (),
     progress: Callable[[int, int], None] | None = None,
     log: TrainingLog | None = None,
-) -> tuple[keras.Model, keras.Model]:
+) -> tuple[keras.Model, keras.Model, dict[str, list[float]]]:
     """Train the sites and the lattice autoencoder on structures that fit into the cube.
 
     One sites autoencoder serves all elements (paper, Methods). The loss is eq. (5).
 
+    Parameters
+    ----------
+    filters
+        Channels of the convolutions.
+    held_out
+        Structures that fit, of which the losses are told, too; nothing depends on them.
+
     Returns
     -------
-    sites autoencoder, lattice autoencoder
+    sites autoencoder, lattice autoencoder, history
+        Losses by epoch: ``lattice training``, ``sites training``, and ``… test`` of the held out.
     """
     make_deterministic(seed)
-    parts = [_centred(s) for s in structures]
-    pictures = [
+    cells = [_Encoded(lattices_of(s), lattice_grid, seed) for s in (structures, held_out)]
+    atoms = [_Encoded(pictures_of(s, elements), grid, seed) for s in (structures, held_out)]
+    lattice = build_paper_lattice_autoencoder(lattice_grid.points, filters)
+    sites = build_paper_sites_autoencoder(grid.points, filters)
+    history: dict[str, list[float]] = {}
+    for number, (name, model, (training, test)) in enumerate(
+        (("lattice", lattice, cells), ("sites", sites, atoms))
+    ):
+        mean, norm = training.statistics()
+        start_at(model, mean)
+        model.compile(AUTOENCODER.build(EPSILON * norm), squared_error)
+        fitted = model.fit(
+            training,
+            epochs=epochs,
+            validation_data=test if len(test) else None,
+            callbacks=watchers(2 * epochs, progress, log, done=number * epochs),
+            verbose=0,
+        )
+        for key, kind in (("loss", "training"), ("val_loss", "test")):
+            if key in fitted.history:
+                history[f"{name} {kind}"] = [float(v) for v in fitted.history[key]]
+    return sites, lattice, history
+
+
+def pictures_of(
+    structures: Sequence[Structure], elements: Sequence[str]
+) -> list[NDArray[np.float64]]:
+    """Atoms of each element of each structure, Å from the middle of the cube (n_atoms, 3)."""
+    return [
         coords[[site.specie.symbol == element for site in structure]]
-        for structure, (_, coords) in zip(structures, parts, strict=True)
+        for structure in structures
+        for coords in [_centred(structure)[1]]
         for element in elements
     ]
-    lattices = np.stack([p[0] for p in parts])
-    sites = build_paper_sites_autoencoder(grid.points)
-    lattice = build_paper_lattice_autoencoder(lattice_grid.points)
-    for number, (model, data) in enumerate(
-        (
-            (lattice, _Encoded(lattices, lattice_grid, seed)),
-            (sites, _Encoded(pictures, grid, seed)),
-        )
-    ):
-        model.compile(AUTOENCODER.build(), squared_error)
-        calls = watchers(2 * epochs, progress, log, done=number * epochs)
-        model.fit(data, epochs=epochs, callbacks=calls, verbose=0)
-    return sites, lattice
+
+
+def lattices_of(structures: Sequence[Structure]) -> list[NDArray[np.float64]]:
+    """Lattices (3, 3), Å."""
+    return [_centred(structure)[0] for structure in structures]
+
+
+def start_at(autoencoder: keras.Model, mean: float) -> None:
+    """Let new weights predict the mean of the voxels everywhere, by the bias of the last layer.
+
+    At a bias of zero every voxel is one half, and most are far less. All steps then press the same
+    way, from whatever picture, until sigmoids and codes have no gradient left (docs/paper.md).
+    """
+    mean = min(max(mean, 1e-6), 1.0 - 1e-6)
+    last = autoencoder.get_layer("decoder").layers[-1]
+    last.bias.assign(np.full(last.bias.shape, np.log(mean / (1.0 - mean)), np.float32))
 
 
 def squared_error(voxels: Any, made: Any) -> Any:
@@ -190,7 +235,7 @@ def squared_error(voxels: Any, made: Any) -> Any:
 
 
 class _Encoded(keras.utils.PyDataset):
-    """Voxels made when they are needed, one sample a batch as in the paper."""
+    """Voxels made when they are needed."""
 
     def __init__(
         self, items: Sequence[FloatArray] | FloatArray, grid: SitesGrid | LatticeGrid, seed: int
@@ -203,6 +248,11 @@ class _Encoded(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
+
+    def statistics(self) -> tuple[float, float]:
+        """Mean of the voxels, and mean squared norm of a picture, of the first batches."""
+        voxels = np.concatenate([self[i][0] for i in range(min(len(self), SEEN))])
+        return float(voxels.mean()), float(np.square(voxels).sum((1, 2, 3, 4)).mean())
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.items))

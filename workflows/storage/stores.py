@@ -164,7 +164,12 @@ def keep_artifact(key: str, made: Artifact) -> Document:
 
 def stored_artifact(key: str, kind: type[A]) -> A | None:
     """The artifact under a key; None where there is none."""
-    found = current_store(DATA).query_one({"key": key})
+    return artifact_in(current_store(DATA), key, kind)
+
+
+def artifact_in(store: Store, key: str, kind: type[A]) -> A | None:
+    """The artifact under a key in a store; None where there is none."""
+    found = store.query_one({"key": key})
     return None if found is None else kind.model_validate(_unpack(found["value"]))
 
 

@@ -1,0 +1,1 @@
+"""The paper's figures of any campaign: for print, to look at, and as numbers."""
