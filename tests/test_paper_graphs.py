@@ -115,7 +115,7 @@ def test_a_crystal_comes_back_through_the_networks():
     crystals, elements = [crystal(), crystal(7.5)], ["Bi", "Se"]
     grid, lattice_grid = replace(PAPER_GRID, points=16), LatticeGrid(8)
     sites, lattice, history = train_paper_autoencoders(
-        crystals, elements, grid, lattice_grid, epochs=150, seed=0, filters=24
+        crystals, elements, grid, lattice_grid, epochs=300, seed=0, filters=16
     )
     graphs = PaperCrystalGraphs(elements, grid, sites, lattice, lattice_grid)
     empty = np.square(grid.encode(pictures_of(crystals, elements))).sum((1, 2, 3)).mean()

@@ -62,7 +62,7 @@ AUTOENCODER = PaperOptimizer(0.003, 0.9, 0.99, batch=16)
 #: gradients of eq. (5) grow. With a small one Adam takes steps of 0.003 however small the gradients
 #: are: while only what all pictures share is learnt, the codes of all of them drift to the same ±1,
 #: where their tanh has no gradient left (docs/paper.md).
-EPSILON = 1e-3
+EPSILON = 5e-4
 
 GAN = PaperOptimizer(0.002, 0.5, 0.999, batch=128)
 CONSTRAINT = PaperOptimizer(0.002, 0.5, 0.999, batch=128)
