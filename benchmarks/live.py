@@ -109,7 +109,8 @@ def main() -> None:
         folder = Path(name)
         (folder / "campaign.yaml").write_text("system: Bi-Se\n")
         begin = perf_counter()
-        store = embedded_store(folder).additional_stores[PHASES]
+        embedded: Any = embedded_store(folder)
+        store = embedded.additional_stores[PHASES]
         store.connect()
         made = phases(wanted.phases)
         store._collection.insert_many(made)
