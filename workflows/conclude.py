@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
+from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.confirm import (
     agreement,
     confirmations,
     without_hull,
 )
+from ccdcgan.workflows.describe import describe_best, parities, provenance_of
 from ccdcgan.workflows.documents import (
     AutoencoderFigures,
     Claim,
@@ -82,8 +85,10 @@ def conclude(
     knowledge = Knowledge.of_job(claims, campaign)
     phases = knowledge.phases
     with_stability(phases, examined.crystals if examined else [])
-    for rank, phase in enumerate(ranked(phases, campaign.thresholds), 1):
+    best = ranked(phases, campaign.thresholds)
+    for rank, phase in enumerate(best, 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
+    describe_best(best, phases, knowledge.documents)
     publish_phases(knowledge)
     history = outcome.history
     confirming = confirmed.entries if confirmed else []
@@ -109,7 +114,7 @@ def conclude(
         constraint=ConstraintFigures(
             mae_ev_per_atom=errors.mae, r2=errors.r2, held_out=errors.held_out
         ),
-        potential=history[-1].constraint.potential,
+        potential=_errors(history[-1]),
         rounds=[
             round_counts(phases, i, r.funnel, campaign.thresholds) for i, r in enumerate(history, 1)
         ],
@@ -124,7 +129,16 @@ def conclude(
         confirmed=_confirmed(phases, confirming, others, campaign),
         failed=failures,
         curves=[*_curves_of(autoencoder), *_curves(history)],
+        parity=parities(phases, history[-1].constraint),
+        latent=history[-1].latent,
+        provenance=provenance_of(campaign),
     )
+
+
+def _errors(report: RoundReport) -> PotentialErrors | None:
+    """Errors of a round's potential in numbers alone."""
+    errors = report.constraint.potential
+    return None if errors is None else replace(errors, parity=())
 
 
 def _left_out(proposed: ProposedOutput) -> dict[str, int]:

@@ -19,6 +19,7 @@ from ccdcgan.dft.structures.hull import Nearness, nearness
 from ccdcgan.dft.structures.moments import MagneticOrder
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.failures import FailedStructure, FailureCounts
+from ccdcgan.workflows.insight import LatentMap, Parity, Provenance, Relative
 from ccdcgan.workflows.notebook import html_table
 
 SCHEMA_VERSION = 1
@@ -233,6 +234,12 @@ class Phase(BaseModel):
     level_of_theory: LevelOfTheory
     stability: StabilityFigures | None = Field(None, description="Null where nobody has asked.")
     file: str | None = Field(None, description="CIF file in the campaign's folder.")
+    displacement: FiniteOrNone = Field(
+        None,
+        description="Root mean square of the atoms' displacements on relaxation, Å; null where "
+        "the crystal became another one, or nobody has asked.",
+    )
+    relative: Relative | None = Field(None, description="Null where nobody has asked.")
 
     _words = model_validator(mode="before")(relabelled)
 
@@ -480,3 +487,6 @@ class Outcome(BaseModel):
     confirmed: Confirmed = Confirmed()
     failed: list[FailedStructure] = Field([], description="Structures without a result.")
     curves: list[Curve]
+    parity: list[Parity] = []
+    latent: LatentMap | None = None
+    provenance: Provenance | None = None

@@ -16,15 +16,19 @@ from ccdcgan.dft.structures.spacegroups import in_groups
 from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import Potential
+from ccdcgan.models.representation.default import anchored
 from ccdcgan.models.representation.voxels import FloatArray
-from ccdcgan.models.sampling import POTENTIAL, Files
+from ccdcgan.models.sampling import POTENTIAL, SPACE, Files, crystal_graphs, load_space
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import Novelty, choose, region
+from ccdcgan.workflows.describe import latent_map
 from ccdcgan.workflows.documents import Candidate, Funnel, Origin
+from ccdcgan.workflows.insight import LatentMap
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
+from ccdcgan.workflows.propose import key_of
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sources.base import Context, Proposal
 from ccdcgan.workflows.sources.budget import rewards, shares
@@ -141,6 +145,20 @@ def generated(
     if not chosen:
         logger.warning("%s", funnel.nothing_chosen(number))
     return [pool.candidate(n) for n in chosen], funnel
+
+
+def mapped(knowledge: Knowledge, files: Files, candidates: Sequence[Candidate]) -> LatentMap | None:
+    """Known crystals and candidates in the space of the generator."""
+    campaign = knowledge.campaign
+    space, _ = load_space(files[SPACE])
+    graphs = crystal_graphs(campaign.elements, preset_of(campaign), files)
+    named = [(s.key, s.structure) for s in knowledge.samples]
+    named += [(key_of(c, campaign.relaxation), c.structure) for c in candidates]
+    cells = [(key, anchored(structure, 1)[0]) for key, structure in named]
+    fitting = {key: cell for key, cell in cells if graphs.fits(cell)}
+    if not fitting:
+        return None
+    return latent_map(list(fitting), space.forward(graphs.encode(list(fitting.values()))))
 
 
 def proposed(context: Context) -> list[Proposal]:

@@ -86,6 +86,7 @@ class RoundMaker(Maker):
             "constraint": constraint.output,
             "gan": gan.output,
             "generation_seconds": drawn.output["seconds"],
+            "latent": drawn.output["latent"],
         }
         following = self.make(
             entries, autoencoder, campaign, number + 1, [*history, report], relax.output

@@ -40,7 +40,7 @@ class GenerateMaker(Maker):
     ) -> GeneratedOutput:
         """Candidates for relaxation, and the funnel that led to them."""
         # Keras takes seconds to import: whoever only makes or reads this job needs none of it.
-        from ccdcgan.workflows.drawing import generated
+        from ccdcgan.workflows.drawing import generated, mapped
 
         start = monotonic()
         key, earlier = generated_keys(gan.key, campaign)
@@ -49,7 +49,8 @@ class GenerateMaker(Maker):
             files = load_files(autoencoder, constraint, gan)
             knowledge = Knowledge.of_job(entries, campaign)
             candidates, funnel = generated(knowledge, files, constraint.properties, gan.key, number)
-            return GeneratedArtifact(candidates=candidates, funnel=funnel)
+            latent = mapped(knowledge, files, candidates)
+            return GeneratedArtifact(candidates=candidates, funnel=funnel, latent=latent)
 
         artifact = cached_artifact(key, GeneratedArtifact, generate, earlier)
         return GeneratedOutput.of(artifact, seconds=monotonic() - start)

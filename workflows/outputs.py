@@ -11,6 +11,7 @@ from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import PotentialErrors
 from ccdcgan.workflows.documents import Artifact, Candidate, Claim, Funnel
+from ccdcgan.workflows.insight import LatentMap
 
 #: atomate2's document of a run, as it is stored.
 TaskDocument = dict[str, Any]
@@ -117,6 +118,7 @@ class GeneratedArtifact(Artifact):
 
     candidates: list[Candidate]
     funnel: Funnel
+    latent: LatentMap | None = None
 
 
 class GeneratedOutput(Timed):
@@ -124,6 +126,7 @@ class GeneratedOutput(Timed):
 
     candidates: list[Candidate]
     funnel: Funnel
+    latent: LatentMap | None = None
 
 
 class Examined(BaseModel):
@@ -150,6 +153,7 @@ class RoundReport(BaseModel):
     gan: GanOutput
     generation_seconds: float
     relaxation_seconds: float = Field(0.0, description="Zero until the round has ended.")
+    latent: LatentMap | None = Field(None, description="What it knew and what it has chosen.")
 
 
 class RoundsOutput(BaseModel):

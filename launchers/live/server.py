@@ -161,7 +161,7 @@ class App:
         if rows["campaign"].nunique() > 1 or rows["system"].nunique() > 1:
             caption = "Each campaign has a hull of its own: choose one to see it."
             return to_json({"figure": None, "caption": caption, "keys": []})
-        nearest = rows.sort_values(["e_above_hull", "uid"]).head(MOST_POINTS)
+        nearest = rows.nsmallest(MOST_POINTS, "e_above_hull")
         found = {
             f"{nearest['campaign'].iloc[0]}:{phase.id}": phase
             for phase in self._live.source.phases(list(nearest["uid"]))

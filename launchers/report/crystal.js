@@ -78,6 +78,7 @@ function describeNothing(title, reason) {
   byId("viewer-group").textContent = reason;
   byId("viewer-legend").replaceChildren();
   byId("viewer-facts").replaceChildren();
+  byId("viewer-next").hidden = true;
 }
 
 function describe(structure, elements) {
@@ -104,7 +105,12 @@ function describe(structure, elements) {
     ["second opinion", structure.second],
     ["origin", structure.origin],
     ["file", structure.file],
+    ...structure.facts,
   ];
+  byId("viewer-steps").replaceChildren(
+    ...structure.steps.map((step) => element("code", step)),
+  );
+  byId("viewer-next").hidden = !structure.steps.length;
   byId("viewer-facts").replaceChildren(
     ...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
   );

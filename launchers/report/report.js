@@ -1,5 +1,7 @@
 const report = JSON.parse(byId("report-data").textContent);
 const viewer = new CrystalViewer(byId("crystal"), report.elements);
+const turning = report.turning
+  && new TurningHull(byId("turning"), report.turning, (key) => select(key, true));
 
 function select(key, show) {
   const structure = report.structures[key];
@@ -14,6 +16,7 @@ function select(key, show) {
       "Of a large run only the best structures are embedded; see the run's database.");
   }
   ring(Number(key));
+  if (turning) turning.choose(Number(key));
   if (show) reveal();
 }
 
@@ -26,12 +29,15 @@ const drawn = Object.entries(report.figures).map(([id, figure]) => Plotly.newPlo
   byId(id), figure.data, figure.layout, id === "hull" ? hullOptions(figure.layout) : plain,
 ));
 Promise.all(drawn).then(() => {
-  const plot = byId("hull");
-  plot.on("plotly_click", (event) => {
-    const key = event.points[0].customdata;
-    if (key !== undefined) select(key, true);
-  });
+  for (const id of ["hull", "latent"]) {
+    if (byId(id)) {
+      byId(id).on("plotly_click", (event) => {
+        const key = event.points[0].customdata;
+        if (key !== undefined) select(key, true);
+      });
+    }
+  }
   if (report.start !== null) select(report.start, false);
-  window.hullPoints = pointsOf(plot);
+  window.hullPoints = pointsOf(byId("hull"));
   window.reportReady = true;
 });

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,13 +25,17 @@ class Shown:
     second: str
     origin: str
     file: str
+    facts: list[tuple[str, str]]
+    steps: list[str]
     matrix: list[list[float]]
     species: list[str]
     frac: list[float]
 
     @classmethod
-    def of(cls, phase: Phase) -> Shown:
-        """A phase."""
+    def of(
+        cls, phase: Phase, facts: Sequence[tuple[str, str]] = (), steps: Sequence[str] = ()
+    ) -> Shown:
+        """A phase, further facts by name, and what to do next."""
         structure = phase.structure
         return cls(
             formula=phase.formula,
@@ -42,6 +46,8 @@ class Shown:
             second=_second(phase),
             origin=origin_text(phase),
             file=phase.file or "–",
+            facts=list(facts),
+            steps=list(steps),
             matrix=structure.lattice.matrix.round(5).tolist(),
             species=[next(iter(site.species)).symbol for site in structure],
             frac=structure.frac_coords.round(5).ravel().tolist(),

@@ -13,18 +13,30 @@ from plotly.offline import get_plotlyjs
 
 from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.launchers.report import sections
+from ccdcgan.launchers.report.best import told
 from ccdcgan.launchers.report.confirmation import confirmation
 from ccdcgan.launchers.report.failures import failed
 from ccdcgan.launchers.report.figures import (
     NumberedPhase,
+    Plotly,
     curve_figure,
     funnel_figure,
     is_generated,
 )
 from ccdcgan.launchers.report.headline import cards, headline
 from ccdcgan.launchers.report.hull import ON_HULL, hull_figure
+from ccdcgan.launchers.report.insight import (
+    latent_figure,
+    learnt,
+    parity_figure,
+    provenance,
+    yield_figure,
+    yields,
+)
+from ccdcgan.launchers.report.limits import limits
 from ccdcgan.launchers.report.points import amounts
 from ccdcgan.launchers.report.stability import stability
+from ccdcgan.launchers.report.turning import turning_hull
 from ccdcgan.launchers.report.viewer import Shown, balls
 from ccdcgan.workflows.documents import Outcome, Phase
 
@@ -47,28 +59,39 @@ def write_report(path: Path, outcome: Outcome) -> None:
         The results of the campaign.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page(outcome))
+    write_atomically(path, page(outcome, path.absolute().parent.name))
 
 
-def page(outcome: Outcome) -> str:
-    """The report of a campaign's results as HTML with all that it needs in it."""
+def page(outcome: Outcome, folder: str = "FOLDER") -> str:
+    """The report of a campaign's results as HTML with all that it needs in it.
+
+    Parameters
+    ----------
+    outcome, folder
+        The results, and the name of the folder that they lie in, for the commands to go on with.
+    """
     summary, phases = outcome.summary, outcome.phases
     ranked = _ranked(phases)
     best = [phase for _, phase in ranked]
     hull, caption = hull_figure(summary.system, phases)
-    figures = {"hull": hull}
+    drawn: dict[str, Plotly | None] = {"hull": hull}
     if summary.rounds:
-        figures["funnel"] = funnel_figure(summary.rounds)
-    figures |= {f"curve-{i}": curve_figure(curve) for i, curve in enumerate(outcome.curves)}
-    structures = _structures(phases, ranked[:MAX_ROWS])
+        drawn["funnel"] = funnel_figure(summary.rounds)
+        drawn["yield"] = yield_figure(summary.rounds)
+    drawn |= {f"curve-{i}": curve_figure(curve) for i, curve in enumerate(outcome.curves)}
+    drawn |= {f"parity-{i}": parity_figure(p, i) for i, p in enumerate(outcome.parity)}
+    drawn["latent"] = latent_figure(outcome.latent, phases) if outcome.latent else None
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    structures = _structures(outcome, ranked[:MAX_ROWS], folder)
     data = {
         "figures": figures,
         "structures": {i: asdict(crystal) for i, crystal in structures.items()},
+        "turning": turning_hull(summary.system, phases),
         "elements": {symbol: b._asdict() for symbol, b in balls(structures.values()).items()},
         "start": _start(phases, ranked),
     }
     plotly = asset("plotly.js")
-    script = asset("viewer.js") + asset("crystal.js") + asset("report.js")
+    script = "".join(map(asset, ("viewer.js", "crystal.js", "turning.js", "report.js")))
     heading = sections.text(f"{'–'.join(summary.system)} crystals")
     return Template(asset("template.html")).substitute(
         policy=_policy(plotly, script),
@@ -81,6 +104,10 @@ def page(outcome: Outcome) -> str:
         cards=cards(summary, best),
         phases=len(phases),
         hull_caption=sections.text(caption),
+        turning=asset("turning.html") if data["turning"] else "",
+        limits=limits(outcome),
+        learnt=learnt(outcome, figures),
+        yields=yields(figures),
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
         confirmed=confirmation(summary.level_of_theory.engine, outcome.confirmed),
         stability=stability(phases),
@@ -89,7 +116,7 @@ def page(outcome: Outcome) -> str:
         funnel=sections.funnel(summary),
         database=sections.database(summary.database),
         curves=sections.curves(outcome.curves),
-        method=sections.method(summary),
+        method=sections.method(summary) + provenance(outcome),
         data=_json(data),
         plotly=plotly,
         script=script,
@@ -123,17 +150,23 @@ def _start(phases: Sequence[Phase], ranked: Sequence[NumberedPhase]) -> int | No
     return min(range(len(phases)), key=order, default=None)
 
 
-def _structures(phases: Sequence[Phase], listed: Sequence[NumberedPhase]) -> dict[str, Shown]:
+def _structures(outcome: Outcome, listed: Sequence[NumberedPhase], folder: str) -> dict[str, Shown]:
     # All structures of a usual run are embedded. Of a run with more than 600 the page holds those
     # of the table, the members of the hull and the 400 lowest: enough to look at, and the file
     # stays small; for the others the viewer says that they are not here.
+    phases = outcome.phases
     chosen = set(range(len(phases)))
     if len(phases) > MAX_STRUCTURES:
         placed = {i: p.e_above_hull for i, p in enumerate(phases) if p.e_above_hull is not None}
         lowest = sorted(placed, key=lambda i: placed[i])[:BEST_STRUCTURES]
         members = {i for i, distance in placed.items() if distance <= ON_HULL}
         chosen = {i for i, _ in listed} | members | set(lowest)
-    return {str(i): Shown.of(phases[i]) for i in sorted(chosen)}
+    ranks = {i: rank for rank, (i, _) in enumerate(listed, 1)}
+    confirmed = {c.id: c for c in outcome.confirmed.crystals}
+    return {
+        str(i): Shown.of(phases[i], *told(phases[i], ranks.get(i), confirmed, folder))
+        for i in sorted(chosen)
+    }
 
 
 def asset(name: str) -> str:

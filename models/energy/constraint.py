@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 from scipy.linalg import block_diag, cholesky, solve, solve_triangular
 
 from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattled
-from ccdcgan.models.energy.errors import PropertyErrors
+from ccdcgan.models.energy.errors import MOST_PAIRS, PropertyErrors
 from ccdcgan.models.presets import ConstraintSettings
 from ccdcgan.models.representation.voxels import FloatArray
 
@@ -351,6 +351,7 @@ def _errors(
         near_hull=int(near.sum()),
         spread=float(members.std(1).mean()),
         unrelaxed=float(np.sqrt((missed**2).mean())),
+        parity=list(zip(truth.tolist(), predicted.tolist(), strict=True))[:MOST_PAIRS],
     )
 
 

@@ -6,6 +6,9 @@ from pydantic import BaseModel, Field
 
 from ccdcgan.dft.finite import FiniteOrNone
 
+#: Most pairs of true and predicted values that are kept.
+MOST_PAIRS = 200
+
 
 class PropertyErrors(BaseModel):
     """Errors for one property, in its unit; those near the hull are missing where none is."""
@@ -25,4 +28,7 @@ class PropertyErrors(BaseModel):
         None,
         description="Root mean square error where crystals near the hull are judged by what they "
         "were relaxed from; by rattled copies where there is none. The paper's has none.",
+    )
+    parity: list[tuple[float, float]] = Field(
+        [], description="True and predicted values of the first crystals that were held out."
     )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve
 
+from ccdcgan.models.energy.errors import MOST_PAIRS
 from ccdcgan.models.energy.power_spectrum import PAIR, Geometry, Neighbours, Surroundings
 from ccdcgan.models.representation.voxels import FloatArray
 
@@ -132,6 +133,8 @@ class PotentialErrors:
         Rank correlation of true and predicted energies per atom; None where one is all the same.
     used
         Whether the potential is good enough to be used: see `MOST_ERROR`.
+    parity
+        True and predicted energies of some of these frames, eV/atom.
     """
 
     energy_mae: float
@@ -141,6 +144,7 @@ class PotentialErrors:
     guess_mae: float | None = None
     spearman: float | None = None
     used: bool = True
+    parity: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:
         guess = "" if self.guess_mae is None else f", those of a guess by {self.guess_mae:.3f}"
@@ -210,6 +214,8 @@ def _errors(
     rank = float(spearmanr(energies, true).statistic) if varied else None
     forces = np.concatenate([f.forces for f in frames])
     missed = np.concatenate([f for _, f in found]) - forces
+    # Frames of one relaxation follow each other.
+    some = np.linspace(0, len(frames) - 1, min(MOST_PAIRS, len(frames))).round().astype(int)
     return PotentialErrors(
         energy_mae=mae,
         force_mae=float(np.abs(missed).mean()),
@@ -218,6 +224,7 @@ def _errors(
         guess_mae=guess,
         spearman=rank,
         used=mae < MOST_ERROR * guess and rank is not None and rank > LEAST_RANK,
+        parity=tuple(zip(true[some].tolist(), energies[some].tolist(), strict=True)),
     )
 
 

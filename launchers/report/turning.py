@@ -1,0 +1,66 @@
+"""The hull of three elements as a body over the triangle, which the page's script turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.spatial import ConvexHull, QhullError
+
+from ccdcgan.launchers.report.figures import is_generated
+from ccdcgan.launchers.report.hull import COLOUR_TOP, ON_HULL
+from ccdcgan.launchers.report.points import formation, fractions
+from ccdcgan.workflows.documents import Phase
+
+#: Most points: a canvas draws so many while it is turned.
+MOST = 3000
+
+
+def turning_hull(system: Sequence[str], phases: Sequence[Phase]) -> dict[str, Any] | None:
+    """Points and facets of the hull of three elements; None of another number.
+
+    Returns
+    -------
+    dict
+        ``elements``; ``points`` of [phase, a, b, c, formation energy, distance to the hull,
+        whether generated], nearest to the hull last; ``edges`` of the lower hull, each two of
+        [a, b, c, energy]; ``top``, the energy of the colour scale's end (eV/atom).
+    """
+    if len(system) != 3:
+        return None
+    drawn = [
+        (i, p, e, p.e_above_hull)
+        for i, p in enumerate(phases)
+        if (e := formation(p)) is not None and p.e_above_hull is not None
+    ]
+    drawn.sort(key=lambda item: item[3])
+    drawn = drawn[:MOST]
+    corners = [([float(i == j) for j in range(3)], 0.0) for i in range(3)]
+    members = [(fractions(p, system), e) for _, p, e, distance in drawn if distance <= ON_HULL]
+    return {
+        "elements": list(system),
+        "points": [
+            [i, *fractions(p, system), round(e, 4), round(distance, 4), is_generated(p)]
+            for i, p, e, distance in reversed(drawn)
+        ],
+        "edges": _edges([*corners, *(m for m in members if max(m[0]) < 1)]),
+        "top": COLOUR_TOP,
+    }
+
+
+def _edges(vertices: Sequence[tuple[Sequence[float], float]]) -> list[list[list[float]]]:
+    """Edges of the lower hull of compositions and energies, each once."""
+    # Qhull needs a body: a point far above all closes it.
+    points = np.array([[*x[:2], e] for x, e in vertices])
+    closed = np.vstack([points, [1 / 3, 1 / 3, 10.0]])
+    apex = len(points)
+    try:
+        facets = ConvexHull(closed).simplices
+    except QhullError:
+        facets = np.zeros((0, 3), int)
+    lower = [facet for facet in facets if apex not in facet]
+    found = {tuple(sorted((int(f[i]), int(f[i - 1])))) for f in lower for i in range(3)}
+    if not found:
+        found = {(0, 1), (1, 2), (0, 2)}
+    return [[[*vertices[k][0], round(vertices[k][1], 4)] for k in edge] for edge in sorted(found)]
