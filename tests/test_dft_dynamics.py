@@ -16,6 +16,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.dynamics.elasticity import elasticity_of
 from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of, supercell_of
+from ccdcgan.dft.dynamics.spectrum import spectrum_of
 from ccdcgan.dft.structures.symmetry import FloatArray
 
 #: THz to eV.
@@ -63,6 +64,24 @@ def test_frequencies_are_those_of_ase(copper: Atoms, tmp_path) -> None:
     # ASE's q-points are fractions of the same reciprocal vectors.
     energies = ase.band_structure(np.array([point]))[0]
     assert own == pytest.approx(np.sort(energies) / PLANCK, rel=0.01)
+
+
+def test_the_spectrum_is_that_of_the_frequencies(copper: Atoms) -> None:
+    found = phonons_of(structure_of(copper), forces)
+    spectrum = spectrum_of(found)
+    assert spectrum is not None
+    bands = np.array(spectrum.bands)
+    assert bands.shape == (3, len(spectrum.distances))
+    assert [name for _, name in spectrum.ticks][:2] == ["G", "X"]
+    assert np.abs(bands[:, 0]).max() < 0.02 and bands.min() > -0.1
+    # Known of X in fcc: two transverse modes of one frequency below the longitudinal one.
+    found.phonopy.run_qpoints([[0.5, 0.5, 0.0]])
+    own = np.sort(found.phonopy.get_qpoints_dict()["frequencies"][0])
+    at = spectrum.distances.index(spectrum.ticks[1][0])
+    assert np.sort(bands[:, at]) == pytest.approx(own, abs=2e-3)
+    assert own[0] == pytest.approx(own[1], abs=1e-3) and own[2] > own[1]
+    # Every mode of the primitive cell once.
+    assert np.trapezoid(spectrum.density, spectrum.frequencies) == pytest.approx(3, rel=0.05)
 
 
 def test_what_is_not_stable_is_followed_to_something_lower() -> None:

@@ -161,9 +161,14 @@ def failures(number: int = 3) -> list[FailedStructure]:
 
 
 def outcome(
-    summary: dict[str, Any], phases: list[dict[str, Any]], curves: Any = (), failed: Any = ()
+    summary: dict[str, Any],
+    phases: list[dict[str, Any]],
+    curves: Any = (),
+    failed: Any = (),
+    **more: Any,
 ) -> Outcome:
-    return Outcome(summary=summary, phases=phases, curves=list(curves), failed=list(failed))
+    found = {"summary": summary, "phases": phases, "curves": curves, "failed": failed, **more}
+    return Outcome.model_validate(found)
 
 
 def page_of(
@@ -249,6 +254,101 @@ def test_four_elements_are_drawn_by_formula(tmp_path: Path) -> None:
     assert "more than three elements" in page
 
 
+def test_what_limits_the_funnel_is_said_in_words(tmp_path: Path) -> None:
+    summary = a_summary()
+    for counts in summary["rounds"]:
+        counts["distinct_within"] = {"0.1": 3, "0.025": 0, "0": 0}
+    page, _ = page_of(tmp_path, summary, bismuth_selenide())
+    listed = html.unescape(page[page.index('<ul class="limits">') :].partition("</ul>")[0])
+    assert "Of 1\u202f500 candidates 72% could be decoded and 31% are sane" in listed
+    assert "Most decoded crystals are not sane" in listed
+    assert "Of 225 that were relaxed 80% converged, 20% are new, and 3% are new and" in listed
+    assert "known already" in listed and "(135)" in listed
+    none = {**summary, "rounds": [{**summary["rounds"][0], "sampled": 0}]}
+    assert "limits" not in page_of(tmp_path, none, [])[0].partition("</style>")[2]
+
+
+def further(phases: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a report tells beside phases and counts."""
+    line = [0.1 * i for i in range(5)]
+    return {
+        "parity": [{"title": f"<b>{HOSTILE}", "pairs": [(-0.1, -0.2), (0.3, 0.3)]}],
+        "latent": {
+            "ids": [p["id"] for p in phases],
+            "points": [(i, -i) for i in range(len(phases))],
+            "explained": (0.4, 0.2),
+        },
+        "spectra": {
+            phases[6]["id"]: {
+                "distances": line,
+                "bands": [line, line, line],
+                "ticks": [(0.0, "G"), (0.4, "X")],
+                "frequencies": line,
+                "density": line,
+            }
+        },
+        "provenance": {
+            "campaign": {"system": ["Bi", "Se"], "note": HOSTILE, "loop": {"relaxations": 75}},
+            "digest": "c0ffee",
+            "versions": {"python": "3.12.1", "numpy": "2.1.0"},
+        },
+    }
+
+
+def told_of(phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same phases, one of them with all that is told of the best."""
+    low, other = phases[6], phases[7]
+    stable = {"lowest_frequency_thz": -0.02, "dynamically_stable": True, "born_stable": True}
+    low |= {"displacement": 0.123, "stability": stable, "spacegroup": "Fm-3m (225)"}
+    low["relative"] = {
+        "kinship": "substitution",
+        "formula": "BiTe",
+        "origin": f"prototype {HOSTILE}",
+        "among": 4,
+    }
+    other["relative"] = {"kinship": "neither", "among": 4}
+    return phases
+
+
+def test_the_best_have_symmetry_relatives_and_next_steps(tmp_path: Path) -> None:
+    phases = told_of(bismuth_selenide())
+    path = tmp_path / "my-run" / "report.html"
+    write_report(path, outcome(a_summary(), phases, **further(phases)))
+    source = path.read_text()
+    data = json.loads(source.split('id="report-data">')[1].partition("</script>")[0])
+    facts, steps = data["structures"]["6"]["facts"], data["structures"]["6"]["steps"]
+    assert dict(facts)["symmetry"] == "Fm-3m (225) within 0.1 Å, P1 (1) within 0.01 Å"
+    assert dict(facts)["nearest known"].startswith("BiTe, its structure, elements aside (prototy")
+    assert dict(facts)["moved on relaxation"] == "0.123 Å (root mean square)"
+    assert "lowest frequency −0.02 THz" in dict(facts)["phonons"]
+    assert len(steps) == 1 and steps[0].startswith("confirm: {count: 1, relaxation: {engine:")
+    assert data["structures"]["7"]["steps"][0] == "ccdcgan stability my-run --count 2"
+    assert "none among 4" in dict(data["structures"]["7"]["facts"])["nearest known"]
+    assert data["structures"]["2"]["steps"] == []
+    assert {"latent", "parity-0", "phonons-0", "funnel"} <= set(data["figures"])
+    assert sum(len(t["customdata"]) for t in data["figures"]["latent"]["data"]) == 8
+    head = source.partition('<script type="application/json"')[0]
+    assert "python 3.12.1" in head and "relaxations: 75" in head and "c0ffee" in head
+    assert "75 of 150 relaxations" not in head and "All 150 relaxations" in html.unescape(head)
+
+
+def test_a_ternary_has_a_body_that_turns(tmp_path: Path) -> None:
+    phases = [
+        *(phase(element(name), 0.0, 0.0, "element") for name in ("Bi", "Se", "Pb")),
+        phase(rocksalt("Pb", "Se"), -0.5, 0.0),
+        phase(rocksalt("Bi", "Se"), -0.2, 0.04, "generated"),
+    ]
+    _, data = page_of(tmp_path, a_summary(("Bi", "Se", "Pb")), phases)
+    body = data["turning"]
+    assert sorted(p[0] for p in body["points"]) == [0, 1, 2, 3, 4]
+    assert [4, 0.5, 0.5, 0.0, -0.2, 0.04, True] in body["points"]
+    # PbSe on the edge Se–Pb splits the triangle in two.
+    edges = [sorted(tuple(end[:3]) for end in edge) for edge in body["edges"]]
+    apart = [sorted([(1.0, 0.0, 0.0), (0.0, 0.5, 0.5)]), sorted([(0, 1, 0), (0, 0, 1)])]
+    assert apart[0] in edges and apart[1] not in edges and len(edges) == 5
+    assert page_of(tmp_path, a_summary(), bismuth_selenide())[1]["turning"] is None
+
+
 def test_a_learnt_potential_has_its_errors_in_the_headline(tmp_path: Path) -> None:
     words = "potential learnt on the way"
     assert words not in page_of(tmp_path, a_summary(), [])[0]
@@ -313,9 +413,10 @@ def test_a_large_run_embeds_only_the_structures_worth_seeing(tmp_path: Path) -> 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("report")
+    phases = told_of(bismuth_selenide())
     write_report(
         folder / "report.html",
-        outcome(a_summary(), bismuth_selenide(), some_curves(), failures()),
+        outcome(a_summary(), phases, some_curves(), failures(), **further(phases)),
     )
     with chromium(folder) as browser:
         yield opened(browser, (folder / "report.html").as_uri(), "reportReady")
@@ -407,6 +508,35 @@ def test_everybody_can_read_and_reach_all_of_it(page: Any) -> None:
     page.execute_script("arguments[0].focus()", rows[0])
     ActionChains(page).send_keys(Keys.ENTER).perform()
     assert title(page) == "BiSe"
+
+
+def test_a_ternary_hull_turns_and_is_clicked(page: Any, tmp_path: Path) -> None:
+    phases = [
+        *(phase(element(name), 0.0, 0.0, "element") for name in ("Bi", "Se", "Pb")),
+        phase(rocksalt("Pb", "Se"), -0.5, 0.0),
+        phase(rocksalt("Bi", "Se"), -0.2, 0.04, "generated"),
+    ]
+    write_report(tmp_path / "ternary.html", outcome(a_summary(("Bi", "Se", "Pb")), phases))
+    before = page.current_url
+    opened(page, (tmp_path / "ternary.html").as_uri(), "reportReady")
+    from selenium.webdriver import ActionChains, Keys
+
+    canvas = page.find_element("id", "turning")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    picture = "return document.getElementById('turning').toDataURL()"
+    first = page.execute_script(picture)
+    page.execute_script("arguments[0].focus()", canvas)
+    ActionChains(page).send_keys(Keys.ARROW_LEFT).perform()
+    assert page.execute_script(picture) != first
+    for key, name in ((3, "PbSe"), (4, "BiSe")):
+        x, y = page.execute_script(
+            f"const s = turning.spots.find((p) => p.key === {key}); const c = turning.canvas;"
+            "return [s.x - c.clientWidth / 2, s.y - c.clientHeight / 2];"
+        )
+        page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        ActionChains(page).move_to_element_with_offset(canvas, x, y).click().perform()
+        assert title(page) == name
+    opened(page, before, "reportReady")
 
 
 def test_nothing_is_asked_of_the_network_and_nothing_fails(page: Any) -> None:

@@ -84,7 +84,8 @@ def conclude(
     claims = [*outcome.entries, *(followed.entries if followed else [])]
     knowledge = Knowledge.of_job(claims, campaign)
     phases = knowledge.phases
-    with_stability(phases, examined.crystals if examined else [])
+    crystals = examined.crystals if examined else []
+    with_stability(phases, crystals)
     best = ranked(phases, campaign.thresholds)
     for rank, phase in enumerate(best, 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
@@ -131,6 +132,7 @@ def conclude(
         curves=[*_curves_of(autoencoder), *_curves(history)],
         parity=parities(phases, history[-1].constraint),
         latent=history[-1].latent,
+        spectra={c.id: s for c in crystals if (s := c.stability.spectrum)},
         provenance=provenance_of(campaign),
     )
 

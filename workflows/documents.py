@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pymatgen.core import Structure
 
-from ccdcgan.dft.dynamics.document import StabilityFigures
+from ccdcgan.dft.dynamics.document import Spectrum, StabilityFigures
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.dft.relaxation.document import Relaxation, is_finite
@@ -489,4 +489,5 @@ class Outcome(BaseModel):
     curves: list[Curve]
     parity: list[Parity] = []
     latent: LatentMap | None = None
+    spectra: dict[str, Spectrum] = Field({}, description="Phonons, by ids of phases.")
     provenance: Provenance | None = None

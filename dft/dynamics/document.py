@@ -29,6 +29,18 @@ class StabilityFigures(BaseModel):
     problem: str | None = Field(None, description="Why something is missing.")
 
 
+class Spectrum(BaseModel):
+    """Phonons of a crystal: dispersion along the usual path, and density of states."""
+
+    distances: list[float] = Field(description="Of the points along the path, 1/Å without 2π.")
+    bands: list[list[float]] = Field(
+        description="Frequencies of each band at the points, THz; imaginary ones are negative."
+    )
+    ticks: list[tuple[float, str]] = Field(description="Points of high symmetry, by distance.")
+    frequencies: list[float] = Field(description="Of the density of states, THz.")
+    density: list[float] = Field(description="States of the primitive cell per THz.")
+
+
 class Stability(StabilityFigures):
     """Stability of a crystal, and how it was found."""
 
@@ -42,6 +54,7 @@ class Stability(StabilityFigures):
     elastic_tensor_gpa: list[list[float]] | None = Field(
         None, description="In Voigt's notation and IEEE's axes."
     )
+    spectrum: Spectrum | None = Field(None, description="Null of earlier versions.")
     followed: StoredStructure | None = Field(
         None, description="Displaced along the lowest mode, where that is imaginary."
     )

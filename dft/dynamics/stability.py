@@ -15,6 +15,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from ccdcgan.dft.dynamics.document import Stability
 from ccdcgan.dft.dynamics.elasticity import elasticity_of
 from ccdcgan.dft.dynamics.phonons import TooLargeError, followed, phonons_of
+from ccdcgan.dft.dynamics.spectrum import spectrum_of
 from ccdcgan.dft.engines.vasp.forces import ByVasp, NoForcesError
 from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.key import elements_of
@@ -148,6 +149,7 @@ def _add_phonons(found: Stability, route: Route, cell: Structure) -> None:
     found.lowest_frequency_thz = phonons.lowest
     found.wave_vector, found.supercell = list(phonons.wave_vector), list(phonons.supercell)
     found.dynamically_stable = phonons.is_stable
+    found.spectrum = spectrum_of(phonons)
     found.followed = None if phonons.is_stable else followed(phonons)
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ccdcgan.dft.dynamics.document import VERDICTS
-from ccdcgan.launchers.report.figures import energy, formula_html
+from ccdcgan.dft.dynamics.document import VERDICTS, Spectrum
+from ccdcgan.launchers.report.figures import (
+    INK,
+    Plotly,
+    axis,
+    energy,
+    formula_html,
+    layout,
+    plotly_text,
+)
 from ccdcgan.launchers.report.sections import spacegroup_html, table, text
 from ccdcgan.workflows.documents import Phase
 
+#: Crystals whose phonons are drawn.
+MOST = 10
 
-def stability(phases: Sequence[Phase]) -> str:
+
+def stability(phases: Sequence[Phase], spectra: Mapping[str, Spectrum]) -> str:
     """The section with all that were examined; nothing where nobody has asked."""
     examined = [p for p in phases if p.stability is not None]
     if not examined:
@@ -32,8 +43,63 @@ def stability(phases: Sequence[Phase]) -> str:
     return (
         '<section aria-labelledby="h-stability"><h2 id="h-stability">Phonons and elastic '
         f"constants</h2>{table(heads, map(_row, examined), 'tall')}"
-        f'<p class="caption">{caption}</p></section>'
+        f'<p class="caption">{caption}</p>{_plots(phases, spectra)}</section>'
     )
+
+
+def drawn(phases: Sequence[Phase], spectra: Mapping[str, Spectrum]) -> list[Phase]:
+    """Those whose phonons are drawn."""
+    return [p for p in phases if p.id in spectra][:MOST]
+
+
+def _plots(phases: Sequence[Phase], spectra: Mapping[str, Spectrum]) -> str:
+    plots = "".join(
+        f"<div><h3>{formula_html(p.formula)} {spacegroup_html(p.spacegroup)}</h3>"
+        f'<div id="phonons-{i}" class="plot"></div></div>'
+        for i, p in enumerate(drawn(phases, spectra))
+    )
+    return f'<div class="gap"></div><div class="two">{plots}</div>' if plots else ""
+
+
+def spectrum_figure(spectrum: Spectrum) -> Plotly:
+    """Dispersion of phonons, and beside it their density of states."""
+    line = {"type": "scatter", "mode": "lines", "showlegend": False}
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for band in spectrum.bands:
+        # A gap, so that one trace has all bands.
+        xs += [*spectrum.distances, None]
+        ys += [*band, None]
+    bands = {
+        **line,
+        "x": xs,
+        "y": ys,
+        "line": {"color": "#1d4ed8", "width": 1.2},
+        "hovertemplate": "%{y:.2f} THz<extra></extra>",
+    }
+    states = {
+        **line,
+        "x": spectrum.density,
+        "y": spectrum.frequencies,
+        "xaxis": "x2",
+        "fill": "tozerox",
+        "line": {"color": INK, "width": 1.2},
+        "hoverinfo": "skip",
+    }
+    frame = layout(
+        dragmode=False,
+        height=360,
+        xaxis=axis(
+            "",
+            domain=[0, 0.74],
+            range=[0, max(spectrum.distances)],
+            tickvals=[place for place, _ in spectrum.ticks],
+            ticktext=[plotly_text(name).replace("G", "Γ") for _, name in spectrum.ticks],
+        ),
+        xaxis2=axis("states / THz", domain=[0.78, 1], showticklabels=False, rangemode="tozero"),
+        yaxis=axis("frequency / THz", zeroline=True, zerolinecolor="#94a3b8"),
+    )
+    return {"data": [bands, states], "layout": frame}
 
 
 def _row(phase: Phase) -> str:

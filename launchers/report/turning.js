@@ -16,7 +16,8 @@ class TurningHull {
     const low = Math.min(-0.05, ...energies);
     // What lies far above would make the hull itself flat.
     this.high = Math.min(Math.max(0.05, ...energies), -low);
-    this.scale = 0.9 / (this.high - low);
+    this.scale = 0.55 / (this.high - low);
+    this.middle = ((this.high + low) / 2) * this.scale;
     this.points = data.points.filter((p) => p[4] <= this.high).map(([key, a, b, c, e, above, made]) => (
       { key, at: this.place(a, b, c, e), colour: colourOf(above / this.top), made }
     ));
@@ -29,17 +30,17 @@ class TurningHull {
   // Corners of a triangle around the origin; energies point up.
   place(a, b, c, energy) {
     const [x, y] = [b + c / 2 - 0.5, (c * Math.sqrt(3)) / 2 - Math.sqrt(3) / 6];
-    return [x, y, energy * this.scale];
+    return [x, y, energy * this.scale - this.middle];
   }
 
   project([x, y, z]) {
     const [s, c] = [Math.sin(this.turn), Math.cos(this.turn)];
     const [u, v] = [c * x - s * y, s * x + c * y];
     const [st, ct] = [Math.sin(this.tilt), Math.cos(this.tilt)];
-    const size = 0.82 * this.zoom * Math.min(this.canvas.clientWidth, 1.25 * this.canvas.clientHeight);
+    const size = 0.74 * this.zoom * Math.min(this.canvas.clientWidth, 1.25 * this.canvas.clientHeight);
     return {
       x: this.canvas.clientWidth / 2 + u * size,
-      y: this.canvas.clientHeight * 0.42 - (st * v + ct * z) * size,
+      y: this.canvas.clientHeight / 2 - (st * v + ct * z) * size,
       depth: ct * v - st * z,
     };
   }
@@ -66,7 +67,7 @@ class TurningHull {
     [paint.fillStyle, paint.font] = ["#1e293b", "600 15px Inter, 'Segoe UI', sans-serif"];
     [paint.textAlign, paint.textBaseline] = ["center", "middle"];
     this.corners.forEach((corner, i) => {
-      const { x, y } = this.project(Vec.scale(corner, 1.1));
+      const { x, y } = this.project([1.1 * corner[0], 1.1 * corner[1], corner[2]]);
       paint.fillText(this.elements[i], x, y);
     });
   }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull
 
 from ccdcgan.launchers.report.figures import is_generated
 from ccdcgan.launchers.report.hull import COLOUR_TOP, ON_HULL
@@ -52,15 +52,8 @@ def turning_hull(system: Sequence[str], phases: Sequence[Phase]) -> dict[str, An
 def _edges(vertices: Sequence[tuple[Sequence[float], float]]) -> list[list[list[float]]]:
     """Edges of the lower hull of compositions and energies, each once."""
     # Qhull needs a body: a point far above all closes it.
-    points = np.array([[*x[:2], e] for x, e in vertices])
-    closed = np.vstack([points, [1 / 3, 1 / 3, 10.0]])
-    apex = len(points)
-    try:
-        facets = ConvexHull(closed).simplices
-    except QhullError:
-        facets = np.zeros((0, 3), int)
-    lower = [facet for facet in facets if apex not in facet]
+    points = np.array([[*x[:2], e] for x, e in vertices] + [[1 / 3, 1 / 3, 10.0]])
+    hull = ConvexHull(points)
+    lower = hull.simplices[hull.equations[:, 2] < -1e-9]
     found = {tuple(sorted((int(f[i]), int(f[i - 1])))) for f in lower for i in range(3)}
-    if not found:
-        found = {(0, 1), (1, 2), (0, 2)}
     return [[[*vertices[k][0], round(vertices[k][1], 4)] for k in edge] for edge in sorted(found)]

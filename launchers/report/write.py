@@ -35,7 +35,8 @@ from ccdcgan.launchers.report.insight import (
 )
 from ccdcgan.launchers.report.limits import limits
 from ccdcgan.launchers.report.points import amounts
-from ccdcgan.launchers.report.stability import stability
+from ccdcgan.launchers.report.stability import drawn as with_phonons
+from ccdcgan.launchers.report.stability import spectrum_figure, stability
 from ccdcgan.launchers.report.turning import turning_hull
 from ccdcgan.launchers.report.viewer import Shown, balls
 from ccdcgan.workflows.documents import Outcome, Phase
@@ -80,6 +81,8 @@ def page(outcome: Outcome, folder: str = "FOLDER") -> str:
         drawn["yield"] = yield_figure(summary.rounds)
     drawn |= {f"curve-{i}": curve_figure(curve) for i, curve in enumerate(outcome.curves)}
     drawn |= {f"parity-{i}": parity_figure(p, i) for i, p in enumerate(outcome.parity)}
+    for i, phase in enumerate(with_phonons(phases, outcome.spectra)):
+        drawn[f"phonons-{i}"] = spectrum_figure(outcome.spectra[phase.id])
     drawn["latent"] = latent_figure(outcome.latent, phases) if outcome.latent else None
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
     structures = _structures(outcome, ranked[:MAX_ROWS], folder)
@@ -110,7 +113,7 @@ def page(outcome: Outcome, folder: str = "FOLDER") -> str:
         yields=yields(figures),
         best=sections.best_table(ranked[:MAX_ROWS], len(ranked)),
         confirmed=confirmation(summary.level_of_theory.engine, outcome.confirmed),
-        stability=stability(phases),
+        stability=stability(phases, outcome.spectra),
         viewer=asset("crystal.html"),
         failed=failed(outcome.failed),
         funnel=sections.funnel(summary),
