@@ -343,9 +343,10 @@ def test_a_ternary_has_a_body_that_turns(tmp_path: Path) -> None:
     assert sorted(p[0] for p in body["points"]) == [0, 1, 2, 3, 4]
     assert [4, 0.5, 0.5, 0.0, -0.2, 0.04, True] in body["points"]
     # PbSe on the edge Se–Pb splits the triangle in two.
-    edges = [sorted(tuple(end[:3]) for end in edge) for edge in body["edges"]]
-    apart = [sorted([(1.0, 0.0, 0.0), (0.0, 0.5, 0.5)]), sorted([(0, 1, 0), (0, 0, 1)])]
-    assert apart[0] in edges and apart[1] not in edges and len(edges) == 5
+    facets = [{tuple(vertex[:3]) for vertex in facet} for facet in body["facets"]]
+    bi, se, pb, middle = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0.5, 0.5)
+    assert len(facets) == 2 and {bi, se, middle} in facets and {bi, pb, middle} in facets
+    assert body["names"] == [["PbSe", 0.0, 0.5, 0.5, -0.5]]
     assert page_of(tmp_path, a_summary(), bismuth_selenide())[1]["turning"] is None
 
 
@@ -444,6 +445,21 @@ def test_a_row_and_a_point_show_their_structure(page: Any) -> None:
         "document.getElementById('hull').emit('plotly_click', {points: [{customdata: 0}]})"
     )
     assert title(page) == "Bi"
+
+
+def test_a_heading_sorts_the_best(page: Any) -> None:
+    def column(number: int) -> list[str]:
+        rows = page.find_elements("css selector", "#best tbody tr")
+        return [r.find_elements("css selector", "td")[number].text for r in rows]
+
+    heads = page.find_elements("css selector", "#best thead th button")
+    assert column(0) == ["1", "2"]
+    heads[4].click()
+    assert column(4) == ["−0.390", "−0.320"] and column(0) == ["2", "1"]
+    heads[4].click()
+    assert column(4) == ["−0.320", "−0.390"]
+    heads[2].click()
+    assert column(0) == ["1", "2"]
 
 
 def test_the_canvas_shows_atoms_and_turns(page: Any) -> None:

@@ -172,3 +172,31 @@ function onViews(viewer) {
     button.addEventListener("click", () => viewer.reset(button.dataset.view || undefined));
   }
 }
+
+// A value of a cell as it sorts: numbers before texts, nothing last.
+function sortKey(cell) {
+  const text = cell.textContent.trim();
+  const number = Number.parseFloat(text.replace("−", "-").replace(/\u202f/g, ""));
+  return text === "–" ? [2, 0, ""] : Number.isNaN(number) ? [1, 0, text] : [0, number, text];
+}
+
+function makeSortable(table) {
+  const body = table.tBodies[0];
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const button = element("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const falling = head.getAttribute("aria-sort") === "ascending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      const rows = [...body.rows].map((row) => [sortKey(row.cells[column]), row]);
+      const sign = falling ? -1 : 1;
+      rows.sort(([a], [b]) => (a[0] === 2 || b[0] === 2 ? a[0] - b[0] : sign * (
+        a[0] - b[0] || (a[0] ? a[2].localeCompare(b[2]) : a[1] - b[1])
+      )));
+      body.append(...rows.map(([, row]) => row));
+    });
+  });
+}

@@ -22,6 +22,7 @@ function select(key, show) {
 
 onRows((row) => select(row.dataset.phase, true));
 onViews(viewer);
+document.querySelectorAll(".sortable table").forEach(makeSortable);
 
 // Buttons are named one by one: the default ones include a link to a web service.
 const plain = { responsive: true, displaylogo: false, displayModeBar: false };

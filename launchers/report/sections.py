@@ -86,13 +86,15 @@ def best_table(best: Sequence[NumberedPhase], total: int) -> str:
     ]
     rows = (_best_row(rank, index, phase) for rank, (index, phase) in enumerate(best, start=1))
     note = (
-        "A click on a row shows the structure below. ±: standard deviation of the distance to the "
-        "hull between two checkpoints, each on its own hull; the next column is the probability, "
-        "by it, that the crystal is within 0.025 eV/atom. Space groups are those within 0.1 Å."
+        "A click on a row shows the structure below, one on a heading sorts. ±: standard deviation "
+        "of the distance to the hull between two checkpoints, each on its own hull; the next "
+        "column is the probability, by it, that the crystal is within 0.025 eV/atom. Space groups "
+        "are those within 0.1 Å."
     )
     if total > len(best):
         note += f" The best {len(best)} of {total} are listed."
-    return table(heads, rows, "tall") + f'<p class="caption">{note}</p>'
+    listed = f'<div id="best" class="sortable">{table(heads, rows, "tall")}</div>'
+    return f'{listed}<p class="caption">{note}</p>'
 
 
 def _best_row(rank: int, index: int, phase: Phase) -> str:

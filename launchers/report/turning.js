@@ -12,7 +12,7 @@ class TurningHull {
     Object.assign(this, { canvas, select, elements: data.elements, top: data.top });
     this.context = canvas.getContext("2d");
     [this.turn, this.tilt, this.zoom, this.moved] = [0.35, 0.5, 1, 0];
-    const energies = [...data.points.map((p) => p[4]), ...data.edges.flat().map((v) => v[3])];
+    const energies = [...data.points.map((p) => p[4]), ...data.facets.flat().map((v) => v[3])];
     const low = Math.min(-0.05, ...energies);
     // What lies far above would make the hull itself flat.
     this.high = Math.min(Math.max(0.05, ...energies), -low);
@@ -21,7 +21,8 @@ class TurningHull {
     this.points = data.points.filter((p) => p[4] <= this.high).map(([key, a, b, c, e, above, made]) => (
       { key, at: this.place(a, b, c, e), colour: colourOf(above / this.top), made }
     ));
-    this.edges = data.edges.map((edge) => edge.map(([a, b, c, e]) => this.place(a, b, c, e)));
+    this.facets = data.facets.map((facet) => facet.map((vertex) => this.place(...vertex)));
+    this.names = data.names.map(([name, ...vertex]) => ({ name, at: this.place(...vertex) }));
     this.corners = [0, 1, 2].map((i) => this.place(...[0, 1, 2].map((j) => Number(i === j)), 0));
     this.listen();
     new ResizeObserver(() => this.draw()).observe(canvas);
@@ -37,7 +38,7 @@ class TurningHull {
     const [s, c] = [Math.sin(this.turn), Math.cos(this.turn)];
     const [u, v] = [c * x - s * y, s * x + c * y];
     const [st, ct] = [Math.sin(this.tilt), Math.cos(this.tilt)];
-    const size = 0.74 * this.zoom * Math.min(this.canvas.clientWidth, 1.25 * this.canvas.clientHeight);
+    const size = 0.8 * this.zoom * Math.min(this.canvas.clientWidth, 1.25 * this.canvas.clientHeight);
     return {
       x: this.canvas.clientWidth / 2 + u * size,
       y: this.canvas.clientHeight / 2 - (st * v + ct * z) * size,
@@ -61,11 +62,23 @@ class TurningHull {
       paint.stroke();
     };
     this.corners.forEach((corner, i) => line([corner, this.corners[(i + 1) % 3]], "#94a3b8", 1));
-    for (const edge of this.edges) line(edge, "#1e293b", 1.6);
+    for (const facet of this.facets) {
+      const ends = facet.map((end) => this.project(end));
+      paint.beginPath();
+      ends.forEach(({ x, y }) => paint.lineTo(x, y));
+      paint.closePath();
+      [paint.fillStyle, paint.strokeStyle, paint.lineWidth] = ["#0f5f8c12", "#1e293b", 1.4];
+      paint.fill();
+      paint.stroke();
+    }
     this.spots = this.points.map((p) => ({ ...p, ...this.project(p.at) }));
     for (const spot of [...this.spots].sort((p, q) => q.depth - p.depth)) this.mark(spot);
     [paint.fillStyle, paint.font] = ["#1e293b", "600 15px Inter, 'Segoe UI', sans-serif"];
     [paint.textAlign, paint.textBaseline] = ["center", "middle"];
+    for (const { name, at } of this.names) {
+      const { x, y } = this.project(at);
+      paint.fillText(name, x, y + 16);
+    }
     this.corners.forEach((corner, i) => {
       const { x, y } = this.project([1.1 * corner[0], 1.1 * corner[1], corner[2]]);
       paint.fillText(this.elements[i], x, y);

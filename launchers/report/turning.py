@@ -24,8 +24,9 @@ def turning_hull(system: Sequence[str], phases: Sequence[Phase]) -> dict[str, An
     -------
     dict
         ``elements``; ``points`` of [phase, a, b, c, formation energy, distance to the hull,
-        whether generated], nearest to the hull last; ``edges`` of the lower hull, each two of
-        [a, b, c, energy]; ``top``, the energy of the colour scale's end (eV/atom).
+        whether generated], nearest to the hull last; ``facets`` of the lower hull, each three of
+        [a, b, c, energy]; ``names``, formulas of its vertices with [a, b, c, energy]; ``top``,
+        the energy of the colour scale's end, eV/atom.
     """
     if len(system) != 3:
         return None
@@ -37,23 +38,26 @@ def turning_hull(system: Sequence[str], phases: Sequence[Phase]) -> dict[str, An
     drawn.sort(key=lambda item: item[3])
     drawn = drawn[:MOST]
     corners = [([float(i == j) for j in range(3)], 0.0) for i in range(3)]
-    members = [(fractions(p, system), e) for _, p, e, distance in drawn if distance <= ON_HULL]
+    members = {
+        p.formula: (fractions(p, system), e) for _, p, e, distance in drawn if distance <= ON_HULL
+    }
+    compounds = {name: m for name, m in members.items() if max(m[0]) < 1}
     return {
         "elements": list(system),
         "points": [
             [i, *fractions(p, system), round(e, 4), round(distance, 4), is_generated(p)]
             for i, p, e, distance in reversed(drawn)
         ],
-        "edges": _edges([*corners, *(m for m in members if max(m[0]) < 1)]),
+        "facets": _facets([*corners, *compounds.values()]),
+        "names": [[name, *x, round(e, 4)] for name, (x, e) in compounds.items()],
         "top": COLOUR_TOP,
     }
 
 
-def _edges(vertices: Sequence[tuple[Sequence[float], float]]) -> list[list[list[float]]]:
-    """Edges of the lower hull of compositions and energies, each once."""
+def _facets(vertices: Sequence[tuple[Sequence[float], float]]) -> list[list[list[float]]]:
+    """Facets of the lower hull of compositions and energies."""
     # Qhull needs a body: a point far above all closes it.
     points = np.array([[*x[:2], e] for x, e in vertices] + [[1 / 3, 1 / 3, 10.0]])
     hull = ConvexHull(points)
     lower = hull.simplices[hull.equations[:, 2] < -1e-9]
-    found = {tuple(sorted((int(f[i]), int(f[i - 1])))) for f in lower for i in range(3)}
-    return [[[*vertices[k][0], round(vertices[k][1], 4)] for k in edge] for edge in sorted(found)]
+    return [[[*vertices[k][0], round(vertices[k][1], 4)] for k in facet] for facet in lower]
