@@ -127,7 +127,11 @@ def test_files_for_people(finished):
     for phase in named:
         structure = Structure.from_file(finished / phase["file"])
         assert structure.composition.reduced_formula == phase["formula"]
-    assert "Bi" in (finished / "report.html").read_text(encoding="utf-8")
+    report = (finished / "report.html").read_text(encoding="utf-8")
+    for part in ("parity-0", "latent", "funnel", "hull"):
+        assert f'<div id="{part}" class="plot"' in report
+    assert "ccdcgan stability run --count 1" in report
+    assert not (finished / "store" / "doing.json").exists()
     assert not list(finished.rglob("*.tmp"))
 
 

@@ -197,6 +197,18 @@ def test_hostile_texts_are_shown_as_texts(started: Path) -> None:
     assert "&lt;script&gt;window" in pages[0]
 
 
+def test_what_is_damaged_hides_nothing_else(started: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(started, folder)
+    broken = [{"key": "a", "converged": False}, {"key": "b", "origin": 3, "structure": {"x": 1}}]
+    fill(folder, **{RESULTS: broken, PHASES: [{**OWN[1], "uid": "c", "id": "c", "structure": []}]})
+    asked = client(Folder(folder))
+    page = text_of(asked)
+    assert "1 structures have no result" in page and "converged</td>" in page
+    text_of(asked, "/crystal?id=c", 404)
+    assert len(json.loads(text_of(asked, "/hull"))["keys"]) == len(OWN)
+
+
 def test_a_run_that_writes_is_not_held_up(started: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(started, folder)

@@ -22,6 +22,8 @@ from ccdcgan.launchers.live.source import (
     Stage,
     Table,
     as_phase,
+    fresh,
+    phases,
 )
 from ccdcgan.launchers.results.failures import Wanted, failures_of_cluster
 from ccdcgan.launchers.results.query import PhaseQuery, Results
@@ -107,7 +109,7 @@ class Campaigns:
     def phases(self, uids: Sequence[str]) -> list[Phase]:
         """See `Source`."""
         found = self._phases.query({"uid": {"$in": list(uids)}}, {"_id": 0})
-        return [Phase.model_validate(p) for p in found]
+        return phases(found)
 
     def relaxed(self, key: str) -> Phase | None:
         """See `Source`."""
@@ -152,7 +154,7 @@ class Campaigns:
 
     def _newest(self, own: Mapping[str, object]) -> list[Fresh]:
         cursor = self._relaxations._collection.find(own, list(FRESH))
-        return [Fresh.of(d) for d in cursor.sort("_id", -1).limit(NEWEST)]
+        return fresh(cursor.sort("_id", -1).limit(NEWEST))
 
 
 def _mark(collection: Any, own: Mapping[str, object]) -> str:

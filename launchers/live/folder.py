@@ -14,11 +14,13 @@ from ccdcgan.launchers.doing import Doing
 from ccdcgan.launchers.live.source import (
     FRESH,
     NEWEST,
-    Fresh,
     Progress,
     Stage,
     Table,
     as_phase,
+    failed,
+    fresh,
+    phases,
 )
 from ccdcgan.launchers.results.failures import FIELDS, waiting
 from ccdcgan.launchers.results.phases_file import read_phases
@@ -27,7 +29,6 @@ from ccdcgan.launchers.results.rows import table_of
 from ccdcgan.launchers.workdir import CALCULATIONS, CAMPAIGN_FILE, campaign_of, store_to_read
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Outcome, Phase
-from ccdcgan.workflows.failures import FailedStructure
 from ccdcgan.workflows.storage.sqlite import SqliteStore
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
@@ -84,11 +85,12 @@ class Folder:
             if before is not None and before.mark == mark:
                 return before
             kept = before.kept if before else {}
-            failed = {n: kept[n] for n in bad if n in kept and not kept[n].waits}
-            unread = [n for n in bad if n not in failed]
+            kept_now = {n: kept[n] for n in bad if n in kept and not kept[n].waits}
+            unread = [n for n in bad if n not in kept_now]
             read = relaxations.numbered(unread, FIELDS)
-            failed |= {number: FailedStructure.of(d) for number, d in read.items()}
-            newest = [Fresh.of(d) for d in relaxations.numbered(all_[-NEWEST:], FRESH).values()]
+            # One that is damaged is read again each time.
+            kept_now |= {n: found[0] for n, d in read.items() if (found := failed([d]))}
+            newest = fresh(relaxations.numbered(all_[-NEWEST:], FRESH).values())
             ended = list(jobs.numbered(done, JOB).values())
         found = list(waiting(self.folder / CALCULATIONS))
         again = {f.key for f in found}
@@ -97,11 +99,11 @@ class Folder:
             state=_state(doing, stages, len(all_)),
             stages=stages,
             relaxed=len(all_),
-            failures=[*found, *(f for _, f in sorted(failed.items()) if f.key not in again)],
+            failures=[*found, *(f for _, f in sorted(kept_now.items()) if f.key not in again)],
             newest=newest[::-1],
             report=report,
             mark=mark,
-            kept=failed,
+            kept=kept_now,
         )
 
     def campaigns(self, name: str) -> tuple[str, ...]:
@@ -117,7 +119,7 @@ class Folder:
         """See `Source`."""
         with self._phases() as (store, _):
             found = store.query({"uid": {"$in": list(uids)}}, {"_id": 0})
-            return [Phase.model_validate(p) for p in found]
+            return phases(found)
 
     def relaxed(self, key: str) -> Phase | None:
         """See `Source`."""

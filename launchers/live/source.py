@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import Claim, Outcome, Phase, RelaxationDocument
 from ccdcgan.workflows.failures import FailedStructure
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ccdcgan.launchers.results.query import PhaseQuery
+
+T = TypeVar("T")
 
 #: Newest crystals that are shown.
 NEWEST = 20
@@ -140,6 +144,31 @@ class Source(Protocol):
 
     def outcome(self, report: str) -> Outcome:
         """The results of a campaign that has ended."""
+
+
+def fresh(documents: Iterable[Mapping[str, Any]]) -> list[Fresh]:
+    """The newest relaxations; one that is damaged hides no others."""
+    return _each(Fresh.of, documents)
+
+
+def failed(documents: Iterable[Mapping[str, Any]]) -> list[FailedStructure]:
+    """Structures without a result, likewise."""
+    return _each(FailedStructure.of, documents)
+
+
+def phases(documents: Iterable[Mapping[str, Any]]) -> list[Phase]:
+    """Phases, likewise."""
+    return _each(Phase.model_validate, documents)
+
+
+def _each(
+    read: Callable[[Mapping[str, Any]], T], documents: Iterable[Mapping[str, Any]]
+) -> list[T]:
+    found = []
+    for document in documents:
+        with contextlib.suppress(UserError, ValueError, LookupError, TypeError, AttributeError):
+            found.append(read(document))
+    return found
 
 
 def as_phase(stored: Mapping[str, Any]) -> Phase:
