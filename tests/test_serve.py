@@ -479,6 +479,15 @@ def test_everybody_can_read_and_reach_all_of_it(page: Any) -> None:
     resize(page, None)
 
 
+def test_a_mistake_in_a_question_is_told_in_the_page(page: Any) -> None:
+    page.get(f"{page.address}?formula=%3Cb%3E")
+    assert wait(page, "return window.liveReady === true")
+    alert = page.find_element("css selector", "[role=alert]").text
+    assert alert == "'<b>' is no formula such as Bi2Se3"
+    # The status itself is told as an error of the network.
+    assert [e for e in complaints(page) if e["source"] != "network"] == []
+
+
 def test_nothing_is_asked_of_others_and_nothing_fails(page: Any) -> None:
     asked = requests(page)
     assert any(url.endswith("/live.js") for url in asked)

@@ -41,7 +41,7 @@ def serve(
         raise UserError("give a folder or --config: a folder, or the database of a cluster")
     if campaign is not None and config is None:
         raise UserError("--campaign goes with --config: a folder has one campaign")
-    from ccdcgan.launchers.live.server import App, bound, is_loopback, serve
+    from ccdcgan.launchers.live.server import OWN_NAMES, App, bound, is_loopback, serve
 
     # A port that is in use is told of before anything is read.
     listening = bound(host, port)
@@ -61,8 +61,7 @@ def serve(
                 f"whoever reaches {host} can read all of it, without a password and unencrypted: "
                 "better leave out --host, and come by ssh -L",
             )
-        app = App(live, explain) if own else App(live, explain, None)
-        serve(app, listening)
+        serve(App(live, explain, {*OWN_NAMES, address} if own else None), listening)
     except KeyboardInterrupt:
         pass
     finally:

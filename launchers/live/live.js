@@ -37,7 +37,6 @@ async function select(key, show) {
 
 async function drawHull() {
   const plot = byId("hull");
-  if (!plot) return;
   const { figure, caption, keys } = await json(`/hull${window.location.search}`);
   byId("hull-caption").textContent = caption;
   plot.hidden = !figure;
@@ -84,7 +83,7 @@ async function renew() {
 async function start() {
   if (viewer) {
     onRows((row) => select(row.dataset.phase, true));
-    onViews(viewer);
+    onButtons(viewer);
     const first = document.querySelector("tr[data-phase]");
     await drawHull();
     if (first) await select(first.dataset.phase, false);

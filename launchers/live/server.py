@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ HEADERS = {
 }
 
 #: Names by which a browser of this machine asks for it; any other is a page that poses as ours.
-OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 #: Phases in the hull figure, nearest to the hull first.
 MOST_POINTS = 600
@@ -72,7 +72,7 @@ class App:
     """
 
     def __init__(
-        self, live: Live, explain: Explain, own_names: tuple[str, ...] | None = OWN_NAMES
+        self, live: Live, explain: Explain, own_names: Set[str] | None = OWN_NAMES
     ) -> None:
         self._live, self._explain, self._own_names = live, explain, own_names
         self._hulls = Kept()

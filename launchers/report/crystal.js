@@ -65,10 +65,10 @@ async function copyText(text) {
 }
 
 let shownCrystal = null;
-byId("copy-cif").addEventListener("click", async () => {
+async function copyShown() {
   await copyText(cifOf(shownCrystal));
   byId("copied").textContent = `CIF of ${shownCrystal.formula} copied`;
-});
+}
 
 function describeNothing(title, reason) {
   shownCrystal = null;
@@ -167,10 +167,11 @@ function onRows(show) {
   });
 }
 
-function onViews(viewer) {
+function onButtons(viewer) {
   for (const button of document.querySelectorAll("[data-view]")) {
     button.addEventListener("click", () => viewer.reset(button.dataset.view || undefined));
   }
+  byId("copy-cif").addEventListener("click", copyShown);
 }
 
 // A value of a cell as it sorts: numbers before texts, nothing last.

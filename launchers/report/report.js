@@ -21,7 +21,7 @@ function select(key, show) {
 }
 
 onRows((row) => select(row.dataset.phase, true));
-onViews(viewer);
+onButtons(viewer);
 document.querySelectorAll(".sortable table").forEach(makeSortable);
 
 // Buttons are named one by one: the default ones include a link to a web service.
