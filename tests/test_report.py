@@ -323,7 +323,7 @@ def test_the_best_have_symmetry_relatives_and_next_steps(tmp_path: Path) -> None
     assert "lowest frequency −0.02 THz" in dict(facts)["phonons"]
     assert len(steps) == 1 and steps[0].startswith("confirm: {count: 1, relaxation: {engine:")
     assert data["structures"]["7"]["steps"][0] == "ccdcgan stability my-run --count 2"
-    assert "none among 4" in dict(data["structures"]["7"]["facts"])["nearest known"]
+    assert "none: of 4 in" in dict(data["structures"]["7"]["facts"])["nearest known"]
     assert data["structures"]["2"]["steps"] == []
     assert {"latent", "parity-0", "phonons-0", "funnel"} <= set(data["figures"])
     assert sum(len(t["customdata"]) for t in data["figures"]["latent"]["data"]) == 8
@@ -396,7 +396,7 @@ def test_what_failed_is_counted_by_reason_and_listed(tmp_path: Path) -> None:
     assert "h-failed" not in page_of(tmp_path, a_summary(), [])[0]
     page, _ = page_of(tmp_path, a_summary(), [], (), failures(1200))
     section = page[page.index('id="h-failed"') :]
-    assert "1\u202f200 structures have no result: 1\u202f199 by" in section
+    assert "1\u202f200 without a result: 1\u202f199 by" in section
     assert "largest force is # eV/Å" in section and "100 of 1\u202f200 structures" in section
     assert "calculations/99<" in section and "calculations/100<" not in section
     assert "<script>" not in section and "&lt;script&gt;" in section

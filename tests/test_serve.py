@@ -125,7 +125,7 @@ def test_a_folder_is_told_of_as_it_is(started: Path) -> None:
     assert "conclusion</th><td>waiting</td>" in page
     assert page.count("<tr data-phase=") == len(OWN) + 4
     assert '<div class="value">1</div><div class="what">without a result</div>' in page
-    assert "1 structures have no result" in page
+    assert "1 without a result" in page
 
 
 def test_every_filter_of_a_question_has_a_field(started: Path) -> None:
@@ -204,7 +204,7 @@ def test_what_is_damaged_hides_nothing_else(started: Path, tmp_path: Path) -> No
     fill(folder, **{RESULTS: broken, PHASES: [{**OWN[1], "uid": "c", "id": "c", "structure": []}]})
     asked = client(Folder(folder))
     page = text_of(asked)
-    assert "1 structures have no result" in page and "converged</td>" in page
+    assert "1 without a result" in page and "converged</td>" in page
     text_of(asked, "/crystal?id=c", 404)
     assert len(json.loads(text_of(asked, "/hull"))["keys"]) == len(OWN)
 
@@ -341,7 +341,7 @@ def test_the_campaigns_of_a_cluster(tmp_path, database, monkeypatch, capsys) -> 
         page = text_of(asked, f"/?campaign={name}")
         assert page.count("<tr data-phase=") == len(mine) + 4
         assert "prototypes</th><td>1 queued</td>" in page
-        assert "1 structures have no result" in page
+        assert "1 without a result" in page
         assert len(json.loads(text_of(asked, f"/hull?campaign={name}"))["keys"]) == len(mine)
     # A name in an address is never that of a file.
     page = text_of(asked, f"/?campaign={tmp_path / 'mine.yaml'}")

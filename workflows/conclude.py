@@ -51,7 +51,7 @@ from ccdcgan.workflows.storage.stores import Relaxations, artifact_key, publish
 #: Curves of a GAN's training that the report shows.
 GAN_CURVES = {
     "critic": "critic: data minus generated",
-    "formation_energy": "what the guide says of the generated / eV per atom",
+    "formation_energy": "predicted by the guide / eV per atom",
 }
 
 

@@ -18,7 +18,7 @@ from ccdcgan.models.energy.errors import PropertyErrors
 from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.representation.default import anchored
 from ccdcgan.models.representation.voxels import FloatArray
-from ccdcgan.models.sampling import POTENTIAL, SPACE, Files, crystal_graphs, load_space
+from ccdcgan.models.sampling import POTENTIAL, Files, crystal_graphs
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.choosing import Novelty, choose, region
@@ -39,6 +39,9 @@ logger = logging.getLogger("ccdcgan")
 
 #: So many times the crystals that are wanted, of a formula and in all, are pre-relaxed.
 PRERELAXED = 6
+
+#: Most known crystals in the map of the latent space, nearest to the hull first.
+MAPPED = 1000
 
 #: By less than this (eV/atom) the learnt potential does not tell versions of a crystal apart.
 EVEN = 0.005
@@ -148,17 +151,17 @@ def generated(
 
 
 def mapped(knowledge: Knowledge, files: Files, candidates: Sequence[Candidate]) -> LatentMap | None:
-    """Known crystals and candidates in the space of the generator."""
+    """Crystal graphs of known crystals, at most `MAPPED`, and of candidates on a plane."""
     campaign = knowledge.campaign
-    space, _ = load_space(files[SPACE])
+    known = sorted(knowledge.samples, key=lambda s: s.properties["e_above_hull"])[:MAPPED]
     graphs = crystal_graphs(campaign.elements, preset_of(campaign), files)
-    named = [(s.key, s.structure) for s in knowledge.samples]
+    named = [(s.key, s.structure) for s in known]
     named += [(key_of(c, campaign.relaxation), c.structure) for c in candidates]
     cells = [(key, anchored(structure, 1)[0]) for key, structure in named]
     fitting = {key: cell for key, cell in cells if graphs.fits(cell)}
     if not fitting:
         return None
-    return latent_map(list(fitting), space.forward(graphs.encode(list(fitting.values()))))
+    return latent_map(list(fitting), np.asarray(graphs.encode(list(fitting.values()))))
 
 
 def proposed(context: Context) -> list[Proposal]:

@@ -58,6 +58,9 @@ class RoundMaker(Maker):
         entries = entries + (last.entries if last else [])
         if history and last:
             history[-1].relaxation_seconds = last.seconds
+        for report in history[:-1]:
+            # Of each crystal the last round knows more.
+            report.latent = None
         if number > campaign.loop.rounds:
             return RoundsOutput(entries=entries, history=history)
         publish_phases(Knowledge.of_job(entries, campaign))

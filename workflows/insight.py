@@ -26,7 +26,7 @@ class Parity(BaseModel):
 
 
 class LatentMap(BaseModel):
-    """Crystals as points of a plane: the two principal components of the GAN's vectors."""
+    """Crystals as points of a plane: the two principal components of their crystal graphs."""
 
     ids: list[str] = Field(description="Content keys of their relaxations.")
     points: list[tuple[float, float]]

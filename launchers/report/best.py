@@ -70,7 +70,7 @@ def _relative(phase: Phase) -> str:
     relative = phase.relative
     assert relative is not None
     if relative.kinship == "neither":
-        return f"none among {relative.among}: no known crystal has this structure, elements aside"
+        return f"none: of {relative.among} in this campaign none has its structure, elements aside"
     how = "the same crystal" if relative.kinship == "copy" else "its structure, elements aside"
     return f"{relative.formula}, {how} ({relative.origin})"
 

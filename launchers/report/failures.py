@@ -28,7 +28,7 @@ def failed(failures: Sequence[FailedStructure]) -> str:
         '<th class="num">force<br><small>eV/Å</small></th><th>host</th><th>folder</th>',
     ]
     notes = [
-        f"{count(counts.total)} structures have no result: {count(counts.crystal)} by the "
+        f"{count(counts.total)} without a result: {count(counts.crystal)} by the "
         f"crystal's own fault, {count(counts.stopped)} were stopped."
     ]
     if len(counts.reasons) > MAX_REASONS:

@@ -148,7 +148,7 @@ def yield_figure(rounds: Sequence[RoundCounts]) -> Plotly | None:
         height=300,
         barmode="group",
         xaxis=axis("round", dtick=1),
-        yaxis=axis("new within 0.10 eV/atom / % of relaxed", rangemode="tozero"),
+        yaxis=axis("yield / %", rangemode="tozero"),
     )
     return {"data": traces, "layout": frame}
 
@@ -177,9 +177,9 @@ def learnt(outcome: Outcome, figures: Mapping[str, Plotly]) -> str:
     if "latent" in figures:
         parts.append(
             '<h3>Latent space</h3><div id="latent" class="plot"></div><p class="caption">Crystals '
-            "of the last round in the space that the generator draws from: what it knew, and what "
-            "was chosen to be relaxed, each as it was before its relaxation. Two principal "
-            "components of many: what lies together here may be far apart.</p>"
+            "of the last round as the crystal graphs that the generator learns from: what it knew, "
+            "and what was chosen to be relaxed, as it was before that. Two principal components "
+            "of many: what lies together here may be far apart.</p>"
         )
     if not parts:
         return ""

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from ccdcgan.launchers.report.sections import count, text
 from ccdcgan.workflows.documents import Outcome
 
-#: A step that fewer pass than this is told of with what may be done.
-FEW = 0.5
+#: A step that fewer pass than this is told of with what may be done; and of relaxations one on
+#: which more than this share is lost.
+FEW, MUCH = 0.5, 0.15
 
 
 def limits(outcome: Outcome) -> str:
@@ -61,7 +62,7 @@ def _sentences(outcome: Outcome) -> Iterator[str]:
         ),
     }
     lost, (passed, there) = max(steps.items(), key=lambda step: step[1][1] - step[1][0])
-    if there > passed:
+    if there - passed > MUCH * total["relaxed"]:
         yield f"Most relaxations are lost on those that {lost} ({count(there - passed)})."
 
 
