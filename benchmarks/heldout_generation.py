@@ -61,11 +61,11 @@ from ccdcgan.models.sampling import (
     shipped_autoencoder,
 )
 from ccdcgan.models.saved import model_bytes
-from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
-from ccdcgan.models.wyckoff.training import Scorers
+from ccdcgan.models.wyckoff.drawing import draw_placements, lowest_of
+from ccdcgan.models.wyckoff.training import WyckoffModel
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
-from ccdcgan.workflows.prerelaxation import prerelaxed
+from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelaxed
 from ccdcgan.workflows.training import crystals_of, frames_of
 from ccdcgan.workflows.wyckoff import adapted, compounds, family_of, pretrained
 
@@ -157,7 +157,8 @@ def _formula(structure: Structure) -> str:
 
 def database() -> list[RelaxationDocument]:
     """Converged Bi-Se crystals made from AFLOW prototypes, elements among them."""
-    archive = kept.Archive(HERE / "yield" / "relaxations.jsonl.gz")
+    path = HERE / "yield" / "relaxations.jsonl.gz"
+    archive = kept.Archive(path, kept.RELAXATION, kept.ELEMENTS)
     return [
         d for d in archive.documents.values() if d.converged and d.origin.id.startswith("aflow:")
     ]
@@ -169,26 +170,34 @@ def asked_for(split: Split, count: int) -> list[dict[str, int]]:
     return [dict(zip(ELEMENTS, cells[i % len(cells)], strict=True)) for i in range(count)]
 
 
-def by_wyckoff(split: Split, arm: Arm, count: int, seed: int, quick: bool) -> list[Structure]:
-    """Crystals of the Wyckoff generator."""
+def by_wyckoff(
+    split: Split, arm: Arm, count: int, seed: int, quick: bool, tools: Tools
+) -> list[Structure]:
+    """Crystals of the Wyckoff generator, their cells and coordinates chosen as in a campaign."""
     if arm == "untrained":
-        scorers = Scorers.untrained(seed)
+        model = WyckoffModel.untrained(seed)
     elif quick:
-        scorers = Scorers.shipped()
+        model = WyckoffModel.shipped()
     else:
         samples = knowledge_of(split.learnt).samples
-        scorers = adapted(
+        model = adapted(
             pretrained(compounds(split.families, split.formulas), seed),
             [s.structure for s in samples],
             [s.properties["e_above_hull"] for s in samples],
             seed,
         )
     rng = np.random.default_rng([seed, 1])
-    placements = draw_placements(asked_for(split, count), scorers, rng)
-    return [crystal_of(p, rng) for p in placements if p is not None]
+    placements = draw_placements(asked_for(split, count), model, rng)
+    return [
+        lowest_of(p, rng, tools.energy, tools.mend, model.geometries)
+        for p in placements
+        if p is not None
+    ]
 
 
-def by_ccdcgan(split: Split, arm: Arm, count: int, seed: int, quick: bool) -> list[Structure]:
+def by_ccdcgan(
+    split: Split, arm: Arm, count: int, seed: int, quick: bool, tools: Tools
+) -> list[Structure]:
     """Crystals of the CCDCGAN, or of its prior."""
     preset = PRESETS["quickstart"]
     crystals = crystals_of(knowledge_of(split.learnt).samples, CAMPAIGN.properties)
@@ -212,16 +221,28 @@ def by_ccdcgan(split: Split, arm: Arm, count: int, seed: int, quick: bool) -> li
     atoms = np.array([[one[e] for e in ELEMENTS] for one in wanted], float)
     unique = np.unique(atoms, axis=0)
     drawn = draw_crystals(count, seed, ELEMENTS, preset, files, unique)
-    return [s for s in drawn if s is not None]
+    return [tools.mend(s) for s in drawn if s is not None]
 
 
-def mended(structures: Sequence[Structure], split: Split) -> list[Structure]:
-    """Volumes and shortest distances as those learnt from have them."""
-    known = [d.structure for d in split.learnt]
-    volumes = usual_volumes(known, ELEMENTS, np.ones(len(known)))
-    shortest = shortest_distances(known, ELEMENTS)
-    sized = [resized(s, volumes, ELEMENTS) for s in structures]
-    return [separated(s, shortest, ELEMENTS) for s in sized]
+class Tools:
+    """What a campaign has learnt beside its generator: usual volumes, distances, a potential."""
+
+    def __init__(self, split: Split, seed: int) -> None:
+        known = [d.structure for d in split.learnt]
+        self._volumes = usual_volumes(known, ELEMENTS, np.ones(len(known)))
+        self._shortest = shortest_distances(known, ELEMENTS)
+        frames = frames_of({d.key: d for d in split.learnt}, CAMPAIGN)
+        self.potential, _ = fit_potential(frames, len(ELEMENTS), seed)
+        self.calculator = LearntCalculator(self.potential, ELEMENTS)
+
+    def mend(self, structure: Structure) -> Structure:
+        """The structure with volume and shortest distances as those learnt from have them."""
+        sized = resized(structure, self._volumes, ELEMENTS)
+        return separated(sized, self._shortest, ELEMENTS)
+
+    def energy(self, structure: Structure) -> float:
+        """Energy by the learnt potential, eV/atom."""
+        return self.calculator.energy_per_atom(structure)
 
 
 def found_of(drawn: Sequence[Structure], heldout: Sequence[Structure]) -> list[bool]:
@@ -237,10 +258,9 @@ def measure(
     """One arm of one seed."""
     start = perf_counter()
     draw = {"wyckoff": by_wyckoff, "ccdcgan": by_ccdcgan}[generator]
-    made = mended(draw(split, arm, options.count, seed, options.quick), split)
-    frames = frames_of({d.key: d for d in split.learnt}, CAMPAIGN)
-    potential, _ = fit_potential(frames, len(ELEMENTS), seed)
-    relaxed = prerelaxed(made, potential.to_bytes(), ELEMENTS, STEPS, options.workers)
+    tools = Tools(split, seed)
+    made = draw(split, arm, options.count, seed, options.quick, tools)
+    relaxed = prerelaxed(made, tools.potential.to_bytes(), ELEMENTS, STEPS, options.workers)
     return Found(
         drawn=options.count,
         made=len(made),

@@ -23,10 +23,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from heldout_generation import Split, database
+from pymatgen.core import Structure
 
 from ccdcgan.dft.files import write_atomically
-from ccdcgan.models.wyckoff.training import WEIGHTS, Scorers, log_likelihood
+from ccdcgan.models.wyckoff.placement import Placement, placement_of
+from ccdcgan.models.wyckoff.training import WEIGHTS, WyckoffModel, log_likelihood
 from ccdcgan.workflows.wyckoff import EPOCHS, compounds, pretrained
+
+
+def placements(structures: Sequence[Structure]) -> list[Placement]:
+    """Of those that have one."""
+    return [p for s in structures if (p := placement_of(s)) is not None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,17 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     split = Split.of(database(), 0)
     kept = compounds(split.families, split.formulas)
-    left_out = [p for p in compounds() if p not in kept]
-    scorers = pretrained(kept, 0)
-    write_atomically(options.out, scorers.to_bytes())
-    untrained = Scorers.untrained(0)
+    left_out = [s for s in compounds() if s not in kept]
+    model = pretrained(kept, 0)
+    write_atomically(options.out, model.to_bytes())
+    untrained = WyckoffModel.untrained(0)
     figures = {
-        f"log_likelihood_{what}": round(log_likelihood(model, placements), 3)
-        for what, model, placements in (
-            ("untrained", untrained, kept),
-            ("trained", scorers, kept),
-            ("untrained_left_out", untrained, left_out),
-            ("trained_left_out", scorers, left_out),
+        f"log_likelihood_{what}": round(log_likelihood(which, asked), 3)
+        for what, which, asked in (
+            ("untrained", untrained, placements(kept)),
+            ("trained", model, placements(kept)),
+            ("untrained_left_out", untrained, placements(left_out)),
+            ("trained_left_out", model, placements(left_out)),
         )
     }
     print(json.dumps({"compounds": len(kept), "epochs": EPOCHS, **figures}))

@@ -10,8 +10,9 @@ composition, Σ 1 - (1 - p)^DRAWS, untrained and after AFLOW's compounds, the ca
 both. Nothing is drawn. Some minutes on one core.
 
 geometry: crystals of the held-out placements themselves, `COPIES` for each, relaxed by the learnt
-potential: how many match the held-out crystal, by the number of free coordinates, where the widest
-gaps choose the cell and the coordinates, and where the potential's energy does.
+potential: how many match the held-out crystal, by the number of free coordinates; with cells and
+coordinates at random or near those of known crystals (AFLOW's compounds, the campaign's), of which
+the widest gaps choose, or the potential's energy.
 
 Prints a JSON line for each part and seed, and keeps them in a file.
 """
@@ -23,7 +24,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 from heldout_generation import (
-    CAMPAIGN,
-    ELEMENTS,
     STEPS,
     Split,
+    Tools,
     database,
     knowledge_of,
-    mended,
 )
 from pymatgen.core import Structure
 
 from ccdcgan.dft.files import write_atomically
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.sources import primitive_cell
-from ccdcgan.models.energy.potential import fit_potential
 from ccdcgan.models.wyckoff.drawing import crystal_of, lowest_of
 from ccdcgan.models.wyckoff.placement import Placement, placement_of
-from ccdcgan.models.wyckoff.training import Scorers, log_likelihood
-from ccdcgan.workflows.prerelaxation import LearntCalculator, prerelax
-from ccdcgan.workflows.training import frames_of
+from ccdcgan.models.wyckoff.training import WyckoffModel, log_likelihood
+from ccdcgan.workflows.prerelaxation import prerelax
 from ccdcgan.workflows.wyckoff import adapted, compounds, pretrained
 
 DRAWS, COPIES = 160, 2
@@ -73,47 +70,45 @@ def learning(split: Split, seed: int) -> dict[str, Any]:
     above = [s.properties["e_above_hull"] for s in samples]
     others = compounds(split.families, split.formulas)
     models = {
-        "untrained": Scorers.untrained(seed),
+        "untrained": WyckoffModel.untrained(seed),
         "compounds": pretrained(others, seed),
-        "campaign": adapted(Scorers.untrained(seed), structures, above, seed),
+        "campaign": adapted(WyckoffModel.untrained(seed), structures, above, seed),
         "both": adapted(pretrained(others, seed), structures, above, seed),
     }
     asked = [p for _, p in placements(split)]
     expected = {}
-    for name, scorers in models.items():
-        odds = np.exp([log_likelihood(scorers, [p]) for p in asked])
+    for name, model in models.items():
+        odds = np.exp([log_likelihood(model, [p]) for p in asked])
         expected[name] = round(float((1.0 - (1.0 - odds) ** DRAWS).sum()), 1)
     return {"part": "learning", "seed": seed, "heldout": len(asked), "expected": expected}
 
 
 def geometry(split: Split, seed: int) -> dict[str, Any]:
     """Matches of right placements, by their free coordinates."""
-    frames = frames_of({d.key: d for d in split.learnt}, CAMPAIGN)
-    potential, _ = fit_potential(frames, len(ELEMENTS), seed)
-    calculator = LearntCalculator(potential, ELEMENTS)
+    tools = Tools(split, seed)
     rng = np.random.default_rng(seed)
-
-    def version(structure: Structure) -> Structure:
-        return mended([structure], split)[0]
-
-    rows: dict[str, list[int]] = {}
+    model = WyckoffModel.untrained(seed).geometries
+    compound = model.with_crystals(compounds(split.families, split.formulas))
+    both = compound.with_crystals([primitive_cell(d.structure) for d in split.learnt])
+    ways: dict[str, Callable[[Placement], Structure]] = {
+        "random": lambda p: tools.mend(crystal_of(p, rng)),
+        "random, lowest energy": lambda p: lowest_of(p, rng, tools.energy, tools.mend),
+        "compounds": lambda p: tools.mend(crystal_of(p, rng, known=compound)),
+        "compounds, lowest energy": lambda p: lowest_of(p, rng, tools.energy, tools.mend, compound),
+        "compounds and campaign, lowest energy": lambda p: lowest_of(
+            p, rng, tools.energy, tools.mend, both
+        ),
+    }
+    rows: dict[str, dict[str, int]] = {}
     for structure, placement in placements(split):
         low = max(bound for bound in FREEDOMS if bound <= placement.freedom)
-        row = rows.setdefault(f"from {low}", [0, 0, 0])
+        row = rows.setdefault(f"from {low}", dict.fromkeys(["drawn", *ways], 0))
         for _ in range(COPIES):
-            made = (
-                version(crystal_of(placement, rng)),
-                lowest_of(placement, rng, calculator.energy_per_atom, version),
-            )
-            row[0] += 1
-            for column, crystal in enumerate(made, 1):
-                row[column] += is_same(prerelax(crystal, calculator, STEPS), structure)
-    every = [dict(zip(("drawn", "gaps", "energy"), row, strict=True)) for row in rows.values()]
-    return {
-        "part": "geometry",
-        "seed": seed,
-        "by_free_coordinates": dict(sorted(zip(rows, every, strict=True))),
-    }
+            row["drawn"] += 1
+            for name, made in ways.items():
+                relaxed = prerelax(made(placement), tools.calculator, STEPS)
+                row[name] += is_same(relaxed, structure)
+    return {"part": "geometry", "seed": seed, "by_free_coordinates": dict(sorted(rows.items()))}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

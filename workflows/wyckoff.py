@@ -10,8 +10,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.crystal import Skipped
 from ccdcgan.dft.structures.sources import AflowSource, primitive_cell
-from ccdcgan.models.wyckoff.placement import Placement, placement_of
-from ccdcgan.models.wyckoff.training import Scorers, fitted
+from ccdcgan.models.wyckoff.training import WyckoffModel, fitted
 
 #: Most atoms of a primitive cell that is learnt from.
 MOST_ATOMS = 24
@@ -31,8 +30,8 @@ def family_of(name: str) -> str:
 
 def compounds(
     families: Collection[str] = (), formulas: Collection[str] = (), types: Collection[str] = ()
-) -> list[Placement]:
-    """Placements of AFLOW's compounds.
+) -> list[Structure]:
+    """AFLOW's compounds, in primitive cells.
 
     Parameters
     ----------
@@ -52,31 +51,22 @@ def compounds(
                 or composition.anonymized_formula in types
             ):
                 continue
-            placement = placement_of(structure)
-            if placement is not None:
-                found.append(placement)
+            found.append(structure)
     return found
 
 
-def pretrained(placements: Sequence[Placement], seed: int, epochs: int = EPOCHS) -> Scorers:
-    """Scorers that have learnt from compounds of many chemistries."""
-    return fitted(Scorers.untrained(seed), placements, np.ones(len(placements)), epochs, seed)
+def pretrained(structures: Sequence[Structure], seed: int, epochs: int = EPOCHS) -> WyckoffModel:
+    """A model that has learnt from compounds of many chemistries, in primitive cells."""
+    return fitted(WyckoffModel.untrained(seed), structures, np.ones(len(structures)), epochs, seed)
 
 
 def adapted(
-    scorers: Scorers,
+    model: WyckoffModel,
     structures: Sequence[Structure],
     e_above_hull: Sequence[float],
     seed: int,
     epochs: int = EPOCHS,
-) -> Scorers:
-    """The scorers after a campaign's crystals, those near the hull first (eV/atom)."""
-    placements, weights = [], []
-    for structure, above in zip(structures, e_above_hull, strict=True):
-        placement = placement_of(primitive_cell(structure))
-        if placement is not None:
-            placements.append(placement)
-            weights.append(np.exp(-max(above, 0.0) / SCALE))
-    if not placements:
-        return scorers
-    return fitted(scorers, placements, np.array(weights) / np.mean(weights), epochs, seed)
+) -> WyckoffModel:
+    """The model after a campaign's crystals, those near the hull first (eV/atom)."""
+    weights = np.exp(-np.maximum(e_above_hull, 0.0) / SCALE)
+    return fitted(model, [primitive_cell(s) for s in structures], weights, epochs, seed)

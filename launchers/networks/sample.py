@@ -186,21 +186,21 @@ def _by_wyckoff(
 ) -> tuple[list[Drawn], dict[str, int]]:
     """As `sample`, by the networks that come with the package: of any elements, untrained here."""
     from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
-    from ccdcgan.models.wyckoff.training import Scorers
+    from ccdcgan.models.wyckoff.training import WyckoffModel
     from ccdcgan.workflows.wyckoff import MOST_ATOMS
 
     if composition is None:
         raise UserError(
             "without a folder of networks, --composition says what to draw, as Bi2Se3 or TiO2,SnO2"
         )
-    scorers = Scorers.shipped()
+    model = WyckoffModel.shipped()
     cells: list[dict[str, int]] = []
     for formula in (part.strip() for part in composition.split(",")):
         try:
             elements = elements_of_formula(formula)
         except UserError as error:
             raise UserError(f"--composition {error}") from None
-        if foreign := sorted(set(elements) - scorers.elements):
+        if foreign := sorted(set(elements) - model.elements):
             raise UserError(
                 f"--composition {formula}: the Wyckoff generator has learnt no crystal with "
                 f"{', '.join(foreign)}; the source random of a campaign draws any elements"
@@ -210,8 +210,12 @@ def _by_wyckoff(
         cells += [dict(zip(elements, row, strict=True)) for row in rows.tolist()]
     progress.report("sampling", 0, count)
     rng = np.random.default_rng(seed)
-    placements = draw_placements([cells[i % len(cells)] for i in range(count)], scorers, rng)
-    drawn = [(i, crystal_of(p, rng)) for i, p in enumerate(placements) if p is not None]
+    placements = draw_placements([cells[i % len(cells)] for i in range(count)], model, rng)
+    drawn = [
+        (i, crystal_of(p, rng, known=model.geometries))
+        for i, p in enumerate(placements)
+        if p is not None
+    ]
     passed = [(i, s) for i, s in drawn if not (fault(s) or overlap(s.to_ase_atoms()))]
     funnel = {"sampled": count, "decoded": len(drawn), "valid": len(passed)}
     kept = passed if valid else drawn

@@ -13,16 +13,20 @@ from pymatgen.core import Lattice, Structure
 from ccdcgan.dft.structures.spacegroups import ALL_GROUPS, SYSTEMS
 from ccdcgan.dft.systems import atomic_volume
 from ccdcgan.models.representation.voxels import FloatArray
+from ccdcgan.models.wyckoff.geometry import Geometries
 from ccdcgan.models.wyckoff.network import Asked, group_options, position_options
 from ccdcgan.models.wyckoff.placement import Placement
 from ccdcgan.models.wyckoff.positions import SpaceGroup, space_groups
-from ccdcgan.models.wyckoff.training import Scorers, log_odds
+from ccdcgan.models.wyckoff.training import WyckoffModel, log_odds
 
 #: Cells and free coordinates that are tried for a placement; that with the widest gaps is kept.
 TRIES = 24
 
 #: Crystals of which an energy chooses, each of fewer tries (benchmarks/wyckoff.py counts matches).
 CHOICES, OF = 10, 3
+
+#: Part of the tries that lie near known crystals.
+NEAR_KNOWN = 0.75
 
 #: Standard deviation of the logarithms of the lengths' ratios.
 SPREAD = 0.45
@@ -57,12 +61,12 @@ class _Draft:
 
 def draw_placements(
     asked: Sequence[Mapping[str, int]],
-    scorers: Scorers,
+    model: WyckoffModel,
     rng: np.random.Generator,
     groups: Collection[int] = ALL_GROUPS,
 ) -> list[Placement | None]:
     """A placement for each composition asked for; None where the choices lead nowhere."""
-    drafts = _begun(asked, scorers, rng, sorted(groups))
+    drafts = _begun(asked, model, rng, sorted(groups))
     active = [draft for draft in drafts if draft.group is not None]
     while active:
         going, options = [], []
@@ -78,7 +82,7 @@ def draw_placements(
             else:
                 draft.group = None
         active = []
-        for (draft, indices), odds in zip(going, log_odds(scorers.positions, options), strict=True):
+        for (draft, indices), odds in zip(going, log_odds(model.positions, options), strict=True):
             assert draft.group is not None
             position, number = int(rng.choice(indices, p=np.exp(odds))), draft.element
             draft.placed.append((number, position))
@@ -90,7 +94,7 @@ def draw_placements(
 
 def _begun(
     asked: Sequence[Mapping[str, int]],
-    scorers: Scorers,
+    model: WyckoffModel,
     rng: np.random.Generator,
     groups: Sequence[int],
 ) -> list[_Draft]:
@@ -102,7 +106,7 @@ def _begun(
         if key not in known:
             wanted = Asked(atoms)
             rows, numbers = group_options(wanted, groups)
-            odds = log_odds(scorers.groups, [rows])[0] if len(rows) else np.zeros(0)
+            odds = log_odds(model.groups, [rows])[0] if len(rows) else np.zeros(0)
             known[key] = wanted, numbers, np.exp(odds)
         wanted, numbers, shares = known[key]
         group = space_groups()[rng.choice(numbers, p=shares) - 1] if len(numbers) else None
@@ -110,25 +114,31 @@ def _begun(
     return drafts
 
 
-def crystal_of(placement: Placement, rng: np.random.Generator, tries: int = TRIES) -> Structure:
-    """A crystal of a placement: of some cells and free coordinates, those with the widest gaps."""
+def crystal_of(
+    placement: Placement,
+    rng: np.random.Generator,
+    tries: int = TRIES,
+    known: Geometries | None = None,
+) -> Structure:
+    """A crystal of a placement: of some cells and free coordinates, those with the widest gaps.
+
+    Parameters
+    ----------
+    known
+        Geometries near which a part of the tries lie; by default all are drawn at random.
+    """
     group = space_groups()[placement.group - 1]
-    species = [
-        e
-        for e, taken in placement.sites.items()
-        for i in taken
-        for _ in range(group.positions[i].multiplicity)
-    ]
+    sites = [(e, i) for e, taken in placement.sites.items() for i in taken]
+    species = [e for e, i in sites for _ in range(group.positions[i].multiplicity)]
     radii = covalent_radii[[atomic_numbers[e] for e in species]]
     volume = sum(atomic_volume(e) for e in species) / abs(np.linalg.det(group.primitive))
-    cells = np.array([_cell(placement.group, volume, rng) for _ in range(tries)])
+    shapes = np.array([_shape(rng) for _ in range(tries)])
+    free = rng.random((tries, len(sites), 3))
+    if known is not None and (near := known.draw(placement, round(NEAR_KNOWN * tries), rng)):
+        shapes[: len(near[0])], free[: len(near[0])] = near
+    cells = np.array([_cell(placement.group, volume, shape) for shape in shapes])
     coords = np.concatenate(
-        [
-            group.positions[i].coordinates(rng.random((tries, 3)))
-            for taken in placement.sites.values()
-            for i in taken
-        ],
-        axis=1,
+        [group.positions[i].coordinates(free[:, n]) for n, (_, i) in enumerate(sites)], axis=1
     )
     cells = group.primitive @ cells
     coords = coords @ np.linalg.inv(group.primitive)
@@ -142,6 +152,7 @@ def lowest_of(
     rng: np.random.Generator,
     energy: Callable[[Structure], float] | None,
     version: Callable[[Structure], Structure] = lambda structure: structure,
+    known: Geometries | None = None,
 ) -> Structure:
     """A crystal of a placement: of some, that of the lowest energy; any, without energies.
 
@@ -151,30 +162,35 @@ def lowest_of(
         Of a crystal, as a learnt potential gives it.
     version
         What is done to a crystal before: it is mended.
+    known
+        As of `crystal_of`.
     """
     if energy is None or not placement.freedom:
-        return version(crystal_of(placement, rng))
-    found = [version(crystal_of(placement, rng, OF)) for _ in range(CHOICES)]
+        return version(crystal_of(placement, rng, known=known))
+    found = [version(crystal_of(placement, rng, OF, known)) for _ in range(CHOICES)]
     return min(found, key=energy)
 
 
-def _cell(number: int, volume: float, rng: np.random.Generator) -> FloatArray:
-    """Vectors of a conventional cell of a volume (Å³), its shape drawn at random."""
-    system = next(name for name, (low, high) in SYSTEMS.items() if low <= number <= high)
+def _shape(rng: np.random.Generator) -> FloatArray:
+    """Lengths, only whose ratios count, and angles (degrees) of a conventional cell, at random."""
     a, b, c = np.exp(SPREAD * rng.standard_normal(3))
-    angles = [90.0, 90.0, 90.0]
+    return np.array([a, b, c, *rng.uniform(65.0, 115.0, 3)])
+
+
+def _cell(number: int, volume: float, shape: FloatArray) -> FloatArray:
+    """Vectors of a conventional cell of a volume (Å³), with the shape as its system has it."""
+    system = next(name for name, (low, high) in SYSTEMS.items() if low <= number <= high)
+    a, b, c, alpha, beta, gamma = shape
     if system == "cubic":
-        b = c = a
+        a = b = c = 1.0
     elif system in {"tetragonal", "trigonal", "hexagonal"}:
-        b = a
-        # Trigonal and hexagonal layers are often stacked high.
-        c *= np.exp(SPREAD * rng.standard_normal())
-        angles[2] = 90.0 if system == "tetragonal" else 120.0
-    elif system == "monoclinic":
-        angles[1] = rng.uniform(90.0, 125.0)
-    elif system == "triclinic":
-        angles = list(rng.uniform(65.0, 115.0, 3))
-    lattice = Lattice.from_parameters(a, b, c, *angles)
+        a = b = (a * b) ** 0.5
+    if system == "monoclinic":
+        alpha = gamma = 90.0
+    elif system != "triclinic":
+        alpha = beta = 90.0
+        gamma = 120.0 if system in {"trigonal", "hexagonal"} else 90.0
+    lattice = Lattice.from_parameters(a, b, c, alpha, beta, gamma)
     return np.asarray(lattice.scale(volume).matrix)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import spglib
@@ -43,12 +44,16 @@ class Placement:
         return sum(positions[i].freedom for taken in self.sites.values() for i in taken)
 
 
+def cell_of(structure: Structure) -> tuple[Any, Any, list[int]]:
+    """Lattice, coordinates and atomic numbers, as spglib takes them."""
+    numbers = [site.specie.Z for site in structure]
+    return structure.lattice.matrix, structure.frac_coords, numbers
+
+
 def placement_of(structure: Structure, tolerance: float = TOLERANCE) -> Placement | None:
     """The placement of a crystal; None where spglib finds no symmetry."""
-    numbers = [site.specie.Z for site in structure]
-    cell = (structure.lattice.matrix, structure.frac_coords, numbers)
     try:
-        found = spglib.get_symmetry_dataset(cell, symprec=tolerance)
+        found = spglib.get_symmetry_dataset(cell_of(structure), symprec=tolerance)
     except Exception:  # noqa: BLE001  spglib has its own kinds for cells that are none
         return None
     if found is None:

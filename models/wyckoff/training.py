@@ -1,20 +1,22 @@
-"""The scoring network trained on placements of known crystals."""
+"""What the generator learns from known crystals: their placements and their geometries."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.spacegroups import ALL_GROUPS
 from ccdcgan.models.backend import initialise
 from ccdcgan.models.representation.voxels import FloatArray
+from ccdcgan.models.wyckoff.geometry import Geometries
 from ccdcgan.models.wyckoff.network import (
     GROUP_SIZE,
     POSITION_SIZE,
@@ -23,7 +25,7 @@ from ccdcgan.models.wyckoff.network import (
     group_options,
     position_options,
 )
-from ccdcgan.models.wyckoff.placement import Placement
+from ccdcgan.models.wyckoff.placement import Placement, placement_of
 from ccdcgan.models.wyckoff.positions import space_groups
 
 #: File of the weights that come with the package.
@@ -40,54 +42,67 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Scorers:
-    """The two scoring networks.
+class WyckoffModel:
+    """The two scoring networks, and the geometries of known crystals.
 
     Attributes
     ----------
     groups, positions
-        Of space groups, and of Wyckoff positions.
+        Networks: of space groups, and of Wyckoff positions.
+    geometries
+        Cells and free coordinates near which those of a placement are drawn.
     elements
-        Symbols of the elements of what they have learnt from.
+        Symbols of the elements of what it has learnt from.
     """
 
     groups: keras.Model
     positions: keras.Model
+    geometries: Geometries = field(default_factory=Geometries)
     elements: frozenset[str] = frozenset()
 
     @classmethod
-    def untrained(cls, seed: int) -> Scorers:
-        """Networks under which all options are alike."""
+    def untrained(cls, seed: int) -> WyckoffModel:
+        """Networks under which all options are alike, and no geometries."""
         made = cls(build_scorer(GROUP_SIZE, "groups"), build_scorer(POSITION_SIZE, "positions"))
         for model in (made.groups, made.positions):
             initialise(model.trainable_variables, seed)
         return made
 
     def to_bytes(self) -> bytes:
-        """The weights as a file, for `from_bytes`."""
+        """The model as a file, for `from_bytes`."""
         stream = io.BytesIO()
         arrays = {
             f"{model.name}/{i}": weights
             for model in (self.groups, self.positions)
             for i, weights in enumerate(model.get_weights())
         }
+        arrays |= {f"geometries/{name}": a for name, a in self.geometries.arrays().items()}
         np.savez_compressed(stream, elements=sorted(self.elements), **arrays)
         return stream.getvalue()
 
     @classmethod
-    def shipped(cls) -> Scorers:
-        """Those that come with the package: benchmarks/train_wyckoff.py makes them."""
+    def shipped(cls) -> WyckoffModel:
+        """The model that comes with the package: benchmarks/train_wyckoff.py makes it."""
         stored = resources.files("ccdcgan.models").joinpath("weights", WEIGHTS)
         return cls.from_bytes(stored.read_bytes())
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Scorers:
-        """The scorers that `to_bytes` has written."""
+    def from_bytes(cls, data: bytes) -> WyckoffModel:
+        """The model that `to_bytes` has written."""
         made = cls.untrained(0)
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             for model in (made.groups, made.positions):
                 model.set_weights([stored[f"{model.name}/{i}"] for i in range(len(model.weights))])
-            return replace(made, elements=frozenset(stored["elements"].tolist()))
+            geometries = {
+                name.partition("/")[2]: stored[name]
+                for name in stored.files
+                if name.startswith("geometries/")
+            }
+            return replace(
+                made,
+                geometries=Geometries.from_arrays(geometries),
+                elements=frozenset(stored["elements"].tolist()),
+            )
 
 
 def choices_of(placement: Placement, weight: float) -> tuple[Choice, list[Choice]]:
@@ -109,25 +124,39 @@ def choices_of(placement: Placement, weight: float) -> tuple[Choice, list[Choice
 
 
 def fitted(
-    scorers: Scorers,
-    placements: Sequence[Placement],
+    model: WyckoffModel,
+    structures: Sequence[Structure],
     weights: FloatArray,
     epochs: int,
     seed: int,
     batch: int = 64,
-) -> Scorers:
-    """The scorers, whose networks are trained by maximum likelihood.
+) -> WyckoffModel:
+    """The model after more crystals: networks by maximum likelihood, geometries beside the others.
 
     Parameters
     ----------
+    structures
+        In primitive cells; those without a placement teach nothing.
     weights : array (n,)
-        Of the placements; one on average.
+        Of the structures in the likelihood; only their ratios count.
     """
-    pairs = [choices_of(p, float(w)) for p, w in zip(placements, weights, strict=True)]
-    _fit(scorers.groups, [group for group, _ in pairs], epochs, seed, batch)
-    _fit(scorers.positions, [c for _, choices in pairs for c in choices], epochs, seed, batch)
-    learnt = {e for placement in placements for e in placement.sites}
-    return replace(scorers, elements=scorers.elements | learnt)
+    found = [
+        (placement, float(weight))
+        for structure, weight in zip(structures, weights, strict=True)
+        if (placement := placement_of(structure)) is not None
+    ]
+    if not found:
+        return model
+    usual = float(np.mean([weight for _, weight in found]))
+    pairs = [choices_of(placement, weight / usual) for placement, weight in found]
+    _fit(model.groups, [group for group, _ in pairs], epochs, seed, batch)
+    _fit(model.positions, [c for _, choices in pairs for c in choices], epochs, seed, batch)
+    learnt = {e for placement, _ in found for e in placement.sites}
+    return replace(
+        model,
+        geometries=model.geometries.with_crystals(structures),
+        elements=model.elements | learnt,
+    )
 
 
 def _fit(model: keras.Model, choices: Sequence[Choice], epochs: int, seed: int, batch: int) -> None:
@@ -164,13 +193,13 @@ def _batches(
         yield rows, made, np.array([c.weight for c in part], np.float32)
 
 
-def log_likelihood(scorers: Scorers, placements: Sequence[Placement]) -> float:
+def log_likelihood(model: WyckoffModel, placements: Sequence[Placement]) -> float:
     """Mean logarithm of the probability of a placement, given its composition."""
     total = 0.0
     for placement in placements:
         of_group, of_positions = choices_of(placement, 1.0)
-        total += log_odds(scorers.groups, [of_group.options])[0][of_group.made]
-        odds = log_odds(scorers.positions, [c.options for c in of_positions])
+        total += log_odds(model.groups, [of_group.options])[0][of_group.made]
+        odds = log_odds(model.positions, [c.options for c in of_positions])
         total += sum(o[c.made] for o, c in zip(odds, of_positions, strict=True))
     return float(total / len(placements))
 

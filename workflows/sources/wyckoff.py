@@ -13,7 +13,7 @@ from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.gan.generators import draw_compositions
 from ccdcgan.models.sampling import POTENTIAL
 from ccdcgan.models.wyckoff.drawing import draw_placements, lowest_of
-from ccdcgan.models.wyckoff.training import Scorers
+from ccdcgan.models.wyckoff.training import WyckoffModel
 from ccdcgan.workflows.prerelaxation import LearntCalculator
 from ccdcgan.workflows.sources.base import Context, Proposal
 from ccdcgan.workflows.training import preset_of
@@ -33,13 +33,14 @@ def wyckoff(context: Context, count: int) -> list[Proposal]:
     def version(structure: Structure) -> Structure:
         return context.repaired(primitive_cell(structure))
 
+    model = _model(context)
     found: list[Proposal] = []
-    for number, placement in enumerate(draw_placements(asked, _scorers(context), rng, groups)):
+    for number, placement in enumerate(draw_placements(asked, model, rng, groups)):
         if len(found) == count:
             break
         if placement is None:
             continue
-        crystal = limits.version(lowest_of(placement, rng, energy, version))
+        crystal = limits.version(lowest_of(placement, rng, energy, version, model.geometries))
         if crystal is not None:
             name = f"{placement.group}-{number}"
             found.append(Proposal(context.origin("wyckoff", name), crystal))
@@ -56,14 +57,14 @@ def _energy(context: Context) -> Callable[[Structure], float] | None:
     return calculator.energy_per_atom
 
 
-def _scorers(context: Context) -> Scorers:
-    """The shipped networks, or those that never saw what is left out, after the known crystals."""
+def _model(context: Context) -> WyckoffModel:
+    """The shipped model, or one that never saw what is left out, after the known crystals."""
     campaign, samples = context.campaign, context.knowledge.samples
     seed = campaign.seed + context.number
     without = {Composition(f).anonymized_formula for f in campaign.database.without}
-    scorers = pretrained(compounds(types=without), seed) if without else Scorers.shipped()
+    model = pretrained(compounds(types=without), seed) if without else WyckoffModel.shipped()
     structures = [s.structure for s in samples]
-    return adapted(scorers, structures, [s.properties["e_above_hull"] for s in samples], seed)
+    return adapted(model, structures, [s.properties["e_above_hull"] for s in samples], seed)
 
 
 def _compositions(context: Context, count: int, rng: np.random.Generator) -> list[dict[str, int]]:
