@@ -126,6 +126,10 @@ def test_a_folder_is_told_of_as_it_is(started: Path) -> None:
     assert page.count("<tr data-phase=") == len(OWN) + 4
     assert '<div class="value">1</div><div class="what">without a result</div>' in page
     assert "1 without a result" in page
+    assert "<h1>Bi–Se · run</h1>" in page
+    # New are the generated and distinct: 0.02, 0.12 eV/atom; the label of a place is the nearest.
+    for number, word in ((0, "on the hull"), (1, "within 0.025"), (1, "within 0.10")):
+        assert f'>{number}</div><div class="what">of these new and {word}<' in page
 
 
 def test_every_filter_of_a_question_has_a_field(started: Path) -> None:
@@ -457,6 +461,7 @@ def test_a_click_shows_a_crystal_and_copies_it(page: Any) -> None:
 
 
 def test_news_come_by_themselves(page: Any) -> None:
+    page.find_element("css selector", "summary").click()
     page.find_element("id", "f-formula").send_keys("BiSe")
     more = document("d" * 32, ROCKSALT, -4.0).model_dump(mode="json")
     fill(page.folder, **{RESULTS: [more]})

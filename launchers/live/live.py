@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.hull import NEAR
 from ccdcgan.launchers.live.cache import Cached
 from ccdcgan.launchers.live.source import Progress, Source, Table
 from ccdcgan.launchers.report.write import page
@@ -132,7 +134,8 @@ class Live:
 
 
 def counts(rows: pd.DataFrame) -> dict[str, int]:
-    """How many of the new crystals are how near to the hull, by the words of their labels."""
+    """How many of the new crystals are on the hull, and within a distance of it, by those words."""
     new = rows[(rows["origin"] == "generated") & rows["distinct"].fillna(False).astype(bool)]
     labels: Sequence[str] = list(new["label"])
-    return {word: labels.count(word) for word in ("on the hull", "within 0.025", "within 0.10")}
+    within: Iterable[int] = accumulate(labels.count(word) for word in NEAR)
+    return dict(zip(NEAR, within, strict=True))

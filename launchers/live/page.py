@@ -65,7 +65,7 @@ def live_page(
     note = "" if problem is None else f'<p class="problem" role="alert">{text(problem)}</p>'
     note = f'<div id="problem" data-live>{note}</div>'
     return Template(_asset("live.html")).substitute(
-        title=text(title),
+        title=text(_heading(title, view)),
         style=asset("style.css") + _asset("live.css"),
         mark=text(mark),
         state=text(view.progress.state if view else ""),
@@ -73,6 +73,12 @@ def live_page(
         cards=_cards(view) if view else "",
         main=_main(view, asked, number) if view else "",
     )
+
+
+def _heading(title: str, view: View | None) -> str:
+    """The title, after the system where it is one."""
+    systems = [] if view is None else list(view.rows["system"].unique())
+    return f"{str(systems[0]).replace('-', '–')} · {title}" if len(systems) == 1 else title
 
 
 def _asset(name: str) -> str:
@@ -100,12 +106,18 @@ def _main(view: View, asked: Asked, number: int) -> str:
     return "".join(
         (
             _section("progress", "Progress", _progress(view.progress, asked)),
-            _section("phases", "Phases", form(asked) + HULL + _phases(view, asked, number)),
+            _section("phases", "Phases", _filters(asked) + HULL + _phases(view, asked, number)),
             asset("crystal.html"),
             _section("newest", "Newest crystals", _newest(view.progress.newest)),
             f'<div id="failures" data-live>{failed(view.progress.failures)}</div>',
         )
     )
+
+
+def _filters(asked: Asked) -> str:
+    """The form, closed where nothing but an order is asked."""
+    state = " open" if set(asked) - {"sort", "campaign"} else ""
+    return f"<details{state}><summary>Filters</summary>{form(asked)}</details>"
 
 
 def _section(name: str, title: str, content: str) -> str:
