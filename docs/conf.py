@@ -2,6 +2,9 @@
 
 import configparser
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 _setup = configparser.ConfigParser()
 _setup.read(Path(__file__).parent.parent / "setup.cfg", encoding="utf-8")
@@ -25,7 +28,20 @@ autodoc_mock_imports = ["keras", "sevenn", "tensorflow", "torch"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-# Fields of pydantic documents are in their tables, not in the signature.
+# No long signatures of documents, which have their fields below.
 autodoc_class_signature = "separated"
+autodoc_default_options = {"exclude-members": "__init__, __new__"}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+
+
+def _fields(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """The fields of a document, below what its docstring says."""
+    if what == "class" and issubclass(thing, BaseModel):
+        fields = thing.model_fields.items()
+        lines += ["", *(f":param {name}: {f.description}" for name, f in fields if f.description)]
+
+
+def setup(app: Any) -> None:
+    """See Sphinx."""
+    app.connect("autodoc-process-docstring", _fields)
