@@ -190,6 +190,8 @@ def test_every_page_is_in_the_contents() -> None:
     contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.stem == "index" or f"\n{page.stem}\n" in contents, page.name
+        # Pages of Sphinx's own, which would take its place.
+        assert page.stem not in {"genindex", "modindex", "search"}
 
 
 def test_the_public_names_are_in_the_api() -> None:

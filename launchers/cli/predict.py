@@ -49,7 +49,7 @@ def predict(
     spacegroup: Annotated[
         list[str] | None,
         typer.Option(
-            help="Space group to search in, as 166 or Fm-3m; may be repeated. docs/search.md."
+            help="Space group to search in, as 166 or Fm-3m; may be repeated. docs/proposals.md."
         ),
     ] = None,
     crystal_system: Annotated[
