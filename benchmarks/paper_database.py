@@ -74,13 +74,13 @@ def prototypes(most: int | None) -> list[Candidate]:
     found, _, _ = collect([AflowSource(decorated=True)], filters, len(ELEMENTS), 0)
     pool, _ = candidates(found, ELEMENTS)
     order = np.random.default_rng(0).permutation(len(pool))
-    members = proposed("element", end_members(ELEMENTS, 8))
+    members = proposed("element", end_members(ELEMENTS, 4))
     return members + proposed("prototype", [pool[i] for i in order[:most]])
 
 
 def random_symmetric(count: int, seed: int) -> Iterator[Prototype]:
-    """Random symmetric crystals at the volume of substituted prototypes."""
-    for item in random_crystals(list(ELEMENTS), count, MAX_SITES, seed):
+    """Random symmetric crystals at the volume of substituted prototypes, short enough."""
+    for item in random_crystals(list(ELEMENTS), DRAWS * count, MAX_SITES, seed):
         if isinstance(item, Prototype):
             cell = starting_volume(item.structure)
             if max(cell.lattice.abc) <= MAX_LENGTH:
@@ -180,11 +180,12 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     archive = Archive(options.folder / "relaxations.jsonl.gz", RELAXATION, ELEMENTS)
     relax(archive, prototypes(options.prototypes), options)
-    found = random_symmetric(options.random, options.seed)
+    found = islice(random_symmetric(options.random, options.seed), options.random)
     while block := list(islice(found, BLOCK)):
         relax(archive, proposed("prototype", block), options)
     for number in range(-(-options.variations // BLOCK)):
-        made = variations(archive, number, options.seed)
+        left = options.variations - number * BLOCK
+        made = variations(archive, number, options.seed)[:left]
         relax(archive, proposed("prototype", made), options)
 
 

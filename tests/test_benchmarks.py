@@ -248,6 +248,54 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
     assert len(asked) == 2
 
 
+def test_the_papers_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is counted of it, and that a generation does not depend on what came after it."""
+    database, runs = script("paper_database"), script("paper_run")
+    archive = script("relaxation_archive").Archive(
+        tmp_path / "relaxations.jsonl.gz", database.RELAXATION, database.ELEMENTS
+    )
+
+    def add(kind: str, name: str, cell: Structure, energy: float) -> None:
+        plain = {"lattice": cell.lattice.matrix, "coords": cell.frac_coords}
+        row = {"species": [s.specie.symbol for s in cell]} | {
+            key: value.tolist() for key, value in plain.items()
+        }
+        numbers = dict.fromkeys(archives.NUMBERS) | {"converged": True, "steps": 1, "seconds": 1.0}
+        origin = {"kind": kind, "id": name}
+        document = archive._document(
+            {"key": name, "origin": origin, "initial": row, "final": row, **numbers}
+            | {"energy_per_atom": energy}
+        )
+        archive.documents[name] = document
+
+    archives = script("relaxation_archive")
+    for symbol in database.ELEMENTS:
+        add("element", symbol, Structure(Lattice.cubic(3.2), [symbol], [[0, 0, 0]]), -3.0)
+    # On the hull, 0.12 above it, and of positive formation energy.
+    for length, energy in ((3.7, -3.4), (3.9, -3.28), (4.4, -2.9)):
+        cell = Structure.from_spacegroup(
+            "Pm-3m", Lattice.cubic(length), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+        )
+        add("prototype", f"salt-{length}", cell, energy)
+    found = database.histogram(list(archive.documents.values()))
+    counts = {name: found[name]["count"] for name in database.PAPER}
+    assert counts == {"negative": 2, "metastable": 2, "stable": 1} and found["compounds"] == 3
+    assert sum(found["histogram"]) == 3
+    monkeypatch.setattr(database, "BLOCK", 4)
+    first = database.variations(archive, 0, 0)
+    assert len(first) == 4
+    for child in first:
+        add("prototype", child.id, child.structure, -3.1)
+    again = database.variations(archive, 0, 0)
+    assert [c.id for c in again] == [c.id for c in first]
+    assert all(a.structure == b.structure for a, b in zip(again, first, strict=True))
+    assert {c.id for c in database.variations(archive, 1, 0)}.isdisjoint(c.id for c in first)
+    campaign = runs.parse_campaign({"database": {"without": ["BiSe"]}}, "x")
+    kept = runs.picked(archive, None, campaign)
+    assert "BiSe" not in {d.structure.composition.reduced_formula for d in kept}
+    assert {d.origin.id for d in kept} >= {"Bi", "Se"}
+
+
 def test_reading(capsys: pytest.CaptureFixture[str]) -> None:
     script("reading").main(["--files", "8", "--mixed", "200"])
     lines = capsys.readouterr().out.splitlines()

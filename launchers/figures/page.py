@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers
-from ase.data.colors import jmol_colors
 from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from ccdcgan.dft.files import to_json
 from ccdcgan.launchers.figures.chart import Chart, Figure, Portraits
+from ccdcgan.launchers.figures.crystal import balls, edges
 from ccdcgan.launchers.report.figures import Plotly, axis, layout, plotly_text
 
 _SYMBOLS = {
@@ -113,13 +112,8 @@ def _portraits(figure: Portraits) -> Plotly:
     traces = []
     for i, crystal in enumerate(figure.crystals):
         scene, across = f"scene{i + 1}", [i / count, (i + 0.96) / count]
-        structure = crystal.structure
-        x, y, z = structure.cart_coords.T.round(4).tolist()
-        symbols = [site.specie.symbol for site in structure]
-        colours = [
-            "rgb({},{},{})".format(*(jmol_colors[atomic_numbers[s]] * 255).astype(int).tolist())
-            for s in symbols
-        ]
+        atoms, cell = balls(crystal.structure), edges(crystal.structure)
+        x, y, z = np.array([atom.place for atom in atoms]).T.round(4).tolist()
         traces.append(
             {
                 "type": "scatter3d",
@@ -128,15 +122,36 @@ def _portraits(figure: Portraits) -> Plotly:
                 "x": x,
                 "y": y,
                 "z": z,
-                "text": symbols,
+                "text": [atom.symbol for atom in atoms],
                 "hovertemplate": "%{text}<extra></extra>",
-                "marker": {"size": 8, "color": colours, "line": {"width": 1, "color": "#334155"}},
+                "marker": {
+                    "size": [9 * atom.radius for atom in atoms],
+                    "color": ["rgb({:.0%},{:.0%},{:.0%})".format(*atom.rgb) for atom in atoms],
+                    "line": {"width": 1, "color": "#334155"},
+                },
+            }
+        )
+        # A gap after each edge.
+        x, y, z = (
+            [v for edge in cell for v in (*edge[:, k].round(4).tolist(), None)] for k in range(3)
+        )
+        traces.append(
+            {
+                "type": "scatter3d",
+                "mode": "lines",
+                "scene": scene,
+                "x": x,
+                "y": y,
+                "z": z,
+                "hoverinfo": "skip",
+                "line": {"color": "#94a3b8", "width": 2},
             }
         )
         hidden = {"visible": False}
         frame[scene] = {
             "domain": {"x": across, "y": [low, 0.94]},
             "aspectmode": "data",
+            "camera": {"eye": {"x": 1.2, "y": -2.1, "z": 0.6}},
             **dict.fromkeys(("xaxis", "yaxis", "zaxis"), hidden),
         }
         frame["annotations"].append(
@@ -161,8 +176,7 @@ def _portraits(figure: Portraits) -> Plotly:
                     ],
                     "zmin": -1,
                     "zmax": 1,
-                    "colorscale": "RdBu",
-                    "reversescale": True,
+                    "colorscale": [[0, "#2166ac"], [0.5, "#f7f7f7"], [1, "#b2182b"]],
                     "showscale": False,
                     "xaxis": f"x{number}",
                     "yaxis": f"y{number}",
@@ -173,6 +187,7 @@ def _portraits(figure: Portraits) -> Plotly:
                 "domain": [0.0, 0.46],
                 "visible": False,
                 "autorange": "reversed",
+                "scaleanchor": f"x{number}",
                 "anchor": f"x{number}",
             }
     return {"data": traces, "layout": frame}

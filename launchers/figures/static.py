@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
-from ase.data import atomic_numbers, covalent_radii
-from ase.data.colors import jmol_colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from pymatgen.core import Structure
 
 from ccdcgan.launchers.figures.chart import Chart, Figure, Portraits, Series
+from ccdcgan.launchers.figures.crystal import balls, edges
 
 Format = Literal["pdf", "svg", "png"]
 
@@ -23,7 +21,7 @@ Format = Literal["pdf", "svg", "png"]
 _MARKERS = {
     "circle": ("o", 10.0, True),
     "ring": ("o", 16.0, False),
-    "star": ("*", 34.0, True),
+    "star": ("*", 26.0, True),
     "triangle": ("^", 46.0, False),
     "filled triangle": ("^", 46.0, True),
 }
@@ -65,6 +63,8 @@ def _chart(chart: Chart) -> Canvas:
             coloured = _points(axes, series, limits) or coloured
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
+    if all(float(x).is_integer() for s in chart.series for x in s.x if s.symbol is None):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if chart.log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -124,26 +124,23 @@ def _portraits(figure: Portraits) -> Canvas:
 
 
 def _crystal(axes: Any, structure: Structure) -> None:
-    """Atoms as balls in the edges of their cell, atoms of faces and corners on each."""
-    corners = np.array(list(itertools.product((0, 1), repeat=3)))
-    for a, b in itertools.combinations(corners, 2):
-        if abs(a - b).sum() == 1:
-            edge = np.array([a, b]) @ structure.lattice.matrix
-            axes.plot(*edge.T, color="#94a3b8", lw=0.6)
-    for site in structure:
-        number = atomic_numbers[site.specie.symbol]
-        inside = np.mod(site.frac_coords, 1.0)
-        inside[inside > 0.99] = 0.0
-        images = [inside + c for c in corners if ((inside + c) <= 1.01).all()]
-        places = np.array(images) @ structure.lattice.matrix
+    for edge in edges(structure):
+        axes.plot(*edge.T, color="#94a3b8", lw=0.6)
+    for ball in balls(structure):
         axes.scatter(
-            *places.T,
-            s=55 * float(covalent_radii[number]) ** 2,
-            color=[tuple(jmol_colors[number])],
+            *ball.place,
+            s=55 * ball.radius**2,
+            color=[ball.rgb],
             edgecolors="#334155",
             linewidths=0.3,
             depthshade=False,
         )
+    corners = np.concatenate(edges(structure))
+    low, high = corners.min(0), corners.max(0)
+    for set_limits, bounds in zip(
+        (axes.set_xlim, axes.set_ylim, axes.set_zlim), zip(low, high, strict=True), strict=True
+    ):
+        set_limits(*bounds)
     axes.set_axis_off()
-    axes.set_aspect("equal")
+    axes.set_box_aspect(high - low, zoom=0.95)
     axes.view_init(elev=12, azim=-62)
