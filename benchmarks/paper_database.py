@@ -87,8 +87,8 @@ def random_symmetric(count: int, seed: int) -> Iterator[Prototype]:
                 yield Prototype(item.id, cell)
 
 
-def variations(archive: Archive, number: int, seed: int) -> list[Prototype]:
-    """A generation: children of what converged before it, any of which is a parent as often."""
+def variations(archive: Archive, number: int, seed: int, count: int = BLOCK) -> list[Prototype]:
+    """A generation or its beginning: children of what converged before it, all alike often."""
     rng = np.random.default_rng([seed, number])
     # Not of this generation nor a later one: so that a run that was broken off makes the same.
     keys = sorted(
@@ -100,7 +100,7 @@ def variations(archive: Archive, number: int, seed: int) -> list[Prototype]:
     parents = [p for p in parents if len(p) <= MAX_SITES and len(p.composition) == len(ELEMENTS)]
     seen = SeenStructures(parents)
     found: list[Prototype] = []
-    for _ in range(DRAWS * BLOCK):
+    for _ in range(DRAWS * count):
         child = vary(parents, [1.0] * len(parents), ELEMENTS, MAX_SITES, rng)
         if child is None:
             continue
@@ -109,7 +109,7 @@ def variations(archive: Archive, number: int, seed: int) -> list[Prototype]:
             continue
         if seen.add_if_new(cell):
             found.append(Prototype(f"variation:{seed}-{number}-{len(found)} {child[2]}", cell))
-        if len(found) == BLOCK:
+        if len(found) == count:
             break
     return found
 
@@ -184,8 +184,8 @@ def main() -> None:
     while block := list(islice(found, BLOCK)):
         relax(archive, proposed("prototype", block), options)
     for number in range(-(-options.variations // BLOCK)):
-        left = options.variations - number * BLOCK
-        made = variations(archive, number, options.seed)[:left]
+        left = min(options.variations - number * BLOCK, BLOCK)
+        made = variations(archive, number, options.seed, left)
         relax(archive, proposed("prototype", made), options)
 
 

@@ -248,7 +248,7 @@ def test_relaxations_of_the_yield_are_kept(tmp_path: Path, monkeypatch: pytest.M
     assert len(asked) == 2
 
 
-def test_the_papers_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_database(tmp_path: Path) -> None:
     """What is counted of it, and that a generation does not depend on what came after it."""
     database, runs = script("paper_database"), script("paper_run")
     archive = script("relaxation_archive").Archive(
@@ -281,15 +281,14 @@ def test_the_papers_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     counts = {name: found[name]["count"] for name in database.PAPER}
     assert counts == {"negative": 2, "metastable": 2, "stable": 1} and found["compounds"] == 3
     assert sum(found["histogram"]) == 3
-    monkeypatch.setattr(database, "BLOCK", 4)
-    first = database.variations(archive, 0, 0)
+    first = database.variations(archive, 0, 0, 4)
     assert len(first) == 4
     for child in first:
         add("prototype", child.id, child.structure, -3.1)
-    again = database.variations(archive, 0, 0)
+    again = database.variations(archive, 0, 0, 4)
     assert [c.id for c in again] == [c.id for c in first]
     assert all(a.structure == b.structure for a, b in zip(again, first, strict=True))
-    assert {c.id for c in database.variations(archive, 1, 0)}.isdisjoint(c.id for c in first)
+    assert {c.id for c in database.variations(archive, 1, 0, 4)}.isdisjoint(c.id for c in first)
     campaign = runs.parse_campaign({"database": {"without": ["BiSe"]}}, "x")
     kept = runs.picked(archive, None, campaign)
     assert "BiSe" not in {d.structure.composition.reduced_formula for d in kept}

@@ -51,6 +51,10 @@ def test_all_that_are_built_have_sensible_bonds():
     crystals = known_crystals()
     formulas = {c.structure.composition.reduced_formula for c in crystals}
     assert len(formulas) == len(REPORTED) == 13
+    # Long et al. (2021): eight in their database, seven not.
+    paper = {"BiSe3", "Bi2Se3", "Bi4Se5", "Bi3Se2", "Bi5Se3", "Bi2Se", "Bi7Se3", "Bi3Se"}
+    paper |= {"BiSe2", "Bi3Se4", "Bi8Se9", "BiSe", "Bi8Se7", "Bi6Se5", "Bi4Se3"}
+    assert paper - formulas == {"BiSe2", "BiSe3"} and formulas < paper
     assert len({c.id for c in crystals}) == len(crystals) == 14
     for crystal in crystals:
         structure = crystal.structure

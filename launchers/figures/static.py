@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 from pymatgen.core import Structure
 
 from ccdcgan.launchers.figures.chart import Chart, Figure, Portraits, Series
@@ -64,7 +65,7 @@ def _chart(chart: Chart) -> Canvas:
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if all(float(x).is_integer() for s in chart.series for x in s.x if s.symbol is None):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if chart.log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")

@@ -8,8 +8,8 @@ by septuple layers Se-Bi-Se-Bi-Se-Bi-Se, which tin bismuth selenides have [4, 5]
 Lengths are those of Bi₂Se₃ [6], bismuth [7] and SnBi₄Se₇ [4]. They bring the lattices of BiSe and
 Bi₄Se₃ within about 1% of the measured ones: good to start a relaxation from, not a refinement.
 
-BiSe₂ and BiSe₃ are not here: their layers do not belong to the series, and no coordinates of theirs
-are at hand.
+With BiSe₂ and BiSe₃ they are the 15 phases of Long et al. (2021), Supplementary Table 7. Those two
+are not here: their layers do not belong to the series, and no coordinates of theirs are at hand.
 
 1. Lind and Lidin, Solid State Sci. 5, 47 (2003).
 2. Gaudin et al., Mater. Res. Bull. 30, 549 (1995).
