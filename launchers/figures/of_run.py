@@ -15,7 +15,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.hull import NOISE
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.sources import primitive_cell
-from ccdcgan.launchers.figures.chart import Chart, Figure, Portrait, Portraits, Series
+from ccdcgan.launchers.figures.chart import Chart, Figure, Portrait, Portraits, Series, Symbol
 from ccdcgan.launchers.local.homologous import known_crystals
 from ccdcgan.launchers.report.figures import is_generated
 from ccdcgan.launchers.report.points import formation, fractions
@@ -34,6 +34,10 @@ PORTRAITS = 4
 BLACK, RED, GREY, CYAN, BLUE, GREEN = (
     *("#000000", "#d62728", "#7f7f7f", "#17becf", "#1f4ed8", "#2ca02c"),
 )
+
+
+#: Phases that are drawn alike: name, phases, colour and symbol.
+Group = tuple[str, Sequence[Phase], str, Symbol]
 
 
 class LackingError(UserError):
@@ -141,7 +145,7 @@ class RunFigures:
         drawn = self._generated
         if not drawn:
             raise LackingError("no crystal was generated and relaxed")
-        groups = [("database", self._database, RED, "circle")]
+        groups: list[Group] = [("database", self._database, RED, "circle")]
         if screened:
             most = self.run.campaign.loop.screening.max_formation_energy
             passed = [
@@ -159,16 +163,17 @@ class RunFigures:
         self._require_two_elements()
         if not self._generated:
             raise LackingError("no crystal was generated and relaxed")
-        groups = [("generated", self._generated, GREEN, "ring")]
+        groups: list[Group] = [("generated", self._generated, GREEN, "ring")]
         return self._scatter("3c", "Formation energy of all generated crystals", groups)
 
-    def _scatter(
-        self, name: str, title: str, groups: Sequence[tuple[str, Sequence[Phase], str, str]]
-    ) -> Chart:
+    def _scatter(self, name: str, title: str, groups: Sequence[Group]) -> Chart:
         own = [p for p in self._known if not is_generated(p)]
         again = [p for p in self._known if is_generated(p)]
-        every = [*groups, ("known, in the database", own, BLACK, "filled triangle")]
-        every += [("known, generated", again, BLUE, "triangle")]
+        every: list[Group] = [
+            *groups,
+            ("known, in the database", own, BLACK, "filled triangle"),
+            ("known, generated", again, BLUE, "triangle"),
+        ]
         series = [self._hull_line()]
         for label, phases, colour, symbol in every:
             if phases:
@@ -185,13 +190,13 @@ class RunFigures:
             y_range=(lowest - 0.03, min(highest, TOP) + 0.03),
         )
 
-    def _points(self, label: str, phases: Sequence[Phase], colour: str, symbol: str) -> Series:
+    def _points(self, label: str, phases: Sequence[Phase], colour: str, symbol: Symbol) -> Series:
         return Series(
             label,
             [fractions(p, self.run.summary.system)[1] for p in phases],
             [formation(p) or 0.0 for p in phases],
             colour,
-            symbol,  # type: ignore[arg-type]  # of the groups above
+            symbol,
             labels=[_label(p) for p in phases],
         )
 
@@ -257,20 +262,21 @@ class RunFigures:
         _, deviations, axes = np.linalg.svd(flat[~drawn] - mean, full_matrices=False)
         places = (flat - mean) @ axes[:2].T
         variance = deviations**2 / (deviations**2).sum()
+        groups: list[tuple[str, NDArray[np.bool_], Symbol]] = [
+            ("database", ~drawn, "circle"),
+            ("generated, relaxed", drawn, "star"),
+        ]
         series = [
             Series(
                 name,
                 places[which, 0].tolist(),
                 places[which, 1].tolist(),
                 GREY,
-                symbol,  # type: ignore[arg-type]  # of the two below
+                symbol,
                 values=[formation(p) or 0.0 for p, w in zip(phases, which, strict=True) if w],
                 labels=[_label(p) for p, w in zip(phases, which, strict=True) if w],
             )
-            for name, which, symbol in (
-                ("database", ~drawn, "circle"),
-                ("generated, relaxed", drawn, "star"),
-            )
+            for name, which, symbol in groups
             if which.any()
         ]
         return Chart(
