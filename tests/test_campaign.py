@@ -100,7 +100,7 @@ def test_ternary_systems_are_campaigns_too():
         ("loop: {screening: {bound: 2.0}}", ["unknown key 'loop.screening.bound'"]),
         (
             "loop: {screening: {selection: best}}",
-            ["loop.screening.selection", "'expected_gain' or 'none'", "not 'best'"],
+            ["loop.screening.selection", "'none' or 'sample'", "not 'best'"],
         ),
         ("loop: {screening: {choose: best}}", ["loop.screening.selection", "not 'best'"]),
         (
