@@ -18,12 +18,14 @@ from ccdcgan.models.energy.potential import Potential
 from ccdcgan.models.energy.power_spectrum import PAIR
 from ccdcgan.models.pipeline import train_constraints
 from ccdcgan.models.sampling import Files, shipped_autoencoder
+from ccdcgan.workflows import drawing
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.judge import Judge, left_out
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sections import Screening
+from ccdcgan.workflows.sources.base import Proposal
 from ccdcgan.workflows.training import crystals_of, preset_of
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE")
@@ -161,3 +163,29 @@ def test_limits_that_are_left_open_follow_what_is_known() -> None:
         assert not Limits.of(Screening(), known).allow(crystal)
     chosen = Screening(min_distance=2.2, volume_range=(5.0, 9.0))
     assert Limits.of(chosen, known) == Limits(20, 2.2, (5.0, 9.0))
+
+
+def test_a_random_sample_is_of_all_that_was_drawn(documents, monkeypatch) -> None:
+    """Known crystals and copies among it, the same for the same seed: so that it can be counted."""
+    drawn = [
+        Proposal(Origin(kind="generated", id=str(i), round=1), structure)
+        for i, structure in enumerate([ROCKSALT] * 30 + [CSCL] * 10 + [None] * 5)
+    ]
+    monkeypatch.setattr(drawing, "proposed", lambda context: drawn)
+    screening = {"selection": "sample", "min_distance": 1.0, "volume_range": [5.0, 200.0]}
+    sections = {
+        "networks": {"variant": "dcgan"},
+        "loop": {"relaxations": 20, "screening": screening},
+    }
+
+    def chosen(seed: int) -> tuple[list[str], int]:
+        campaign = parse_campaign({**sections, "seed": seed}, "x")
+        knowledge = Knowledge(campaign, documents)
+        monkeypatch.setattr(drawing.Context, "statistics", {"extremes": np.array([2.5, 20, 40])})
+        candidates, funnel = drawing.generated(knowledge, {}, {}, "m", 1)
+        assert (funnel.sampled, funnel.valid, funnel.screened) == (45, 40, 20)
+        return [c.origin.id for c in candidates], sum(int(c.origin.id) < 30 for c in candidates)
+
+    first, rocksalt = chosen(0)
+    assert chosen(0)[0] == first and chosen(1)[0] != first
+    assert len(set(first)) == 20 and 10 < rocksalt < 20
