@@ -524,6 +524,15 @@ def test_everybody_can_read_and_reach_all_of_it(page: Any) -> None:
     page.execute_script("arguments[0].focus()", rows[0])
     ActionChains(page).send_keys(Keys.ENTER).perform()
     assert title(page) == "BiSe"
+    page.execute_script("document.getElementById('hull').focus()")
+    met = []
+    for _ in range(8):
+        ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+        met.append(title(page))
+    # Every point once, from bismuth to selenium.
+    assert met == ["Bi", "BiSe", "BiSe", "BiSe", "Bi2Se3", "Bi2Se3", "Bi2Se3", "Se"]
+    ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+    assert title(page) == "Bi"
 
 
 def test_a_ternary_hull_turns_and_is_clicked(page: Any, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ async function drawHull() {
   const isNew = !plot.data;
   await Plotly.react(plot, figure.data, figure.layout, hullOptions(figure.layout));
   if (isNew) {
+    walkable(plot, (index) => select(phases[index], false));
     plot.on("plotly_click", (event) => {
       const index = event.points[0].customdata;
       if (index !== undefined) select(phases[index], true);

@@ -147,6 +147,27 @@ function reveal() {
   byId("viewer").scrollIntoView({ block: "nearest", behavior: still ? "instant" : "smooth" });
 }
 
+// Arrow keys go from phase to phase: by composition, and from the lowest up.
+function walkable(plot, pick) {
+  let here = null;
+  plot.tabIndex = 0;
+  plot.setAttribute("role", "group");
+  plot.setAttribute("aria-label", "Convex hull: arrow keys go from phase to phase");
+  plot.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
+    if (!step || event.target !== plot) return;
+    event.preventDefault();
+    const all = plot.data.filter((trace) => trace.meta && trace.meta.phases)
+      .flatMap((trace) => trace.customdata.map((index, i) => (
+        { index, at: trace.x ? [trace.x[i], trace.y[i]] : [trace.a[i], trace.b[i]] }
+      )));
+    all.sort((p, q) => p.at[0] - q.at[0] || p.at[1] - q.at[1] || p.index - q.index);
+    const place = all.findIndex((point) => point.index === here);
+    here = all[(place + step + all.length) % all.length].index;
+    pick(here);
+  });
+}
+
 function pointsOf(plot) {
   return plot.data
     .filter((trace) => trace.meta && trace.meta.phases)

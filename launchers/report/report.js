@@ -38,6 +38,7 @@ Promise.all(drawn).then(() => {
       });
     }
   }
+  walkable(byId("hull"), (key) => select(key, false));
   if (report.start !== null) select(report.start, false);
   window.hullPoints = pointsOf(byId("hull"));
   window.reportReady = true;
