@@ -56,8 +56,8 @@ class View:
     ----------
     query
         The question.
-    progress, rows, total
-        Of the campaign; the phases that are asked for, without structures; and how many there are.
+    progress, rows, table
+        Of the campaign; the phases that are asked for, without structures; and all of them.
     key, mark
         Others where other phases, or anything else, would be shown.
     problem
@@ -67,7 +67,7 @@ class View:
     query: PhaseQuery
     progress: Progress
     rows: pd.DataFrame
-    total: int
+    table: pd.DataFrame
     key: str
     mark: str
     problem: Exception | None
@@ -112,7 +112,7 @@ class Live:
         key = f"{table.mark} {asked.model_dump_json(exclude={'limit'})}"
         rows = self._rows.get(key, lambda: self._asked(asked, table))
         mark = f"{key} {progress.mark}"
-        return View(query, progress, rows, len(table.rows), key, mark, problem or worse)
+        return View(query, progress, rows, table.rows, key, mark, problem or worse)
 
     def _progress_of(self, campaign: str | None) -> Cached[Progress]:
         def make() -> Cached[Progress]:

@@ -89,7 +89,7 @@ def _cards(view: View) -> str:
     new = counts(view.rows)
     items = {
         "structures relaxed": view.progress.relaxed,
-        "phases": view.total,
+        "phases": len(view.table),
         "phases that are asked for": len(view.rows),
         **{f"of these new and {word}": number for word, number in new.items()},
         "without a result": len(view.progress.failures),
@@ -161,7 +161,9 @@ def _phases(view: View, asked: Asked, number: int) -> str:
     shown = view.rows.iloc[(number - 1) * size : number * size].to_dict("records")
     if not total:
         none = (
-            "No phase matches." if view.total else "No phases yet: they come with the first hull."
+            "No phase matches."
+            if len(view.table)
+            else "No phases yet: they come with the first hull."
         )
         return f'<div id="phases" data-live>{_note(none)}</div>'
     heads = [_head(name, label, view.query.sort, asked) for name, label in HEADS.items()]

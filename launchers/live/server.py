@@ -21,7 +21,7 @@ from ccdcgan.dft.files import digest, to_json
 from ccdcgan.launchers.live.form import asked_of, question_of
 from ccdcgan.launchers.live.live import Kept, Live, View
 from ccdcgan.launchers.live.page import live_page
-from ccdcgan.launchers.report.hull import hull_figure
+from ccdcgan.launchers.report.hull import ON_HULL, hull_figure
 from ccdcgan.launchers.report.viewer import Shown, balls
 from ccdcgan.launchers.report.write import asset
 
@@ -154,7 +154,7 @@ class App:
         return Response(drawn, mimetype="application/json")
 
     def _drawn(self, view: View) -> str:
-        """The figure of the phases that are asked for, as JSON."""
+        """The figure of the phases that are asked for, and of their hull, as JSON."""
         rows = view.rows[view.rows["e_above_hull"].notna()]
         if rows.empty:
             return to_json({"figure": None, "caption": "", "keys": []})
@@ -162,14 +162,18 @@ class App:
             caption = "Each campaign has a hull of its own: choose one to see it."
             return to_json({"figure": None, "caption": caption, "keys": []})
         nearest = rows.nsmallest(MOST_POINTS, "e_above_hull")
-        found = {
-            f"{nearest['campaign'].iloc[0]}:{phase.id}": phase
-            for phase in self._live.source.phases(list(nearest["uid"]))
-        }
+        campaign = nearest["campaign"].iloc[0]
+        every = view.table[view.table["campaign"] == campaign]
+        # Without what is on it the hull would be another one.
+        members = every[every["e_above_hull"] <= ON_HULL]
+        wanted = list(dict.fromkeys([*nearest["uid"], *members["uid"]]))
+        found = {f"{campaign}:{phase.id}": phase for phase in self._live.source.phases(wanted)}
         system = str(rows["system"].iloc[0]).split("-")
         figure, caption = hull_figure(system, list(found.values()))
-        if len(rows) > len(found):
-            caption += f" Of {len(rows)} phases the {len(found)} nearest to the hull are drawn."
+        if len(wanted) > len(nearest):
+            caption += " What is on the hull is drawn, too."
+        if len(rows) > len(nearest):
+            caption += f" Of {len(rows)} phases the {len(nearest)} nearest to the hull are drawn."
         return to_json({"figure": figure, "caption": caption, "keys": list(found)})
 
     def _crystal(self, request: Request) -> Response:
