@@ -24,7 +24,7 @@ from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.outcome import write_results
-from ccdcgan.launchers.results.query import Results
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, Outcome, RelaxationDocument

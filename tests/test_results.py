@@ -26,7 +26,8 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.results import Export, Query
 from ccdcgan.launchers.results.columns import COLUMNS, flat
 from ccdcgan.launchers.results.export import export
-from ccdcgan.launchers.results.query import PhaseQuery, Results, parse_where
+from ccdcgan.launchers.results.query import PhaseQuery, parse_where
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.results.rows import rows_of, table_of
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign

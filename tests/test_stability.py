@@ -12,7 +12,7 @@ from command import status_of
 from small_campaign import CAMPAIGN, results
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.results.query import Results
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.workflows import stability as stage
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.sections import StabilitySettings

@@ -23,7 +23,7 @@ from maggma.stores import MongoStore
 from pymongo.errors import BulkWriteError, OperationFailure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.launchers.results.query import Results
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.workdir import embedded_store, open_workdir
 from ccdcgan.workflows.campaign import load_campaign
 from ccdcgan.workflows.storage.sqlite import SqliteStore
@@ -441,7 +441,7 @@ def test_a_run_of_an_earlier_version_is_not_disturbed(before, monkeypatch):
 def test_two_take_over_at_once(before):
     code = (
         "import sys; from pathlib import Path; "
-        "from ccdcgan.launchers.results.query import Results; "
+        "from ccdcgan.launchers.results.results import Results; "
         "print(Results.in_folder(Path(sys.argv[1])).count())"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(before)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ccdcgan.launchers.local.library import predict, relax, run
     from ccdcgan.launchers.networks.sample import sample
     from ccdcgan.launchers.networks.train import train
-    from ccdcgan.launchers.results.query import Results
+    from ccdcgan.launchers.results.results import Results
     from ccdcgan.workflows.campaign import Campaign, load_campaign
     from ccdcgan.workflows.documents import Phase
     from ccdcgan.workflows.flow import InverseDesignMaker
@@ -43,7 +43,7 @@ _MODULES = {
     "Campaign": "workflows.campaign",
     "InverseDesignMaker": "workflows.flow",
     "Phase": "workflows.documents",
-    "Results": "launchers.results.query",
+    "Results": "launchers.results.results",
     "UserError": "dft.errors",
     "evaluate": "launchers.local.evaluate",
     "load_campaign": "workflows.campaign",

@@ -19,7 +19,7 @@ from ccdcgan.launchers.cli.terminal import Console, readable, readable_lines
 from ccdcgan.launchers.results.tables import csv_text
 
 if TYPE_CHECKING:
-    from ccdcgan.launchers.results.query import Results
+    from ccdcgan.launchers.results.results import Results
 
 #: Folder of a campaign that was given no other.
 DEFAULT_FOLDER = Path("ccdcgan-run")
@@ -122,7 +122,7 @@ class Question:
 
 
 def _results(workdir: Path | None, config: Path | None) -> Results:
-    from ccdcgan.launchers.results.query import Results
+    from ccdcgan.launchers.results.results import Results
 
     if config is not None:
         if workdir is not None:

@@ -26,7 +26,8 @@ from ccdcgan.launchers.live.source import (
     phases,
 )
 from ccdcgan.launchers.results.failures import Wanted, failures_of_cluster
-from ccdcgan.launchers.results.query import PhaseQuery, Results
+from ccdcgan.launchers.results.query import PhaseQuery
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.results.rows import table_of
 from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS

@@ -24,7 +24,8 @@ from ccdcgan.launchers.live.source import (
 )
 from ccdcgan.launchers.results.failures import FIELDS, waiting
 from ccdcgan.launchers.results.phases_file import read_phases
-from ccdcgan.launchers.results.query import PhaseQuery, Results
+from ccdcgan.launchers.results.query import PhaseQuery
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.results.rows import table_of
 from ccdcgan.launchers.workdir import CALCULATIONS, CAMPAIGN_FILE, campaign_of, store_to_read
 from ccdcgan.workflows.campaign import Campaign

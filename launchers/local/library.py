@@ -17,7 +17,7 @@ from ccdcgan.dft.relaxation.settings import DEFAULT_ENGINE, RelaxationSettings
 from ccdcgan.launchers.local import predict as search
 from ccdcgan.launchers.local.presets import default_campaign
 from ccdcgan.launchers.local.run import run_campaign
-from ccdcgan.launchers.results.query import Results
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 
 Say = Callable[[str], None]
