@@ -254,6 +254,7 @@ def test_what_a_run_is_doing_is_kept_beside_it(started: Path, tmp_path: Path) ->
     shutil.copytree(started, folder)
     asked = client(Folder(folder))
     with told(folder):
+        assert ">running: starting</p>" in text_of(asked)
         progress.report("database", 10, 40)
         assert "running: database, 10 of 40" in text_of(asked)
         assert "<td>under way</td>" in text_of(asked)

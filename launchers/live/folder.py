@@ -208,7 +208,8 @@ def _state(doing: Doing | None, stages: Sequence[Stage], relaxed: int) -> str:
     if doing is not None and not doing.is_gone:
         left = doing.seconds_left
         about = "" if left is None else f", about {max(1, round(left / 60))} min left"
-        return f"running: {doing.stage}, {doing.done} of {doing.total}{about}"
+        far = f", {doing.done} of {doing.total}{about}" if doing.total else ""
+        return f"running: {doing.stage}{far}"
     if stages[-1].state == "done":
         return "done"
     if not relaxed:
