@@ -280,7 +280,8 @@ def further(phases: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "spectra": {
             phases[6]["id"]: {
-                "distances": line,
+                # Two lines of the path meet at 0.2.
+                "distances": [0.0, 0.1, 0.2, 0.2, 0.4],
                 "bands": [line, line, line],
                 "ticks": [(0.0, "G"), (0.4, "X")],
                 "frequencies": line,
@@ -325,6 +326,8 @@ def test_the_best_have_symmetry_relatives_and_next_steps(tmp_path: Path) -> None
     assert data["structures"]["7"]["steps"][0] == "ccdcgan stability my-run --count 2"
     assert "none: of 4 in" in dict(data["structures"]["7"]["facts"])["nearest known"]
     assert data["structures"]["2"]["steps"] == []
+    bands = data["figures"]["phonons-0"]["data"][0]
+    assert bands["x"][:7] == [None, 0.0, 0.1, 0.2, None, 0.2, 0.4] and len(bands["y"]) == 21
     assert {"latent", "parity-0", "phonons-0", "funnel"} <= set(data["figures"])
     assert sum(len(t["customdata"]) for t in data["figures"]["latent"]["data"]) == 8
     head = source.partition('<script type="application/json"')[0]

@@ -64,12 +64,17 @@ def _plots(phases: Sequence[Phase], spectra: Mapping[str, Spectrum]) -> str:
 def spectrum_figure(spectrum: Spectrum) -> Plotly:
     """Dispersion of phonons, and beside it their density of states."""
     line = {"type": "scatter", "mode": "lines", "showlegend": False}
+    places = spectrum.distances
     xs: list[float | None] = []
     ys: list[float | None] = []
     for band in spectrum.bands:
-        # A gap, so that one trace has all bands.
-        xs += [*spectrum.distances, None]
-        ys += [*band, None]
+        for i, (place, frequency) in enumerate(zip(places, band, strict=True)):
+            if i == 0 or place == places[i - 1]:
+                # A gap, so that one trace has all bands, and no line where the path jumps.
+                xs.append(None)
+                ys.append(None)
+            xs.append(place)
+            ys.append(frequency)
     bands = {
         **line,
         "x": xs,
@@ -92,7 +97,8 @@ def spectrum_figure(spectrum: Spectrum) -> Plotly:
         xaxis=axis(
             "",
             domain=[0, 0.74],
-            range=[0, max(spectrum.distances)],
+            range=[0, max(places)],
+            tickangle=0,
             tickvals=[place for place, _ in spectrum.ticks],
             ticktext=[plotly_text(name).replace("G", "Γ") for _, name in spectrum.ticks],
         ),
