@@ -52,6 +52,8 @@ class Chart:
         What it shows.
     value_label
         What colours stand for.
+    value_range
+        What the ends of the colours stand for.
     y_range
         Smallest and largest y that are shown; None for all.
     """
@@ -62,6 +64,7 @@ class Chart:
     y_label: str
     series: Sequence[Series]
     value_label: str | None = None
+    value_range: tuple[float, float] = (0.0, 1.0)
     log_y: bool = False
     y_range: tuple[float, float] | None = None
 

@@ -279,6 +279,7 @@ class RunFigures:
             for name, which, symbol in groups
             if which.any()
         ]
+        energies = [v for s in series for v in s.values or ()]
         return Chart(
             "2c",
             "Crystals in the latent space, by the database's principal components",
@@ -286,6 +287,7 @@ class RunFigures:
             f"second component ({variance[1]:.0%})",
             series,
             value_label="formation energy / eV per atom",
+            value_range=(min(energies), min(max(energies), TOP)),
         )
 
     # Compositions that were left out.

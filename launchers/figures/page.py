@@ -100,7 +100,13 @@ def _chart(chart: Chart) -> Plotly:
     )
     if chart.value_label is not None:
         title = {"text": plotly_text(chart.value_label), "side": "right"}
-        frame["coloraxis"] = {"colorscale": "Viridis", "colorbar": {"title": title}}
+        low, high = chart.value_range
+        frame["coloraxis"] = {
+            "colorscale": "Viridis",
+            "cmin": low,
+            "cmax": high,
+            "colorbar": {"title": title},
+        }
     return {"data": traces, "layout": frame}
 
 

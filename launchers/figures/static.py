@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -35,7 +34,8 @@ _STYLE: Any = {
     "svg.hashsalt": "ccdcgan",
     "pdf.fonttype": 42,
     "axes.linewidth": 0.7,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
     # A formula from a file is no formula of TeX.
     "text.parse_math": False,
 }
@@ -55,13 +55,12 @@ def drawn(figure: Figure, kind: Format) -> bytes:
 def _chart(chart: Chart) -> Canvas:
     canvas = Canvas(figsize=(3.6, 3.0), layout="constrained")
     axes = canvas.add_subplot()
-    limits = [v for s in chart.series for v in s.values or ()]
     coloured = None
     for series in chart.series:
         if series.symbol is None:
             axes.plot(series.x, series.y, color=series.colour, lw=1.0, label=series.name)
         else:
-            coloured = _points(axes, series, limits) or coloured
+            coloured = _points(axes, series, chart.value_range) or coloured
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if all(float(x).is_integer() for s in chart.series for x in s.x if s.symbol is None):
@@ -72,13 +71,19 @@ def _chart(chart: Chart) -> Canvas:
     if chart.y_range is not None:
         axes.set_ylim(*chart.y_range)
     if coloured is not None:
-        canvas.colorbar(coloured, ax=axes, label=chart.value_label or "")
+        beyond = max(v for s in chart.series for v in s.values or ()) > chart.value_range[1]
+        canvas.colorbar(
+            coloured,
+            ax=axes,
+            label=chart.value_label or "",
+            extend="max" if beyond else "neither",
+        )
     if len(chart.series) > 1:
         axes.legend(fontsize=6.5, handlelength=1.4)
     return canvas
 
 
-def _points(axes: Any, series: Series, limits: Sequence[float]) -> Any:
+def _points(axes: Any, series: Series, limits: tuple[float, float]) -> Any:
     """Draw points; what a colour bar is made of where they have values."""
     marker, area, filled = _MARKERS[series.symbol or "circle"]
     if series.values is not None:
@@ -89,8 +94,8 @@ def _points(axes: Any, series: Series, limits: Sequence[float]) -> Any:
             s=area,
             marker=marker,
             cmap="viridis",
-            vmin=min(limits),
-            vmax=max(limits),
+            vmin=limits[0],
+            vmax=limits[1],
             linewidths=0.3,
             edgecolors="black" if marker == "*" else "none",
             label=series.name,

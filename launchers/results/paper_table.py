@@ -30,9 +30,9 @@ SCALED = COUNTS[:3]
 class Row(BaseModel):
     """A generator in numbers.
 
-    ``negative`` and the like: converged or not, those with an energy that are believed; metastable
-    (which counts the stable) and stable by the run's thresholds, the paper's unless it has others;
-    distinct: matches nothing of the database and nothing generated before.
+    Counted are crystals that have converged and are believed. Metastable (which counts the stable)
+    and stable are by the run's thresholds, the paper's unless it has others; distinct: matches
+    nothing of the database and nothing generated before.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Row(BaseModel):
     crystals: int | None = Field(
         None, description="Of them, those whose distances and volume are within the limits."
     )
-    relaxed: int = Field(description="Crystals that have an energy and are counted.")
+    relaxed: int = Field(description="Crystals that have converged and are counted.")
     counts: dict[str, Share] = Field(description="Of the relaxed, with Wilson's interval (95%).")
     estimates: dict[str, Share] = Field(
         {},
-        description="The same of all crystals, by the shares of the relaxed, which are a random "
-        "sample: count, low and high are numbers of crystals.",
+        description="The same of all crystals that would converge, by the shares of the relaxed, "
+        "which are a random sample: count, low and high are numbers of crystals.",
     )
     mean_formation_energy: float | None = Field(None, description="Of the relaxed, eV/atom.")
     mean_interval: float | None = Field(
@@ -119,7 +119,7 @@ def rows_of(run: RunFiles) -> RunRows:
     """Database and generator of a run."""
     campaign, summary = run.campaign, run.summary
     screening, variant = campaign.loop.screening, campaign.networks.variant
-    generated = [p for p in run.phases if is_generated(p)]
+    generated = [p for p in run.phases if is_generated(p) and p.converged]
     believed = [p for p in generated if p.label != "untrusted"]
     compounds = [
         p
@@ -133,7 +133,7 @@ def rows_of(run: RunFiles) -> RunRows:
     chosen = sum(r.screened for r in summary.rounds)
     is_sample = screening.selection == "sample"
     before, after = NAMES[variant]
-    # Of those without an energy nobody knows what they would have been.
+    # Of those that do not converge nobody knows what they would have been.
     whole = round(drawn["valid"] * len(generated) / chosen) if is_sample and chosen else None
     rows = [
         _row("database", compounds, campaign.thresholds),
@@ -222,7 +222,7 @@ def tables_of(found: PaperTable) -> list[Table]:
     )
     counted = Table(title="Relaxed crystals", caption="95% intervals of shares; eV/atom")
     whole = Table(title="All crystals, by the shares of the random sample")
-    for table, names in ((counted, headings), (whole, ("crystals", *headings[4:7]))):
+    for table, names in ((counted, headings), (whole, ("that converge", *headings[4:7]))):
         table.add_column("", overflow="fold")
         for name in names:
             table.add_column(name, justify="right", overflow="fold")
@@ -234,7 +234,7 @@ def tables_of(found: PaperTable) -> list[Table]:
             if row.estimates:
                 whole.add_row(
                     name,
-                    _number(row.crystals),
+                    _number(row.estimates["negative"].of),
                     *(
                         f"{row.estimates[n].count:,}\n[{row.estimates[n].low:,.0f}, "
                         f"{row.estimates[n].high:,.0f}]"
