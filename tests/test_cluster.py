@@ -611,7 +611,12 @@ def test_jobs_that_are_born_later_have_a_class_too(here):
         for part, output in {
             "constraint": {"properties": {}, "seconds": 1.0},
             "gan": {"history": {}, "seconds": 1.0},
-            "generate": {"candidates": by_hand.candidates, "funnel": {}, "seconds": 1.0},
+            "generate": {
+                "candidates": by_hand.candidates,
+                "funnel": {},
+                "latent": None,
+                "seconds": 1.0,
+            },
         }.items():
             by_hand.output(here_now[f"round {number}: {part}"], output)
         relax = here_now[f"round {number}: relax"]
