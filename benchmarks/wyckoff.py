@@ -46,6 +46,7 @@ from ccdcgan.dft.files import write_atomically
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.models.wyckoff.drawing import crystal_of, lowest_of
+from ccdcgan.models.wyckoff.geometry import Geometries
 from ccdcgan.models.wyckoff.placement import Placement, placement_of
 from ccdcgan.models.wyckoff.training import WyckoffModel, log_likelihood
 from ccdcgan.workflows.prerelaxation import prerelax
@@ -87,8 +88,7 @@ def geometry(split: Split, seed: int) -> dict[str, Any]:
     """Matches of right placements, by their free coordinates."""
     tools = Tools(split, seed)
     rng = np.random.default_rng(seed)
-    model = WyckoffModel.untrained(seed).geometries
-    compound = model.with_crystals(compounds(split.families, split.formulas))
+    compound = Geometries().with_crystals(compounds(split.families, split.formulas))
     both = compound.with_crystals([primitive_cell(d.structure) for d in split.learnt])
     ways: dict[str, Callable[[Placement], Structure]] = {
         "random": lambda p: tools.mend(crystal_of(p, rng)),

@@ -17,7 +17,7 @@ from crystals import ROCKSALT
 from pymatgen.core import Structure
 
 import ccdcgan
-from ccdcgan.launchers.local import library
+from ccdcgan.launchers.local import functions
 from ccdcgan.launchers.local.predict import Wishes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -157,7 +157,7 @@ def test_what_cannot_be_relaxed_or_predicted() -> None:
 
 def test_predict_searches_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(library.search, "predict", lambda *given: asked.append(given))
+    monkeypatch.setattr(functions.search, "predict", lambda *given: asked.append(given))
     ccdcgan.predict("Se3Bi2", budget=50, wishes=Wishes(seed=4))
     ccdcgan.predict("BiSe", Path("there"), minutes=3)
     (first, *_), (_, folder, budget, minutes, _) = asked

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ccdcgan.dft.errors import UserError
     from ccdcgan.launchers.local.evaluate import evaluate
-    from ccdcgan.launchers.local.library import predict, relax, run
+    from ccdcgan.launchers.local.functions import predict, relax, run
     from ccdcgan.launchers.networks.sample import sample
     from ccdcgan.launchers.networks.train import train
     from ccdcgan.launchers.results.results import Results
@@ -47,9 +47,9 @@ _MODULES = {
     "UserError": "dft.errors",
     "evaluate": "launchers.local.evaluate",
     "load_campaign": "workflows.campaign",
-    "predict": "launchers.local.library",
-    "relax": "launchers.local.library",
-    "run": "launchers.local.library",
+    "predict": "launchers.local.functions",
+    "relax": "launchers.local.functions",
+    "run": "launchers.local.functions",
     "sample": "launchers.networks.sample",
     "train": "launchers.networks.train",
 }
