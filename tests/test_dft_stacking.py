@@ -7,9 +7,9 @@ import pytest
 from crystals import ANTIFLUORITE, BISMUTH, CSCL, ROCKSALT, ZINCBLENDE
 from pymatgen.core import Lattice, Structure
 
-from ccdcgan.dft.structures.matching import is_same
+from ccdcgan.dft.structures.matching import distinct, is_same
 from ccdcgan.dft.structures.sources import primitive_cell
-from ccdcgan.dft.structures.stacking import periods, stackings
+from ccdcgan.dft.structures.stacking import grown_together, periods, stackings
 from ccdcgan.launchers.local.homologous import stack
 
 WURTZITE = Structure(
@@ -41,6 +41,15 @@ def test_the_homologous_series_grows(one, other, both):
     for s in found:
         assert s.composition == wanted.composition
         assert s.volume == pytest.approx(sum(p.volume for p in parents))
+
+
+def test_a_stacking_comes_once_and_none_is_lost():
+    one, other = crystal(0, 1), crystal(1, 1)
+    found = list(dict(stackings([one, other], [0.0, 0.0], 20))[0, 1])
+    every = [s for a in periods(one) for b in periods(other) for s in grown_together(a, b)]
+    assert len(found) < len(every) / 2
+    kinds = [found[i] for i in distinct(found)]
+    assert all(any(is_same(s, kind) for kind in kinds) for s in every)
 
 
 def test_layers_above_each_other_find_their_places():

@@ -25,6 +25,9 @@ STRAIN = 0.15
 #: Crystals are cut between layers that are at least this part of the widest gap apart.
 WIDE = 0.9
 
+#: Distances up to this (Å) tell which stackings are the same, by sums weighted over this (Å).
+FAR, WIDTH = 12.0, 4.0
+
 #: Sideways steps of a period, in units of its plane's basis: above the middles of what is below.
 STEPS = (
     (1 / 3, 1 / 3),
@@ -130,13 +133,27 @@ def restacked(a: Period) -> Iterator[Structure]:
         yield Structure(matrix, a.species, a.positions, coords_are_cartesian=True)
 
 
+def distances_of(structure: Structure) -> tuple[str | float, ...]:
+    """Formula, and for each pair of species two sums over the distances of its atoms, rounded.
+
+    Equal for cells that differ in their basis, origin, orientation or handedness alone.
+    """
+    first, second, _, distances = structure.get_neighbor_list(FAR)
+    species, kinds = np.unique(structure.atomic_numbers, return_inverse=True)
+    a, b = kinds[first], kinds[second]
+    pair = np.maximum(a, b) * len(species) + np.minimum(a, b)
+    weights = np.exp(-((distances / WIDTH) ** 2)) / len(structure)
+    sums = [np.bincount(pair, w) for w in (weights, weights * distances)]
+    return structure.composition.formula, *(round(float(x), 4) for x in np.concatenate(sums))
+
+
 def stackings(
     crystals: Sequence[Structure], distances: Sequence[float], max_sites: int
 ) -> Iterator[tuple[tuple[int, ...], Iterator[Structure]]]:
     """Indices of one or two crystals and the stackings of these: the lowest crystals first.
 
-    What comes may be there more than once, or have atoms that are too near to each other. Stackings
-    are made as they are asked for.
+    What comes may have atoms that are too near to each other. Stackings are made as they are asked
+    for; of those with the same `distances_of` only the first comes.
 
     Parameters
     ----------
@@ -150,6 +167,14 @@ def stackings(
     usable = [i for i, c in enumerate(crystals) if not is_degenerate(c)]
     sizes = {i: len(crystals[i]) for i in usable}
     cut = {i: periods(crystals[i]) for i in usable}
+    came: set[tuple[str | float, ...]] = set()
+
+    def once(structure: Structure) -> bool:
+        told = distances_of(structure)
+        if told in came:
+            return False
+        came.add(told)
+        return True
 
     def mean_distance(parts: tuple[int, ...]) -> float:
         return sum(sizes[i] * distances[i] for i in parts) / sum(sizes[i] for i in parts)
@@ -159,9 +184,5 @@ def stackings(
         if sum(sizes[i] for i in parts) > max_sites:
             continue
         ways = restacked if len(parts) == 1 else grown_together
-        yield (
-            parts,
-            itertools.chain.from_iterable(
-                itertools.starmap(ways, itertools.product(*(cut[i] for i in parts)))
-            ),
-        )
+        made = itertools.starmap(ways, itertools.product(*(cut[i] for i in parts)))
+        yield parts, filter(once, itertools.chain.from_iterable(made))
