@@ -87,6 +87,7 @@ def train_autoencoders(
     seed: int,
     *,
     held_out: Sequence[Structure] = (),
+    checkpoint: Path | None = None,
     progress: Progress | None = None,
     log: TrainingLog | None = None,
 ) -> tuple[Files, dict[str, list[float]]]:
@@ -96,6 +97,8 @@ def train_autoencoders(
     ----------
     held_out
         Other crystals, of which the losses are told, too; nothing depends on them.
+    checkpoint
+        File that holds the state between epochs.
 
     Returns
     -------
@@ -125,6 +128,7 @@ def train_autoencoders(
             seed,
             filters=preset.paper.filters,
             held_out=[c for c in test if graphs.fits(c)],
+            checkpoint=checkpoint,
             progress=progress,
             log=log,
         )
@@ -135,6 +139,7 @@ def train_autoencoders(
         preset.grid,
         preset.autoencoder_epochs,
         seed,
+        checkpoint=checkpoint,
         progress=progress,
         log=log,
     )

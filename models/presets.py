@@ -177,7 +177,14 @@ class Preset:
 
     def digest(self) -> str:
         """Hash of all values: models of different presets never mix."""
-        values = asdict(self)
+        return self._digest(asdict(self))
+
+    def autoencoder_digest(self) -> str:
+        """Hash of what shapes the autoencoders alone: the variants of the GAN share them."""
+        names = ("grid", "networks", "max_sites", "autoencoder_epochs", "paper")
+        return self._digest({name: value for name, value in asdict(self).items() if name in names})
+
+    def _digest(self, values: dict[str, Any]) -> str:
         paper = values.pop("paper")
         if self.networks == "paper":
             values["paper"] = [PAPER_FORMAT, paper]

@@ -62,22 +62,25 @@ class AutoencoderMaker(Maker):
         key = artifact_key(
             "autoencoder",
             {name: digest(content) for name, content in weights.items()},
-            preset.digest(),
+            preset.autoencoder_digest(),
             campaign.seed,
             [s.key for s in samples],
         )
+        checkpoint = variables().checkpoints / f"{key}.npz"
 
         def make_and_evaluate() -> AutoencoderArtifact:
             progress.report(self.name, 0, 1)
             structures = [s.structure for s in samples]
             log = stage_log(key)
             made = autoencoder_of(
-                structures, campaign.elements, preset, campaign.seed, shipped, log
+                structures, campaign.elements, preset, campaign.seed, shipped, checkpoint, log
             )
             progress.report(self.name, 1, 1)
             return made
 
         artifact = cached_artifact(key, AutoencoderArtifact, make_and_evaluate)
+        # Only now that the networks are in the store is their checkpoint of no more use.
+        checkpoint.unlink(missing_ok=True)
         return AutoencoderOutput.of(artifact, key=key, seconds=monotonic() - start)
 
 
@@ -213,7 +216,6 @@ class GanMaker(Maker):
             return GanArtifact(files=files, **figures)
 
         artifact = cached_artifact(key, GanArtifact, train)
-        # Only now that the generator is in the store is its checkpoint of no more use.
         checkpoint.unlink(missing_ok=True)
         return GanOutput.of(artifact, key=key, seconds=monotonic() - start)
 

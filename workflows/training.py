@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from pymatgen.core import Structure
@@ -141,6 +142,7 @@ def autoencoder_of(
     preset: Preset,
     seed: int,
     shipped: bool,
+    checkpoint: Path,
     log: TrainingLog | None,
 ) -> AutoencoderArtifact:
     """The shipped autoencoder, or one trained on 90% of the crystals, with its figures."""
@@ -158,6 +160,7 @@ def autoencoder_of(
             preset,
             seed,
             held_out=held_out,
+            checkpoint=checkpoint,
             progress=stage_progress("autoencoder"),
             log=log,
         )

@@ -297,6 +297,7 @@ class _Run:
             self.folder.preset,
             self.seed,
             self.shipped,
+            checkpoint,
             TrainingLog(log),
         )
         # The curves are in the log.

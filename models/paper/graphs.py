@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -29,7 +30,13 @@ from ccdcgan.models.representation.voxels import (
     SitesGrid,
     lattice_from_metric,
 )
-from ccdcgan.models.training import TrainingLog, make_deterministic, watchers
+from ccdcgan.models.training import (
+    TrainingLog,
+    load_checkpoint,
+    make_deterministic,
+    save_checkpoint,
+    watchers,
+)
 
 #: Batches that the mean picture is taken from.
 SEEN = 20
@@ -153,12 +160,14 @@ def train_paper_autoencoders(
     *,
     filters: int = 64,
     held_out: Sequence[Structure] = (),
+    checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     log: TrainingLog | None = None,
 ) -> tuple[keras.Model, keras.Model, dict[str, list[float]]]:
     """Train the sites and the lattice autoencoder on structures that fit into the cube.
 
-    One sites autoencoder serves all elements (paper, Methods). The loss is eq. (5).
+    One sites autoencoder serves all elements (paper, Methods). The loss is eq. (5). A training that
+    was killed goes on from its checkpoint to the same networks.
 
     Parameters
     ----------
@@ -166,6 +175,8 @@ def train_paper_autoencoders(
         Channels of the convolutions.
     held_out
         Structures that fit, of which the losses are told, too; nothing depends on them.
+    checkpoint
+        File that holds the state between epochs.
 
     Returns
     -------
@@ -173,27 +184,52 @@ def train_paper_autoencoders(
         Losses by epoch: ``lattice training``, ``sites training``, and ``… test`` of the held out.
     """
     make_deterministic(seed)
-    cells = [_Encoded(lattices_of(s), lattice_grid, seed) for s in (structures, held_out)]
-    atoms = [_Encoded(pictures_of(s, elements), grid, seed) for s in (structures, held_out)]
+    # What is held out stays in its order.
+    data = ((structures, seed), (held_out, None))
+    cells = [_Encoded(lattices_of(s), lattice_grid, order) for s, order in data]
+    atoms = [_Encoded(pictures_of(s, elements), grid, order) for s, order in data]
     lattice = build_paper_lattice_autoencoder(lattice_grid.points, filters)
     sites = build_paper_sites_autoencoder(grid.points, filters)
-    history: dict[str, list[float]] = {}
-    for number, (name, model, (training, test)) in enumerate(
-        (("lattice", lattice, cells), ("sites", sites, atoms))
-    ):
+    parts = {"lattice": (lattice, *cells), "sites": (sites, *atoms)}
+    variables: list[Any] = []
+    for model, training, _ in parts.values():
         mean, norm = training.statistics()
         start_at(model, mean)
         model.compile(AUTOENCODER.build(EPSILON * norm), squared_error)
-        fitted = model.fit(
+        model.optimizer.build(model.trainable_variables)
+        variables += [*model.variables, *model.optimizer.variables]
+    history: dict[str, list[float]] = {}
+    done = 0
+    if checkpoint and (state := load_checkpoint(checkpoint, variables)) is not None:
+        done = int(state["done"])
+        history = {name: state[name].tolist() for name in state if name != "done"}
+    if log:
+        log.resume(done)
+    for number, (name, (model, training, test)) in enumerate(parts.items()):
+
+        def ended(
+            epoch: int, logs: Mapping[str, float], before: int = number * epochs, name: str = name
+        ) -> None:
+            for key, kind in (("loss", "training"), ("val_loss", "test")):
+                if key in logs:
+                    history.setdefault(f"{name} {kind}", []).append(float(logs[key]))
+            if checkpoint:
+                save_checkpoint(checkpoint, variables, done=before + epoch + 1, **history)
+
+        training.epoch = min(max(done - number * epochs, 0), epochs)
+        model.fit(
             training,
+            initial_epoch=training.epoch,
             epochs=epochs,
+            # The batches come in an order that the epoch alone decides.
+            shuffle=False,
             validation_data=test if len(test) else None,
-            callbacks=watchers(2 * epochs, progress, log, done=number * epochs),
+            callbacks=[
+                *watchers(2 * epochs, progress, log, done=number * epochs),
+                keras.callbacks.LambdaCallback(on_epoch_end=ended),
+            ],
             verbose=0,
         )
-        for key, kind in (("loss", "training"), ("val_loss", "test")):
-            if key in fitted.history:
-                history[f"{name} {kind}"] = [float(v) for v in fitted.history[key]]
     return sites, lattice, history
 
 
@@ -235,10 +271,13 @@ def squared_error(voxels: Any, made: Any) -> Any:
 
 
 class _Encoded(keras.utils.PyDataset):
-    """Voxels made when they are needed."""
+    """Voxels made when they are needed; with a seed in another order each epoch."""
 
     def __init__(
-        self, items: Sequence[FloatArray] | FloatArray, grid: SitesGrid | LatticeGrid, seed: int
+        self,
+        items: Sequence[FloatArray] | FloatArray,
+        grid: SitesGrid | LatticeGrid,
+        seed: int | None,
     ) -> None:
         super().__init__()
         self.items, self.grid, self.seed, self.epoch = items, grid, seed, 0
@@ -255,7 +294,9 @@ class _Encoded(keras.utils.PyDataset):
         return float(voxels.mean()), float(np.square(voxels).sum((1, 2, 3, 4)).mean())
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.items))
+        order = np.arange(len(self.items))
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         chosen = order[index * AUTOENCODER.batch : (index + 1) * AUTOENCODER.batch]
         batch: Any = [self.items[i] for i in chosen]
         voxels = self.grid.encode(batch)[..., None]

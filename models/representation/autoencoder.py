@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ccdcgan.models.backend import compile_options
 from ccdcgan.models.representation.voxels import FloatArray, SitesGrid
-from ccdcgan.models.training import TrainingLog
+from ccdcgan.models.training import TrainingLog, load_checkpoint, save_checkpoint
 
 #: Edge, in grid points, of the cubes that the grid is cut into.
 PATCH = 4
@@ -198,10 +199,13 @@ def train_sites_autoencoder(
     seed: int,
     batch: int = 32,
     *,
+    checkpoint: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     log: TrainingLog | None = None,
 ) -> keras.Model:
     """Train the default sites autoencoder on single-element pictures.
+
+    A training that was killed goes on from its checkpoint to the same network.
 
     Parameters
     ----------
@@ -213,6 +217,8 @@ def train_sites_autoencoder(
         Passes over the pictures, each time moved, turned and mirrored at random.
     seed
         Seed of the pictures; seed Keras beforehand for the weights.
+    checkpoint
+        File that holds the state between epochs.
     progress
         Called with (epochs done, epochs).
     log
@@ -224,13 +230,21 @@ def train_sites_autoencoder(
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-5)
     model.compile(optimizer, peak_weighted_mse, **compile_options())
     data = Pictures(pictures, grid, batch, steps, seed)
+    optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *optimizer.variables]
+    state = load_checkpoint(checkpoint, variables) if checkpoint else None
+    data.epoch = int(state["done"]) if state else 0
+    if log is not None:
+        log.resume(data.epoch)
     # Keras's `fit` takes no data whose batches differ in shape.
-    for epoch in range(epochs):
+    for epoch in range(data.epoch, epochs):
         losses = [float(model.train_on_batch(*data[i])) for i in range(steps)]
         model.reset_metrics()
         data.on_epoch_end()
         if log is not None:
             log.write(epoch + 1, training=float(np.mean(losses)))
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, variables, done=epoch + 1)
         if progress is not None:
             progress(epoch + 1, epochs)
     return model
