@@ -3,8 +3,10 @@
     python benchmarks/sources.py WORK [--sources mix,variation] [--seeds 0,1,2] [--system Bi-Se]
 
 Runs `ccdcgan run` of the quickstart campaign with each source alone, and with the default mix, in a
-folder of its own under WORK, the relaxations of the database taken from the first folder of the
-system. What came out is kept in benchmarks/sources/runs.json: what is there is not run again.
+folder of its own under WORK; `prior` is the generator after one step of training, which draws the
+blended crystals that it starts from. Repair, judge, learnt potential, choice and budget are the
+same; the relaxations of the database are taken from the first folder of the system. What came out
+is kept in benchmarks/sources/runs.json: what is there is not run again.
 
 Records are formulas of which a generated crystal is the lowest of the campaign.
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -38,7 +41,9 @@ from ccdcgan.workflows.documents import Origin, Phase
 from ccdcgan.workflows.phases import records
 
 RUNS = Path(__file__).with_suffix("") / "runs.json"
-SOURCES = ("mix", "generator", "variation", "substitution", "random", "wyckoff", "stackings")
+SOURCES = (
+    *("mix", "generator", "prior", "variation", "substitution", "random", "wyckoff", "stackings"),
+)
 #: Space groups of crystals without symmetry.
 LOW = ("P1 (1)", "P-1 (2)")
 #: Most atoms of a published phase: more are not generated.
@@ -49,6 +54,9 @@ def run(folder: Path, system: str, source: str, seed: int, reuse: Path | None) -
     """Run a campaign and count what it has found."""
     text = resources.files("ccdcgan.launchers").joinpath("presets/quickstart.yaml").read_text()
     data = {**YAML(typ="safe").load(text), "system": system}
+    if source == "prior":
+        data["networks"]["gan_steps"] = 1
+        source = "generator"
     if source != "mix":
         data["loop"]["sources"] = [source]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,15 +67,17 @@ def run(folder: Path, system: str, source: str, seed: int, reuse: Path | None) -
     command += ["--seed", str(seed), "--workdir", str(folder)]
     if reuse is not None and not folder.exists():
         command += ["--reuse", str(reuse)]
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True)
-    seconds = time.monotonic() - start
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = sum(after[:2]) - sum(before[:2])
     with gzip.open(folder / "phases.json.gz") as stream:
         phases = [Phase.model_validate(p) for p in json.load(stream)]
     summary = json.loads((folder / "summary.json").read_text())
     stages = {name: round(s) for name, s in summary["wall_seconds"].items()}
     crystals = published(reuse or folder) if system == "Bi-Se" else []
-    return {"seconds": round(seconds), "stages": stages, **count(phases, crystals)}
+    spent = {"seconds": round(seconds), "processor": round(processor)}
+    return {**spent, "stages": stages, **count(phases, crystals)}
 
 
 def published(folder: Path) -> list[Structure]:

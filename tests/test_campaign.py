@@ -33,6 +33,19 @@ def test_every_preset_is_a_campaign_and_an_example(name):
     assert campaign.loop.rounds >= 1
 
 
+def test_every_stage_of_every_round_and_campaign_has_a_seed_of_its_own():
+    stages = [
+        (seed, stage, number)
+        for seed in (0, 1, 1000)
+        for stage in ("constraint", "gan", "generator", "wyckoff")
+        for number in range(1, 21)
+    ]
+    seeds = [Campaign(seed=s).seed_of(stage, number) for s, stage, number in stages]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert seeds[0] == Campaign(seed=0).seed_of("constraint", 1)
+
+
 def test_digest_knows_what_decides_the_result():
     base = Campaign()
     assert base.digest() == Campaign().digest()

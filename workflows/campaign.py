@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 from pymatgen.core import Composition
 
@@ -305,6 +307,12 @@ class Campaign(Settings):
             exclude=None if rounds else {"loop": {"rounds"}},
             context=HASHED,
         )
+
+    def seed_of(self, stage: str, number: int) -> int:
+        """Seed of a stage in a round: that of another stage, round or campaign is another."""
+        entropy = [self.seed, number, zlib.crc32(stage.encode())]
+        # Keras takes no more than 32 bits.
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def digest(self) -> str:
         """Hash of all that decides the result, with paths as the file has them.

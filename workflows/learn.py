@@ -112,12 +112,12 @@ class ConstraintMaker(Maker):
         samples = with_properties(samples_of(knowledge), campaign.properties)
         crystals = crystals_of(samples, campaign.properties)
         frames, foreign = learnable_frames(knowledge) if campaign.prerelaxes else ([], 0)
+        seed = campaign.seed_of(self.name, number)
         key = artifact_key(
             "constraint",
             autoencoder.key,
             preset_of(campaign).digest(),
-            campaign.seed,
-            number,
+            seed,
             crystals.names,
             [[*s.starts, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
             [f.energy for f in frames],
@@ -126,9 +126,7 @@ class ConstraintMaker(Maker):
         artifact = cached_artifact(
             key,
             ConstraintArtifact,
-            lambda: self._trained(
-                crystals, frames, autoencoder, campaign, campaign.seed + number, stage, key
-            ),
+            lambda: self._trained(crystals, frames, autoencoder, campaign, seed, stage, key),
         )
         return ConstraintOutput.of(
             artifact, key=key, foreign_frames=foreign, seconds=monotonic() - start
@@ -198,7 +196,8 @@ class GanMaker(Maker):
 
         start = monotonic()
         preset = preset_of(campaign)
-        key = artifact_key("gan", constraint.key, preset.digest(), campaign.networks.goals)
+        seed = campaign.seed_of(self.name, number)
+        key = artifact_key("gan", constraint.key, preset.digest(), campaign.networks.goals, seed)
         checkpoint = variables().checkpoints / f"{key}.npz"
 
         def train() -> GanArtifact:
@@ -208,7 +207,7 @@ class GanMaker(Maker):
                 campaign.elements,
                 preset,
                 load_files(autoencoder, constraint),
-                campaign.seed + number,
+                seed,
                 checkpoint=checkpoint,
                 progress=stage_progress(f"GAN, round {number}"),
                 log=stage_log(key),

@@ -13,7 +13,7 @@ from ccdcgan.workflows.training import preset_of
 def generator(context: Context, count: int) -> list[Proposal]:
     """Crystal graphs of the trained generator, decoded and repaired."""
     campaign, number = context.campaign, context.number
-    preset, noise_seed = preset_of(campaign), campaign.seed * 1000 + number
+    preset, noise_seed = preset_of(campaign), campaign.seed_of("generator", number)
     # The paper's generator cannot be asked for a composition: what it draws of others is screened.
     asked = campaign.searched() if preset.networks == "dense" else []
     drawn = draw_crystals(

@@ -60,7 +60,7 @@ def _energy(context: Context) -> Callable[[Structure], float] | None:
 def _model(context: Context) -> WyckoffModel:
     """The shipped model, or one that never saw what is left out, after the known crystals."""
     campaign, samples = context.campaign, context.knowledge.samples
-    seed = campaign.seed + context.number
+    seed = campaign.seed_of("wyckoff", context.number)
     without = {Composition(f).anonymized_formula for f in campaign.database.without}
     model = pretrained(compounds(types=without), seed) if without else WyckoffModel.shipped()
     structures = [s.structure for s in samples]
