@@ -34,17 +34,18 @@ EARLIER, TAKE_OVER = Path("store", "ccdcgan"), 60.0
 CALCULATIONS = "calculations"
 
 
-def embedded_store(folder: Path) -> JobStore:
+def embedded_store(folder: Path, read_only: bool = False) -> JobStore:
     """A JobStore in a sqlite file: job outputs, relaxation documents, artifacts and phases.
 
-    What an earlier version has stored there is taken over.
+    What an earlier version has stored there is taken over. Only to be read, it is empty where there
+    is none.
 
     Raises
     ------
     UserError
         An earlier version is running there, or a later one was.
     """
-    store = _store_in(folder)
+    store = _store_in(folder, read_only)
     end = monotonic() + TAKE_OVER
     while _earlier(folder) and os.access(folder / "store", os.W_OK):
         try:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gc
 import gzip
 import io
 import json
@@ -193,6 +194,7 @@ def workdir(tmp_path) -> Path:
     store = embedded_store(folder).additional_stores[PHASES]
     store.connect()
     store._collection.insert_many([dict(p) for p in EVERY])
+    store.close()
     return folder
 
 
@@ -388,6 +390,22 @@ def test_mistakes_get_one_line(workdir, monkeypatch, capsys, arguments, words):
     code, text = command(monkeypatch, capsys, "query", "--workdir", str(workdir), *arguments)
     assert code == 2 and len(text.strip().splitlines()) == 1
     assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["query", "--workdir"], ["query", "--failed", "--workdir"], ["failures"], ["hull", "Bi-Se"]],
+)
+def test_asking_writes_nothing(workdir, monkeypatch, capsys, arguments):
+    def files() -> dict[Path, tuple[bytes, int]]:
+        gc.collect()  # What nobody holds any more is closed, and its journal goes.
+        here = (p for p in workdir.rglob("*") if p.is_file())
+        return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in here}
+
+    before = files()
+    code, said = command(monkeypatch, capsys, *arguments, str(workdir))
+    assert code in (0, 2), said
+    assert files() == before
 
 
 def test_without_a_folder(tmp_path, monkeypatch, capsys, workdir):

@@ -139,7 +139,8 @@ def _store(
     if dry_run:
         taken_up(workdir, settings)
         there = (workdir / "store").is_dir()
-        yield Relaxations(relaxations_of(embedded_store(workdir))) if there else None
+        store = embedded_store(workdir, read_only=True)
+        yield Relaxations(relaxations_of(store)) if there else None
         return
     with open_workdir(workdir, settings):
         yield Relaxations(relaxations_of(embedded_store(workdir)))

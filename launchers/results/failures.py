@@ -61,7 +61,7 @@ def failures_of_folder(folder: Path, wanted: Wanted) -> list[FailedStructure]:
     """
     campaign_of(folder)
     again = {f.key: f for f in waiting(folder / "calculations")}
-    stored = _stored(relaxations_of(embedded_store(folder)), {})
+    stored = _stored(relaxations_of(embedded_store(folder, read_only=True)), {})
     # One that failed and is tried again may have met a fault of the machine then.
     found = [f for f in stored if f.key not in again]
     return [f for f in (*found, *again.values()) if wanted(f)]

@@ -107,7 +107,7 @@ def shelves_in(folders: Sequence[Path]) -> list[Shelf]:
                 f"{folder} holds no relaxations: give the folder of a ccdcgan run, or --config for "
                 "what a cluster has relaxed"
             )
-        store: Any = embedded_store(folder)
+        store: Any = embedded_store(folder, read_only=True)
         alone = folder.name if names[folder.name] == 1 else str(folder)
         stores = store.additional_stores
         found.append(Shelf(stores[RESULTS], stores[PHASES], alone=alone))

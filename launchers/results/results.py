@@ -70,7 +70,7 @@ class Results:
         file = workdir / "phases.json.gz"
         # Runs of earlier versions have no phases in their store.
         if can_open(workdir):
-            store: Any = embedded_store(workdir)
+            store: Any = embedded_store(workdir, read_only=True)
             results = cls(store.additional_stores[PHASES], store.additional_stores[RESULTS])
             if results._store.query_one({}, properties=["uid"]) or (
                 not file.exists() and results._has_failures()

@@ -176,7 +176,7 @@ def _relaxations_in(folder: Path) -> Iterator[Store | None]:
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             shutil.copytree(folder / "store", copy / "store")
             folder = copy
-        store = relaxations_of(embedded_store(folder))
+        store = relaxations_of(embedded_store(folder, read_only=True))
         stack.callback(store.close)
         yield store
 

@@ -77,7 +77,7 @@ class RunFiles:
         found: dict[str, bytes] = {}
         if not can_open(self.folder):
             return found
-        store: Any = embedded_store(self.folder)
+        store: Any = embedded_store(self.folder, read_only=True)
         store.connect()
         for name in ("autoencoder", "constraint", "gan"):
             key = self._output(name).get("key")
@@ -89,7 +89,7 @@ class RunFiles:
         """Output of the last job of a name; large parts of it are left where they are."""
         if not can_open(self.folder):
             return {}
-        store: Any = embedded_store(self.folder)
+        store: Any = embedded_store(self.folder, read_only=True)
         store.connect()
         criteria = {"name": name, "metadata.campaign": self.campaign.digest()}
         newest = {"completed_at": Sort.Descending}

@@ -83,7 +83,8 @@ class File:
         exists = path.exists()
         may_write = os.access(path.parent, os.W_OK) and (not exists or os.access(path, os.W_OK))
         if may_write:
-            mode = "mode=ro" if self.read_only else "mode=rwc"
+            # A reader that may not write would leave its journal behind.
+            mode = "mode=rw" if self.read_only else "mode=rwc"
         else:
             # Without a journal nobody is writing; else its index is there, which can be read.
             idle = not path.with_name(path.name + "-wal").exists()
@@ -97,7 +98,9 @@ class File:
             check_same_thread=False,
             factory=_Connection,
         )
-        if mode == "mode=rwc":
+        if self.read_only:
+            connection.execute("PRAGMA query_only = ON")
+        elif may_write:
             connection.execute("PRAGMA synchronous = FULL")
             self._use_write_ahead_log(connection)
         return connection
