@@ -104,8 +104,9 @@ def sample(
     ] = True,
 ) -> None:
     """Draw crystals from trained networks, with their predicted properties."""
-    from ccdcgan.launchers.networks.sample import write_sample
+    from ccdcgan.launchers.networks.sample import SampleSettings, write_sample
 
+    settings = SampleSettings(models, composition, count, seed, atoms, valid)
     with progress_bars(console):
-        funnel = write_sample(out, models, count, seed, composition, atoms, valid)
+        funnel = write_sample(out, settings)
     typer.echo(", ".join(f"{number} {what}" for what, number in funnel.items()))

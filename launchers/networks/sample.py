@@ -43,17 +43,6 @@ def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndar
         raise UserError(f"--composition {error}") from None
 
 
-def _asked(
-    composition: str | None, atoms: int | None, elements: Sequence[str], most: int
-) -> np.ndarray | None:
-    """As `asked_compositions`, of at most so many atoms; None where no formula is asked for."""
-    if composition is not None:
-        return asked_compositions(composition, elements, min(atoms or most, most))
-    if atoms is not None:
-        raise UserError("--atoms bounds the cells of a --composition: give one")
-    return None
-
-
 def sample(
     composition: str | None = None,
     models: Path | str | None = None,
@@ -94,26 +83,23 @@ def sample(
     >>> [crystal.structure.get_space_group_info() for crystal in drawn]  # doctest: +SKIP
     """
     where = None if models is None else Path(models)
-    return _draw(where, count, seed, composition, atoms, valid)[0]
+    return _draw(SampleSettings(where, composition, count, seed, atoms, valid))[0]
 
 
-def write_sample(
-    out: Path,
-    models: Path | None,
-    count: int,
-    seed: int,
-    composition: str | None,
-    atoms: int | None,
-    valid: bool,
-) -> dict[str, int]:
+@dataclass(frozen=True)
+class SampleSettings:
+    """What is to be drawn, of what: see `sample`."""
+
+    models: Path | None
+    composition: str | None
+    count: int
+    seed: int
+    atoms: int | None
+    valid: bool
+
+
+def write_sample(out: Path, settings: SampleSettings) -> dict[str, int]:
     """Draw crystals into a file .extxyz, .zip (CIF files and predictions.csv) or .json.
-
-    Parameters
-    ----------
-    out
-        The file.
-    models, count, seed, composition, atoms, valid
-        See `sample`.
 
     Returns
     -------
@@ -126,51 +112,53 @@ def write_sample(
     """
     if out.suffix.lower() not in _WRITERS:
         raise UserError(f"cannot write {out}: its name must end in {', '.join(_WRITERS)}")
-    rows, funnel = _draw(models, count, seed, composition, atoms, valid)
+    rows, funnel = _draw(settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, _WRITERS[out.suffix.lower()](rows))
     return {**funnel, "written": len(rows)}
 
 
-def _draw(
-    models: Path | None,
-    count: int,
-    seed: int,
-    composition: str | None,
-    atoms: int | None,
-    valid: bool,
-) -> tuple[list[Drawn], dict[str, int]]:
+def _draw(settings: SampleSettings) -> tuple[list[Drawn], dict[str, int]]:
     """The crystals of `sample`, and how many there were stage by stage."""
-    if models is None:
-        drawn = _by_wyckoff(count, seed, composition, atoms, valid)
-    else:
-        drawn = _by_networks(models, count, seed, composition, atoms, valid)
-    progress.report("sampling", count, count)
+    drawn = (
+        _by_wyckoff(settings)
+        if settings.models is None
+        else _by_networks(settings.models, settings)
+    )
+    progress.report("sampling", settings.count, settings.count)
     return drawn
 
 
-def _by_networks(
-    models: Path, count: int, seed: int, composition: str | None, atoms: int | None, valid: bool
-) -> tuple[list[Drawn], dict[str, int]]:
-    folder = ModelFolder.read(models)
+def _asked(settings: SampleSettings, elements: Sequence[str], most: int) -> np.ndarray | None:
+    """As `asked_compositions`, of at most so many atoms; None where no formula is asked for."""
+    if settings.composition is not None:
+        most = min(settings.atoms or most, most)
+        return asked_compositions(settings.composition, elements, most)
+    if settings.atoms is not None:
+        raise UserError("--atoms bounds the cells of a --composition: give one")
+    return None
+
+
+def _by_networks(models: Path, settings: SampleSettings) -> tuple[list[Drawn], dict[str, int]]:
+    folder, count = ModelFolder.read(models), settings.count
     elements, preset = folder.manifest.system, folder.preset
-    asked = _asked(composition, atoms, elements, preset.max_sites)
+    asked = _asked(settings, elements, preset.max_sites)
     files = folder.files(list(STAGES))
     progress.report("sampling", 0, count)
     with explained(models, files):
-        drawn = draw_crystals(count, seed, elements, preset, files, asked)
+        drawn = draw_crystals(count, settings.seed, elements, preset, files, asked)
         predict = Predictor(elements, preset, files, folder.manifest.properties)
         _, learnt = load_space(files[SPACE])
         limits = Limits.of(Screening(), learnt["extremes"])
     funnel = {"sampled": count, "decoded": sum(s is not None for s in drawn)}
     kept = [(i, s) for i, s in enumerate(drawn) if s is not None]
     if asked is not None:
-        wanted = {tuple(row) for row in asked.tolist()}
-        kept = [(i, s) for i, s in kept if tuple(s.composition[e] for e in elements) in wanted]
+        cells = {tuple(row) for row in asked.tolist()}
+        kept = [(i, s) for i, s in kept if tuple(s.composition[e] for e in elements) in cells]
         funnel["of the composition"] = len(kept)
     passed = [(i, s) for i, s in kept if limits.allow(s)]
     funnel["valid"] = len(passed)
-    kept = passed if valid else kept
+    kept = passed if settings.valid else kept
     with explained(models, files):
         said = predict([s for _, s in kept])
     names = folder.manifest.properties
@@ -181,21 +169,19 @@ def _by_networks(
     return rows, funnel
 
 
-def _by_wyckoff(
-    count: int, seed: int, composition: str | None, atoms: int | None, valid: bool
-) -> tuple[list[Drawn], dict[str, int]]:
+def _by_wyckoff(settings: SampleSettings) -> tuple[list[Drawn], dict[str, int]]:
     """As `sample`, by the networks that come with the package: of any elements, untrained here."""
     from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
     from ccdcgan.models.wyckoff.training import WyckoffModel
     from ccdcgan.workflows.wyckoff import MOST_ATOMS
 
-    if composition is None:
+    if settings.composition is None:
         raise UserError(
             "without a folder of networks, --composition says what to draw, as Bi2Se3 or TiO2,SnO2"
         )
     model = WyckoffModel.shipped()
     cells: list[dict[str, int]] = []
-    for formula in (part.strip() for part in composition.split(",")):
+    for formula in (part.strip() for part in settings.composition.split(",")):
         try:
             elements = elements_of_formula(formula)
         except UserError as error:
@@ -205,20 +191,20 @@ def _by_wyckoff(
                 f"--composition {formula}: the Wyckoff generator has learnt no crystal with "
                 f"{', '.join(foreign)}; the source random of a campaign draws any elements"
             )
-        most = min(atoms or MOST_ATOMS, MOST_ATOMS)
+        most = min(settings.atoms or MOST_ATOMS, MOST_ATOMS)
         rows = asked_compositions(formula, elements, most)
         cells += [dict(zip(elements, row, strict=True)) for row in rows.tolist()]
-    progress.report("sampling", 0, count)
-    rng = np.random.default_rng(seed)
-    placements = draw_placements([cells[i % len(cells)] for i in range(count)], model, rng)
+    progress.report("sampling", 0, settings.count)
+    rng = np.random.default_rng(settings.seed)
+    placements = draw_placements([cells[i % len(cells)] for i in range(settings.count)], model, rng)
     drawn = [
         (i, crystal_of(p, rng, known=model.geometries))
         for i, p in enumerate(placements)
         if p is not None
     ]
     passed = [(i, s) for i, s in drawn if not (fault(s) or overlap(s.to_ase_atoms()))]
-    funnel = {"sampled": count, "decoded": len(drawn), "valid": len(passed)}
-    kept = passed if valid else drawn
+    funnel = {"sampled": settings.count, "decoded": len(drawn), "valid": len(passed)}
+    kept = passed if settings.valid else drawn
     return [Drawn(i, s, {}) for i, s in kept], funnel
 
 
@@ -248,7 +234,7 @@ class Drawn:
 def _extxyz(rows: Sequence[Drawn]) -> bytes:
     images = []
     for row in rows:
-        # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not wanted.
+        # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not settings.
         atoms = row.structure.to_ase_atoms(msonable=False)
         atoms.info = {"sample": row.number, **row.numbers}
         images.append(atoms)
