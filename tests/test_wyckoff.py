@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -112,6 +113,20 @@ def test_what_is_drawn_is_what_was_asked_for() -> None:
     assert draw_placements(
         [{"Bi": 1, "Se": 2}], WyckoffModel.shipped(), np.random.default_rng(0), [230]
     ) == [None]
+
+
+def test_a_placement_comes_seldom_again() -> None:
+    drawn = draw_placements(
+        [{"Ti": 2, "O": 4}] * 200, WyckoffModel.shipped(), np.random.default_rng(0)
+    )
+    assert None not in drawn
+    times = Counter(p for p in drawn if p)
+    assert all(n <= (2 if p.freedom else 1) for p, n in times.items())
+    # Cubic crystals of one atom each in a primitive cell have few.
+    few = draw_placements(
+        [{"Cs": 1, "Cl": 1}] * 40, WyckoffModel.shipped(), np.random.default_rng(0), [221]
+    )
+    assert None not in few and len(set(few)) == 2
 
 
 def test_a_crystal_drawn_has_its_atoms_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ TRIES = 24
 
 #: Crystals of which an energy chooses, each of fewer tries (benchmarks/wyckoff.py counts matches).
 CHOICES, OF = 10, 3
+
+#: How often a placement is drawn of one composition where it has free coordinates, and passes in
+#: which what has been drawn so often, or led nowhere, is drawn again.
+COPIES, PASSES = 2, 6
 
 #: Part of the tries that lie near known crystals.
 NEAR_KNOWN = 0.75
@@ -65,7 +70,32 @@ def draw_placements(
     rng: np.random.Generator,
     groups: Collection[int] = ALL_GROUPS,
 ) -> list[Placement | None]:
-    """A placement for each composition asked for; None where the choices lead nowhere."""
+    """A placement for each composition asked for; None where the choices lead nowhere.
+
+    The same one comes again only where hardly any other is left.
+    """
+    found: list[Placement | None] = [None] * len(asked)
+    times, left = Counter[Placement](), list(range(len(asked)))
+    for _ in range(PASSES):
+        again = []
+        drawn = _drawn([asked[i] for i in left], model, rng, groups)
+        for i, placement in zip(left, drawn, strict=True):
+            found[i] = placement or found[i]
+            if placement is None or times[placement] == (COPIES if placement.freedom else 1):
+                again.append(i)
+            else:
+                times[placement] += 1
+        left = again
+    return found
+
+
+def _drawn(
+    asked: Sequence[Mapping[str, int]],
+    model: WyckoffModel,
+    rng: np.random.Generator,
+    groups: Collection[int],
+) -> list[Placement | None]:
+    """A placement for each composition asked for, each independent of the others."""
     drafts = _begun(asked, model, rng, sorted(groups))
     active = [draft for draft in drafts if draft.group is not None]
     while active:

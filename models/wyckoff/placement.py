@@ -31,6 +31,9 @@ class Placement:
     group: int
     sites: Mapping[str, tuple[int, ...]]
 
+    def __hash__(self) -> int:
+        return hash((self.group, *sorted(self.sites.items())))
+
     @property
     def atoms(self) -> dict[str, int]:
         """Atoms of each element in a primitive cell."""
