@@ -300,6 +300,16 @@ def guide() -> TrainedGuide:
     return train_guide(*graphs(60), SHORT, 4)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_errors_of_few_relaxed_crystals_among_many_drawn(seed: int) -> None:
+    vectors, energies, owner = graphs(300)
+    guide = train_guide(
+        vectors, energies, owner, GuideSettings(epochs=1), seed, real=owner < 7 * 15
+    )
+    assert guide.held_out == 2
+    assert np.isfinite(guide.mae).all()
+
+
 def test_guide_beats_the_mean_and_repeats(guide: TrainedGuide) -> None:
     vectors, energies, _ = graphs(60)
     assert guide.held_out == 6

@@ -25,6 +25,7 @@ from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.results import Export, Query
+from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.launchers.results.columns import COLUMNS, flat
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.query import PhaseQuery, parse_where
@@ -433,6 +434,37 @@ def test_commands_ask_the_database_of_a_cluster(database, tmp_path, monkeypatch,
     out = tmp_path / "new" / "crystals.zip"
     code, text = command(monkeypatch, capsys, "export", *asked, str(out))
     assert code == 0 and "1 phase in" in text and out.exists()
+
+
+def test_a_campaign_that_was_extended_on_a_cluster_shows_its_crystals_once(database):
+    begun = Campaign(system="Bi-Se")
+    more = begun.model_copy(update={"loop": begun.loop.model_copy(update={"rounds": 7})})
+    another = Campaign(system="Bi-Se", seed=1)
+    without = begun.model_copy(update={"loop": begun.loop.model_copy(update={"rounds": 9})})
+    for number, campaign in enumerate((begun, more, another, without)):
+        submission = Submission(
+            _id=f"{campaign.digest()}",
+            digest=campaign.digest(),
+            name="search",
+            system="Bi-Se",
+            settings=campaign.model_dump(mode="json"),
+            claimed=float(number),
+            submitted=True,
+        )
+        database.handle["campaigns"].insert_one(submission.stored())
+    crystals = {"bi": begun, "more": more, "another": another}
+    # The last one has nothing as yet: it takes nobody's place.
+    database.handle["phases"].insert_many(
+        {**EVERY[0], "uid": f"{c.digest()}:{name}", "campaign": c.digest()}
+        for name, c in crystals.items()
+    )
+    store = MongoStore.from_uri(database.uri, "phases", database=database.name, key="uid")
+    found = Results(store, campaigns=database.handle["campaigns"])
+    shown = {more.digest(), another.digest()}
+    assert {p["campaign"] for p in found.find()} == shown
+    assert found.count() == found.count(label=EVERY[0]["label"]) == 2
+    assert {p["campaign"] for p in found.find(campaign="search")} == shown
+    assert [p["campaign"] for p in found.find(campaign=begun.digest())] == [begun.digest()]
 
 
 def failed(number, counts, origin, engine="SevenNet-0", **more):

@@ -30,6 +30,9 @@ def test_the_best_crystal_of_a_campaign_is_examined_once(
     assert status_of(monkeypatch, "stability", folder, "--count", 1, "--json", file) == 0
     (found,) = json.loads(file.read_text())
     _, phases = results(folder)
+    # The folder's campaign asks for more now: it is another one, and its crystals show once.
+    assert Results.in_folder(folder).count() == len(phases)
+    assert Results.in_folder(folder).hull() is not None
     # What was there is there, with the same energies; the new ones come from imaginary modes.
     energies = {p["id"]: p["energy_per_atom"] for p in phases}
     assert {p["id"]: p["energy_per_atom"] for p in before}.items() <= energies.items()

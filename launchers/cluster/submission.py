@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ccdcgan.dft.errors import UserError
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 
 
@@ -36,6 +41,39 @@ class Submission(BaseModel):
         """
         return parse_campaign(self.settings, self.id)
 
+    @classmethod
+    def readable(cls, documents: Iterable[Mapping[str, Any]]) -> Iterator[Submission]:
+        """Of stored documents those that this version reads."""
+        for document in documents:
+            with contextlib.suppress(UserError, ValidationError):
+                found = cls.model_validate(document)
+                found.campaign()
+                yield found
+
     def stored(self) -> dict[str, object]:
         """The document as a new one is stored."""
         return self.model_dump(by_alias=True, exclude={"outcome", "relaxed"})
+
+
+def superseded(documents: Iterable[Mapping[str, Any]], shown: Collection[str]) -> set[str]:
+    """Digests of campaigns in whose place a later one of their name came, to do more or less.
+
+    Parameters
+    ----------
+    documents
+        Of submissions, the latest first.
+    shown
+        Digests of campaigns that have results: what has none takes nobody's place.
+    """
+    latest: dict[tuple[str, str], list[Submission]] = {}
+    hidden: set[str] = set()
+    for found in Submission.readable(documents):
+        if found.digest not in shown:
+            continue
+        others = latest.setdefault((found.name, found.system), [])
+        later = next((o for o in others if not o.campaign().differences(found.campaign())), None)
+        if later is None:
+            others.append(found)
+        elif later.digest != found.digest:
+            hidden.add(found.digest)
+    return hidden

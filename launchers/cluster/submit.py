@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import socket
 import time
@@ -12,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 from jobflow.managers.fireworks import flow_to_workflow
-from pydantic import ValidationError
 from pymongo.errors import DuplicateKeyError
 
 from ccdcgan.dft.errors import UserError
@@ -108,16 +106,13 @@ def _before(pad: Pad, campaign: Campaign) -> str | None:
 
 def alike(pad: Pad, campaign: Campaign) -> list[Submission]:
     """Submitted campaigns that are this one but for what is done more or less, the latest first."""
-    found = []
     system = {"system": "-".join(campaign.elements)}
-    for document in pad.db[CAMPAIGNS].find(system).sort("claimed", -1):
-        # One of another version need not be readable.
-        with contextlib.suppress(UserError, ValidationError):
-            submission = Submission.model_validate(document)
-            begun = submission.campaign()
-            if submission.digest == campaign.digest() or not begun.differences(campaign):
-                found.append(submission)
-    return found
+    documents = pad.db[CAMPAIGNS].find(system).sort("claimed", -1)
+    return [
+        found
+        for found in Submission.readable(documents)
+        if found.digest == campaign.digest() or not found.campaign().differences(campaign)
+    ]
 
 
 def as_begun(pad: Pad, campaign: Campaign, name: str) -> Campaign:

@@ -119,7 +119,7 @@ class Results:
         store = self._asked(query)
         with _explained(query.where):
             found = store.query(
-                query.filter, properties=hidden, sort=query.order, limit=query.limit or 0
+                self._filter(query), properties=hidden, sort=query.order, limit=query.limit or 0
             )
             return [relabelled(p) for p in found if query.label == FAILED or is_phase(p)]
 
@@ -131,7 +131,7 @@ class Results:
         """How many phases a question is about, whatever its limit."""
         query = self._by_digest(query or PhaseQuery.of(asked))
         with _explained(query.where):
-            return int(self._asked(query).count(query.filter))
+            return int(self._asked(query).count(self._filter(query)))
 
     def frame(self, query: PhaseQuery | None = None, **asked: Any) -> pd.DataFrame:
         """The phases as a table with the columns of `COLUMNS`, as `find` takes the question."""
@@ -180,7 +180,18 @@ class Results:
         found = {
             str(c.get("digest") or c["_id"]) for c in self._campaigns.find(named, {"digest": 1})
         }
-        return query.model_copy(update={"campaign": tuple(sorted(found))}) if found else query
+        shown = found - set(self._superseded()) or found
+        return query.model_copy(update={"campaign": tuple(sorted(shown))}) if found else query
+
+    def _filter(self, query: PhaseQuery) -> dict[str, object]:
+        """Of all campaigns none whose crystals another one has, too; of those named, all."""
+        hidden = [] if query.campaign is not None else self._superseded()
+        if not hidden:
+            return query.filter
+        return {"$and": [{"campaign": {"$nin": hidden}}, *filter(None, [query.filter])]}
+
+    def _superseded(self) -> list[str]:
+        return [] if self._campaigns is None else superseded_in(self._campaigns, self._store)
 
     def _has_failures(self) -> bool:
         if self._relaxations is None:
@@ -202,6 +213,24 @@ class Results:
         self._relaxations.connect()
         mine = PhaseQuery(campaign=query.campaign).filter
         return failed_phases(self._relaxations, self._store, mine)
+
+
+def superseded_in(campaigns: Any, phases: Store) -> list[str]:
+    """Digests of a cluster's campaigns whose place another one has taken, to do more or less.
+
+    Parameters
+    ----------
+    campaigns
+        Collection of the submitted ones.
+    phases
+        Connected store of what they have found.
+    """
+    from ccdcgan.launchers.cluster.submission import superseded
+
+    documents = list(campaigns.find({}).sort("claimed", -1))
+    if len({d.get("digest") for d in documents}) < 2:
+        return []
+    return sorted(superseded(documents, set(phases.distinct("campaign"))))
 
 
 @contextlib.contextmanager

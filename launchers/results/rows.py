@@ -35,9 +35,15 @@ REPEATED = (
 )
 
 
-def table_of(store: Store) -> pd.DataFrame:
-    """The flat table of all phases of a connected store, with their ``uid`` and ``elements``."""
-    found = store.query({}, {"structure": 0, "_id": 0})
+def table_of(store: Store, criteria: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """The flat table of all phases of a connected store, with their ``uid`` and ``elements``.
+
+    Parameters
+    ----------
+    criteria
+        What the phases must fulfil, as MongoDB asks; default nothing.
+    """
+    found = store.query(dict(criteria or {}), {"structure": 0, "_id": 0})
     return as_table(relabelled(phase) for phase in found if is_phase(phase))
 
 

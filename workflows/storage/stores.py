@@ -15,6 +15,7 @@ from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.workflows.documents import Artifact, Candidate, RelaxationDocument
 from ccdcgan.workflows.storage.language import Document
 from ccdcgan.workflows.storage.spool import Spool, retry_while_unreachable, unless_there
+from ccdcgan.workflows.storage.sqlite import SqliteStore
 
 A = TypeVar("A", bound=Artifact)
 
@@ -208,10 +209,12 @@ def publish(phases: Sequence[Document], campaign: str, system: str, hull: str) -
         documents.setdefault(document["uid"], document)
     store = current_store(PHASES)
     collection = store._collection
+    # A folder holds one campaign, whose digest changes as more or less is asked of it.
+    earlier = {} if isinstance(store, SqliteStore) else {"campaign": campaign}
 
     def replace() -> None:
-        if store.query_one({"campaign": campaign}, ["uid"]):
-            collection.delete_many({"campaign": campaign})
+        if store.query_one(earlier, ["uid"]):
+            collection.delete_many(earlier)
         if documents:
             collection.insert_many([dict(d) for d in documents.values()])
 
