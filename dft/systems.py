@@ -1,18 +1,26 @@
-"""Chemical systems, and the volumes of their elements' atoms."""
+"""Chemical systems, formulas, and the volumes of elements' atoms."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
-from pymatgen.core import Element
+from pymatgen.core import Composition, Element
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.mistakes import shown
 
 #: Names of hydrogen that pymatgen takes for elements of their own.
 ISOTOPES = ("D", "T")
+
+#: Numbers as they are printed in formulas.
+SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+
+#: Longest text of symbols that a hint is looked for.
+LONGEST = 20
 
 #: Most elements of a system: all systems of fewer of them are relaxed for the hull.
 MOST_ELEMENTS = 8
@@ -40,11 +48,7 @@ def parse_system(system: Any) -> list[str]:
     for symbol in symbols:
         if symbol in ISOTOPES:
             raise UserError(f"{symbol} is hydrogen, whatever its isotope: write H in the system")
-        if not Element.is_valid_symbol(symbol):
-            raise UserError(
-                f"unknown element {symbol[:20]!r} in the system: write it as in Bi-Se"
-                f"{_meant_by(symbol)}"
-            )
+        require_element(symbol, " in the system: write it as in Bi-Se")
     if len(set(symbols)) != len(symbols):
         raise UserError(f"an element occurs twice in the system {'-'.join(symbols)}")
     if not 2 <= len(symbols) <= MOST_ELEMENTS:
@@ -55,13 +59,56 @@ def parse_system(system: Any) -> list[str]:
     return symbols
 
 
-def _meant_by(text: str) -> str:
-    """A hint at the elements of a text without hyphens or capitals."""
-    parts = re.findall(r"[A-Z][a-z]?", text) or [text[:3].capitalize()]
-    known = all(map(Element.is_valid_symbol, parts))
-    if known and "".join(parts).lower() == text.lower():
-        return f"; did you mean {'-'.join(parts)}?"
-    return ""
+def composition_of(formula: str) -> Composition:
+    """Composition of a formula such as ``Bi2Se3``, whose numbers may be subscripts.
+
+    Raises
+    ------
+    UserError
+        It is no formula of elements; one line, with what may be meant.
+    """
+    plain = formula.translate(SUBSCRIPTS).strip()
+    try:
+        found = Composition(plain)
+        if found and all(isinstance(e, Element) for e in found):
+            return found
+    except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
+        pass
+    runs = re.findall(r"[A-Za-z]+|[\d.]+", plain)
+    parts = [spelled(run) if run[0].isalpha() else [run] for run in runs]
+    symbols = [s for part in parts for s in part if s[0].isalpha()]
+    is_meant = "".join(runs) == plain and all(parts) and 0 < len(symbols) == len(set(symbols))
+    hint = f"; did you mean {''.join(chain.from_iterable(parts))}?" if is_meant else ""
+    raise UserError(f"{shown(formula)} is no formula such as Bi2Se3{hint}")
+
+
+def require_element(symbol: str, how: str) -> None:
+    """Raise a `UserError` where a text is no symbol of an element, which says how to write it."""
+    if not Element.is_valid_symbol(symbol):
+        meant = spelled(symbol)
+        hint = f"; did you mean {'-'.join(meant)}?" if meant else ""
+        raise UserError(f"unknown element {shown(symbol)}{how}{hint}")
+
+
+def spelled(text: str) -> list[str]:
+    """The fewest symbols of elements that spell a text, whatever its capitals; [] if none do.
+
+    Where capitals tell the symbols apart they do.
+    """
+    told = re.findall(r"[A-Z][a-z]?", text)
+    if "".join(told) == text and all(map(Element.is_valid_symbol, told)):
+        return told
+    best: list[list[str] | None] = [[]]
+    for end in range(1, min(len(text), LONGEST) + 1):
+        ways = [
+            [*before, symbol]
+            for size in (1, 2)
+            if size <= end
+            and (before := best[end - size]) is not None
+            and Element.is_valid_symbol(symbol := text[end - size : end].capitalize())
+        ]
+        best.append(min(ways, key=len, default=None))
+    return (best[-1] or []) if len(text) <= LONGEST else []
 
 
 @cache

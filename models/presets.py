@@ -278,6 +278,9 @@ def _merge(base: dict[str, Any], change: dict[str, Any], name: str, where: str) 
     for key, value in change.items():
         if key not in base:
             hint = did_you_mean(str(key), base)
+            if not hint:
+                keys = base if where else {"based_on": None, **base}
+                hint = f"; the keys are {', '.join(keys)}"
             raise ValueError(f"{name}: unknown key {shown(f'{where}{key}')}{hint}")
         if isinstance(base[key], dict):
             if not isinstance(value, dict):

@@ -21,6 +21,7 @@ import ccdcgan
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.yaml_files import parse_yaml
 from ccdcgan.launchers.cli.app import app
+from ccdcgan.models.presets import preset_from
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 
 #: typer brings click's errors with it, in newer versions under another name.
@@ -163,6 +164,8 @@ def test_campaign_files_are_understood() -> None:
         if set(data) <= set(Campaign.model_fields):
             count += 1
             parse_campaign(data, page)
+        elif "based_on" in data:
+            preset_from(data, page)
     assert count >= 4
 
 

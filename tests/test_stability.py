@@ -13,9 +13,11 @@ from small_campaign import CAMPAIGN, results
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.results.results import Results
+from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows import stability as stage
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.sections import StabilitySettings
+from ccdcgan.workflows.storage.stores import PHASES
 
 
 def test_the_best_crystal_of_a_campaign_is_examined_once(
@@ -53,6 +55,25 @@ def test_the_best_crystal_of_a_campaign_is_examined_once(
     again = tmp_path / "again.json"
     assert status_of(monkeypatch, "stability", folder, "--count", 1, "--json", again) == 0
     assert json.loads(again.read_text()) == [found]
+
+
+def test_a_campaign_without_new_crystals_is_left_as_it_is(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    store = embedded_store(folder).additional_stores[PHASES]
+    store.connect()
+    store._collection.delete_many({"origin.kind": "generated"})
+    store.close()
+    before = (folder / "campaign.yaml").read_text(), sorted(folder.iterdir())
+    assert status_of(monkeypatch, "stability", folder) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "no new crystal near the hull" in said[0]
+    assert ((folder / "campaign.yaml").read_text(), sorted(folder.iterdir())) == before
 
 
 @pytest.mark.parametrize(

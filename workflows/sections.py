@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from pymatgen.core import Composition
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import did_you_mean, shown
 from ccdcgan.dft.relaxation.properties import PROPERTIES
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.settings import Renamed, Settings, VolumeRange
 from ccdcgan.dft.structures.sources import AflowSource, Filters, Source
 from ccdcgan.dft.structures.spacegroups import CrystalSystem, groups_of, number_of
+from ccdcgan.dft.systems import composition_of
 from ccdcgan.models.energy.goals import FORMATION_ENERGY, Goal
 from ccdcgan.workflows.sources.registry import check_source
 
@@ -27,13 +28,10 @@ KNOWN_PROPERTIES = (FORMATION_ENERGY, "e_above_hull", "volume_per_atom", "densit
 
 def _reduced(formulas: tuple[str, ...]) -> tuple[str, ...]:
     """Reduced formulas, sorted: what is asked for alike is the same campaign."""
-    reduced = set()
-    for formula in formulas:
-        try:
-            reduced.add(Composition(formula).reduced_formula)
-        except Exception:  # noqa: BLE001  pymatgen raises many kinds
-            raise ValueError(f"{formula!r} is no formula such as Bi2Se3") from None
-    return tuple(sorted(reduced))
+    try:
+        return tuple(sorted({composition_of(formula).reduced_formula for formula in formulas}))
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 Formulas = Annotated[tuple[str, ...], AfterValidator(_reduced)]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from pymatgen.core import Composition, Element
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.systems import composition_of
 
 
 def elements_of_formula(formula: str) -> list[str]:
@@ -19,10 +19,7 @@ def elements_of_formula(formula: str) -> list[str]:
     UserError
         It is no formula of elements.
     """
-    symbols = list(_amounts(formula))
-    if unknown := [s for s in symbols if not Element.is_valid_symbol(s)]:
-        raise UserError(f"{formula!r}: {', '.join(unknown)} is no element")
-    return symbols
+    return list(_amounts(formula))
 
 
 def atoms_of(formula: str, elements: Sequence[str]) -> list[int]:
@@ -47,16 +44,12 @@ def atoms_of(formula: str, elements: Sequence[str]) -> list[int]:
 
 def _amounts(formula: str) -> dict[str, float]:
     """Numbers of atoms in one unit of a formula, or a `UserError`."""
-    try:
-        amounts = {getattr(s, "symbol", str(s)): n for s, n in Composition(formula).items()}
-        whole = [round(n) for n in amounts.values()]
-        if not whole or not np.allclose(whole, list(amounts.values())):
-            raise ValueError("not whole")
-        # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
-        amounts = {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
-    except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
-        raise UserError(f"{formula!r} is no formula such as Bi2Se3") from None
-    return amounts
+    amounts = {element.symbol: n for element, n in composition_of(formula).items()}
+    whole = [round(n) for n in amounts.values()]
+    if not np.allclose(whole, list(amounts.values())):
+        raise UserError(f"{formula!r} is no formula such as Bi2Se3: give whole numbers")
+    # pymatgen reduces some formulas otherwise: NaO to Na2O2, as a peroxide.
+    return {symbol: n / math.gcd(*whole) for symbol, n in amounts.items()}
 
 
 def multiples(

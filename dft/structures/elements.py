@@ -9,15 +9,14 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.sources import AflowSource, Prototype, primitive_cell
 from ccdcgan.dft.structures.substitution import substitute
-from ccdcgan.dft.systems import atomic_volume
+from ccdcgan.dft.systems import atomic_volume, require_element
 
 #: Most atoms in the primitive cell of an element's own structure: S8 has 32, alpha-Mn 29.
 OWN_SITES = 32
@@ -140,8 +139,7 @@ def ground_state(symbol: str) -> Prototype | None:
     UserError
         There is no such element.
     """
-    if not Element.is_valid_symbol(symbol):
-        raise UserError(f"unknown element {symbol!r}: write it as in Bi")
+    require_element(symbol, ": write it as in Bi")
     name = next((n for n, symbols in GROUND_STATES.items() if symbol in symbols.split()), None)
     if name is None:
         return None

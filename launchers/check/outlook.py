@@ -193,7 +193,7 @@ def _place(campaign: Campaign, folder: Path) -> Finding:
 def _guess(campaign: Campaign, most: int) -> Finding:
     n, chosen, loop = len(campaign.elements), campaign.database, campaign.loop
     smaller = sum(comb(n, k) for k in range(2, n))
-    ends = n * len(library(max(chosen.element_sites, 3)))
+    ends = n if chosen.elements == "own" else n * len(library(max(chosen.element_sites, 3)))
     each = min(chosen.max_candidates or OF_A_SMALLER_SYSTEM, OF_A_SMALLER_SYSTEM)
     first = most + ends + smaller * each
     later = loop.rounds * loop.relaxations

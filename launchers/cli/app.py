@@ -30,7 +30,8 @@ from ccdcgan.launchers.cli import (
     stability,
 )
 from ccdcgan.launchers.cli.cluster import Reuse
-from ccdcgan.launchers.cli.errors import explain
+from ccdcgan.launchers.cli.errors import explain, hint_of
+from ccdcgan.launchers.cli.quiet import QuietTensorFlow
 from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say, tell
 
 if TYPE_CHECKING:
@@ -262,6 +263,8 @@ def _prepare(out: Path | None) -> None:
         return
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file")
+    if out.suffix.lower() not in ("", ".json"):
+        raise UserError(f"--out {out} would hold JSON: let its name end in .json")
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -284,6 +287,8 @@ def main() -> None:
     """Entry point: every mistake of a user ends in one line and a non-zero exit."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if not any(isinstance(finder, QuietTensorFlow) for finder in sys.meta_path):
+        sys.meta_path.insert(0, QuietTensorFlow())
     # What has no symmetry at a loose tolerance is no news.
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     warnings.filterwarnings("ignore")
@@ -309,7 +314,10 @@ def main() -> None:
     except Exception as error:
         message = explain(error)
         if message is None and type(error).__module__.startswith(("click", "typer")):
-            message = getattr(error, "format_message", error.__str__)()
+            message = getattr(error, "format_message", error.__str__)() + hint_of(error)
+            # Without a command the help was shown.
+            if not message:
+                sys.exit(2)
         if message is None:
             raise
         tell("error:", "red", message)

@@ -7,6 +7,21 @@ import sqlite3
 
 from ccdcgan.dft.errors import UserError
 
+#: Options by which commands are told of a campaign's folder; others take it as their argument.
+FOLDERS = ("--workdir", "--campaign")
+
+
+def hint_of(error: BaseException) -> str:
+    """What a wrong option or argument was meant to be, where commands name the folder otherwise."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    params = getattr(command, "params", ())
+    mine = next((name for name in FOLDERS for p in params if name in p.opts), None)
+    if any(p.param_type_name == "argument" and p.name.startswith("folder") for p in params):
+        mine = None
+    if getattr(error, "option_name", None) in FOLDERS:
+        return f": give it as {mine} FOLDER" if mine else ": give the folder without it"
+    return f": give a folder as {mine} FOLDER" if mine and "extra argument" in str(error) else ""
+
 
 def explain(error: BaseException) -> str | None:
     """One line for an error that the user can mend, or None for a bug of ours."""

@@ -22,7 +22,9 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet."
+            # Looked for before the networks are imported, which takes seconds.
+            exists=True,
+            help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the networks.")],

@@ -34,7 +34,7 @@ def predict(
         int, typer.Option(min=1, help="Relaxations after which no further round begins.")
     ] = 200,
     minutes: Annotated[
-        float | None, typer.Option(help="Time in minutes after which no further round begins.")
+        float | None, typer.Option(help="Minutes after which no round but the first begins.")
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File for all crystals, lowest first.")

@@ -18,6 +18,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import writing
 from ccdcgan.dft.mistakes import shown
 from ccdcgan.dft.structures.decoding import StoredStructure
+from ccdcgan.dft.systems import composition_of
 from ccdcgan.launchers.local.run import run_campaign
 from ccdcgan.workflows.campaign import REFINE, Campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
@@ -26,6 +27,9 @@ from ccdcgan.workflows.screening import require_fitting_groups
 #: Relaxations of a round, candidates that they are chosen from, and prototypes that the networks
 #: begin with.
 ROUND, SAMPLES, PROTOTYPES = 20, 2000, 60
+
+#: Fewest prototypes of a small budget: with less, too few may be left to learn from.
+FEWEST = 24
 
 #: What a campaign of the user's decides beside the composition.
 OF_THE_BASE = {"relaxation", "networks", "thresholds", "workers", "trusted"}
@@ -181,13 +185,10 @@ def _of_type(formula: str) -> list[str]:
 
 
 def _elements_of(formula: str) -> list[str]:
-    try:
-        amounts = Composition(formula)
-        symbols = {e.symbol for e in amounts.elements}
-        # In the order in which formulas have them: electropositive first.
-        elements = sorted(symbols, key=lambda symbol: (Element(symbol).X, symbol))
-    except Exception:  # noqa: BLE001  pymatgen raises many kinds
-        raise UserError(f"{shown(formula)} is no formula such as Bi2Se3") from None
+    amounts = composition_of(formula)
+    symbols = {e.symbol for e in amounts.elements}
+    # In the order in which formulas have them: electropositive first.
+    elements = sorted(symbols, key=lambda symbol: (Element(symbol).X, symbol))
     if any(number != round(number) for number in amounts.values()):
         raise UserError(f"{shown(formula)} has parts of atoms: give whole numbers, as Bi2Se3")
     if len(elements) < 2:
@@ -212,11 +213,15 @@ def predict(
     Parameters
     ----------
     budget
-        No further round begins once so many structures have been relaxed.
+        No further round begins once so many structures have been relaxed. At most half of it are
+        prototypes of the system, and of each smaller one.
     minutes
-        Nor after this time; None for no limit.
+        Nor after this time; None for no limit. The first round is always done.
     """
     start = monotonic()
+    prototypes = max(FEWEST, min(PROTOTYPES, budget // 2))
+    database = campaign.database.model_copy(update={"max_candidates": prototypes})
+    campaign = campaign.model_copy(update={"database": database})
     for number in range(1, MOST_ROUNDS + 1):
         loop = campaign.loop.model_copy(update={"rounds": number})
         outcome = run_campaign(campaign.model_copy(update={"loop": loop}), folder, say=say)

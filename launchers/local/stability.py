@@ -11,9 +11,11 @@ from ccdcgan.dft.dynamics.document import StabilityFigures
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.finite import FiniteOrNone
 from ccdcgan.launchers.local.run import run_campaign
+from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.workdir import campaign_of
 from ccdcgan.workflows.campaign import parse_campaign
 from ccdcgan.workflows.documents import Outcome
+from ccdcgan.workflows.phases import ranked
 from ccdcgan.workflows.sections import StabilitySettings
 
 
@@ -47,12 +49,17 @@ def stability(
         the hull.
     """
     campaign = campaign_of(folder)
+    nothing = UserError(f"{folder} has no new crystal near the hull: there is nothing to examine")
+    # A campaign that has ended is not touched in vain.
+    ended = (folder / "summary.json").exists()
+    if ended and not ranked(Results.in_folder(folder).phases(), campaign.thresholds):
+        raise nothing
     wanted = StabilitySettings(count=count)
     data = campaign.model_dump() | {"stability": wanted}
     outcome = run_campaign(parse_campaign(data, str(folder)), folder, say=say)
     found = examined(outcome)
     if not found:
-        raise UserError(f"{folder} has no new crystal near the hull: there is nothing to examine")
+        raise nothing
     return found
 
 

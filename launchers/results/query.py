@@ -11,11 +11,12 @@ from typing import Any, Self, get_args
 
 from maggma.core import Sort
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pymatgen.core import Composition, Element
+from pymatgen.core import Composition
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import in_one_line, mistakes
 from ccdcgan.dft.structures.hull import NEAR, NOISE, Thresholds
+from ccdcgan.dft.systems import composition_of, require_element
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS
 from ccdcgan.workflows.documents import OLD_LABELS, NoPlace
 
@@ -243,21 +244,14 @@ def reduced_formula(formula: str) -> str:
     UserError
         It is none.
     """
-    try:
-        composition = Composition(formula)
-        if not composition or not all(isinstance(e, Element) for e in composition):
-            raise ValueError("no elements")
-        whole = composition.get_integer_formula_and_factor()[0]
-        return str(Composition(whole).reduced_formula)
-    except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
-        raise UserError(f"{formula!r} is no formula such as Bi2Se3") from None
+    whole = composition_of(formula).get_integer_formula_and_factor()[0]
+    return str(Composition(whole).reduced_formula)
 
 
 def _symbols(elements: str | Sequence[str]) -> list[str]:
     parts = re.split(r"[-–,\s]+", elements.strip()) if isinstance(elements, str) else elements
     for symbol in parts:
-        if not Element.is_valid_symbol(symbol):
-            raise UserError(f"unknown element {symbol!r}: write elements as in Bi-Se")
+        require_element(symbol, ": write elements as in Bi-Se")
     return sorted(set(parts))
 
 
