@@ -82,7 +82,7 @@ class Campaign(Settings):
     )
 
     system: tuple[str, ...] = Field(("Bi", "Se"), description="Elements, as in Bi-Se.")
-    seed: int = Field(0, ge=0, lt=2**24)
+    seed: int = Field(0, ge=0, lt=2**24, description="The same seed gives the same crystals.")
     search: SearchSettings = Field(
         SearchSettings(), description="What is generated; by default all of the system."
     )

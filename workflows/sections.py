@@ -74,7 +74,11 @@ class DatabaseSettings(Settings):
 
     added: ClassVar[frozenset[str]] = frozenset({"without", "own_element_sites", "elements"})
 
-    sources: tuple[Source, ...] = Field((AflowSource(),), min_length=1)
+    sources: tuple[Source, ...] = Field(
+        (AflowSource(),),
+        min_length=1,
+        description="Where prototypes come from: aflow, files, random, materials_project.",
+    )
     filters: Filters = Filters()
     max_candidates: int | None = Field(
         None,
@@ -110,11 +114,16 @@ class NetworkSettings(Settings):
 
     added: ClassVar[frozenset[str]] = frozenset({"grid", "lattice_grid", "filters"})
 
-    preset: Literal["quickstart", "default", "paper", "paper-small"] = "quickstart"
+    preset: Literal["quickstart", "default", "paper", "paper-small"] = Field(
+        "quickstart", description="Representation, networks and lengths of their trainings."
+    )
     autoencoder: Literal["shipped", "train"] = Field(
         "shipped", description="train: on the campaign's own database."
     )
-    variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = "ccdcgan"
+    variant: Literal["ccdcgan", "dcgan+constraint", "dcgan"] = Field(
+        "ccdcgan",
+        description="The constraint guides the generator, screens what it draws, or neither.",
+    )
     omega: float = Field(0.1, ge=0, description="Weight of the goals (paper, eq. 2).")
     goals: tuple[Goal, ...] = Field(
         (Goal(),), min_length=1, description="Properties to minimise, maximise or bring near."
@@ -213,7 +222,7 @@ class LoopSettings(Settings):
 
     added: ClassVar[frozenset[str]] = frozenset({"stackings", "sources"})
 
-    rounds: int = Field(2, ge=1)
+    rounds: int = Field(2, ge=1, description="How often to train, generate and relax.")
     samples: int = Field(4000, ge=1, description="Candidates proposed a round, by all sources.")
     sources: tuple[Annotated[str, AfterValidator(check_source)], ...] | None = Field(
         None,
