@@ -807,7 +807,7 @@ def test_lost_jobs_run_again(here):
     assert here.command("retry", "--failed") == (0, "nothing to run again\n")
     code, said = here.command("retry")
     assert code == 0 and sorted(said.splitlines()) == [
-        "1 jobs got the state that their runs had",
+        "1 job states that lagged behind their runs were set right",
         "3 lost jobs run again",
     ]
     states = {f["fw_id"]: f["state"] for f in here.handle.fireworks.find()}

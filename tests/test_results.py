@@ -463,6 +463,7 @@ def test_a_campaign_that_was_extended_on_a_cluster_shows_its_crystals_once(datab
     shown = {more.digest(), another.digest()}
     assert {p["campaign"] for p in found.find()} == shown
     assert found.count() == found.count(label=EVERY[0]["label"]) == 2
+    assert found.count(EVERY[0]["formula"]) == 2 and found.count("XeF2") == 0
     assert {p["campaign"] for p in found.find(campaign="search")} == shown
     assert [p["campaign"] for p in found.find(campaign=begun.digest())] == [begun.digest()]
 

@@ -52,7 +52,7 @@ class Mended:
             ("results that were on disk are in the database", self.delivered),
             ("lost jobs run again", len(self.lost)),
             ("failed jobs run again", len(self.failed)),
-            ("jobs got the state that their runs had", len(self.refreshed)),
+            ("job states that lagged behind their runs were set right", len(self.refreshed)),
             ("jobs without a workflow were removed", len(self.orphans)),
             (f"jobs were lost {TRIES} times: look at them, then ccdcgan retry", len(self.given_up)),
         ):

@@ -98,14 +98,14 @@ class Results:
         return cls(settings.store_of(PHASES), settings.store_of(RESULTS), campaigns)
 
     def find(
-        self, query: PhaseQuery | None = None, *, structures: bool = True, **asked: Any
+        self, query: PhaseQuery | str | None = None, *, structures: bool = True, **asked: Any
     ) -> list[Mapping[str, Any]]:
         """Stored documents of the phases that a question is about.
 
         Parameters
         ----------
         query, asked
-            The question, or fields of a `PhaseQuery`.
+            The question, or a formula, or fields of a `PhaseQuery`.
         structures
             Whether the documents hold their structures.
 
@@ -114,7 +114,7 @@ class Results:
         UserError
             A value cannot be asked for, or the store does not understand the free filter.
         """
-        query = self._by_digest(query or PhaseQuery.of(asked))
+        query = self._by_digest(_question(query, asked))
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
         store = self._asked(query)
         with _explained(query.where):
@@ -123,21 +123,21 @@ class Results:
             )
             return [relabelled(p) for p in found if query.label == FAILED or is_phase(p)]
 
-    def phases(self, query: PhaseQuery | None = None, **asked: Any) -> list[Phase]:
+    def phases(self, query: PhaseQuery | str | None = None, **asked: Any) -> list[Phase]:
         """The phases that a question is about, as `find` takes it."""
         return [Phase.model_validate(p) for p in self.find(query, **asked)]
 
-    def count(self, query: PhaseQuery | None = None, **asked: Any) -> int:
+    def count(self, query: PhaseQuery | str | None = None, **asked: Any) -> int:
         """How many phases a question is about, whatever its limit."""
-        query = self._by_digest(query or PhaseQuery.of(asked))
+        query = self._by_digest(_question(query, asked))
         with _explained(query.where):
             return int(self._asked(query).count(self._filter(query)))
 
-    def frame(self, query: PhaseQuery | None = None, **asked: Any) -> pd.DataFrame:
+    def frame(self, query: PhaseQuery | str | None = None, **asked: Any) -> pd.DataFrame:
         """The phases as a table with the columns of `COLUMNS`, as `find` takes the question."""
         return as_frame(self.find(query, structures=False, **asked))
 
-    def hull(self, query: PhaseQuery | None = None, **asked: Any) -> Figure:
+    def hull(self, query: PhaseQuery | str | None = None, **asked: Any) -> Figure:
         """The convex hull of one campaign, as a figure of plotly; `find` takes the question.
 
         Raises
@@ -213,6 +213,12 @@ class Results:
         self._relaxations.connect()
         mine = PhaseQuery(campaign=query.campaign).filter
         return failed_phases(self._relaxations, self._store, mine)
+
+
+def _question(query: PhaseQuery | str | None, asked: Mapping[str, Any]) -> PhaseQuery:
+    if isinstance(query, PhaseQuery):
+        return query
+    return PhaseQuery.of(asked if query is None else {**asked, "formula": query})
 
 
 def superseded_in(campaigns: Any, phases: Store) -> list[str]:
