@@ -65,15 +65,19 @@ def superseded(documents: Iterable[Mapping[str, Any]], shown: Collection[str]) -
     shown
         Digests of campaigns that have results: what has none takes nobody's place.
     """
-    latest: dict[tuple[str, str], list[Submission]] = {}
+    named: dict[tuple[object, object], list[Mapping[str, Any]]] = {}
+    for document in documents:
+        if document.get("digest") in shown:
+            named.setdefault((document.get("name"), document.get("system")), []).append(document)
     hidden: set[str] = set()
-    for found in Submission.readable(documents):
-        if found.digest not in shown:
-            continue
-        others = latest.setdefault((found.name, found.system), [])
-        later = next((o for o in others if not o.campaign().differences(found.campaign())), None)
-        if later is None:
-            others.append(found)
-        elif later.digest != found.digest:
-            hidden.add(found.digest)
+    # Most names are of one campaign: reading one takes milliseconds.
+    for runs in named.values():
+        if len({run["digest"] for run in runs}) > 1:
+            latest: list[Submission] = []
+            for run in Submission.readable(runs):
+                later = (o for o in latest if not o.campaign().differences(run.campaign()))
+                if (over := next(later, None)) is None:
+                    latest.append(run)
+                elif over.digest != run.digest:
+                    hidden.add(run.digest)
     return hidden
