@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattl
 from ccdcgan.models.energy.errors import MOST_PAIRS, PropertyErrors
 from ccdcgan.models.presets import ConstraintSettings
 from ccdcgan.models.representation.voxels import FloatArray
+
+#: Fewest values of which R² tells anything: of two it is anything.
+TELLING = 5
 
 #: Fewest crystals that a constraint is trained on.
 FEWEST = 10
@@ -356,9 +360,10 @@ def _errors(
 
 
 def error_figures(predicted: FloatArray, truth: FloatArray) -> tuple[float, float]:
-    """Mean absolute error and R²; NaN of fewer than two values."""
-    if len(truth) < 2:
-        return float("nan"), float("nan")
+    """Mean absolute error, NaN of fewer than two values, and R², NaN of fewer than `TELLING`."""
     residual = predicted - truth
+    mae = float(np.abs(residual).mean()) if len(truth) > 1 else math.nan
+    if len(truth) < TELLING:
+        return mae, math.nan
     variance = ((truth - truth.mean()) ** 2).sum()
-    return float(np.abs(residual).mean()), float(1 - (residual**2).sum() / max(variance, 1e-12))
+    return mae, float(1 - (residual**2).sum() / max(variance, 1e-12))
