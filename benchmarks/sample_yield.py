@@ -152,9 +152,8 @@ def examined(
     formula = known.composition.reduced_formula
     file = FOLDER / f"{formula}-{options.seed}-{options.count}.json"
     if not file.exists():
-        # Some do not pass the screening: what is drawn further takes their place.
-        made = sample(formula, count=3 * options.count, seed=options.seed, atoms=MOST)
-        drawn = [d.structure for d in made[: options.count]]
+        made = sample(formula, count=options.count, seed=options.seed, atoms=MOST)
+        drawn = [d.structure for d in made]
         results = dict(relax_many([known, *drawn], settings, options.workers))
         base = results[0]
         assert base.converged and base.energy_per_atom is not None, f"{formula}: {base.reason}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,9 @@ from ccdcgan.models.sampling import SPACE, Predictor, draw_crystals, load_space
 from ccdcgan.workflows import progress
 from ccdcgan.workflows.screening import Limits
 from ccdcgan.workflows.sections import Screening
+
+#: Crystals that the Wyckoff generator draws for each that is kept.
+OF = 4
 
 
 def asked_compositions(text: str, elements: Sequence[str], most: int) -> np.ndarray:
@@ -171,41 +174,53 @@ def _by_networks(models: Path, settings: SampleSettings) -> tuple[list[Drawn], d
 
 def _by_wyckoff(settings: SampleSettings) -> tuple[list[Drawn], dict[str, int]]:
     """As `sample`, by the networks that come with the package: of any elements, untrained here."""
+    from ccdcgan.models.wyckoff.choice import best_of
     from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
     from ccdcgan.models.wyckoff.training import WyckoffModel
-    from ccdcgan.workflows.wyckoff import MOST_ATOMS
 
     if settings.composition is None:
         raise UserError(
             "without a folder of networks, --composition says what to draw, as Bi2Se3 or TiO2,SnO2"
         )
     model = WyckoffModel.shipped()
-    cells: list[dict[str, int]] = []
-    for formula in (part.strip() for part in settings.composition.split(",")):
-        try:
-            elements = elements_of_formula(formula)
-        except UserError as error:
-            raise UserError(f"--composition {error}") from None
-        if foreign := sorted(set(elements) - model.elements):
-            raise UserError(
-                f"--composition {formula}: the Wyckoff generator has learnt no crystal with "
-                f"{', '.join(foreign)}; the source random of a campaign draws any elements"
-            )
-        most = min(settings.atoms or MOST_ATOMS, MOST_ATOMS)
-        rows = asked_compositions(formula, elements, most)
-        cells += [dict(zip(elements, row, strict=True)) for row in rows.tolist()]
+    formulas = [part.strip() for part in settings.composition.split(",")]
+    cells = [_cells(formula, settings.atoms, model.elements) for formula in formulas]
     progress.report("sampling", 0, settings.count)
     rng = np.random.default_rng(settings.seed)
-    placements = draw_placements([cells[i % len(cells)] for i in range(settings.count)], model, rng)
-    drawn = [
-        (i, crystal_of(p, rng, known=model.geometries))
-        for i, p in enumerate(placements)
-        if p is not None
-    ]
-    passed = [(i, s) for i, s in drawn if not (fault(s) or overlap(s.to_ase_atoms()))]
-    funnel = {"sampled": settings.count, "decoded": len(drawn), "valid": len(passed)}
-    kept = passed if settings.valid else drawn
-    return [Drawn(i, s, {}) for i, s in kept], funnel
+    decoded: list[Structure] = []
+    passed: list[Structure] = []
+    for number, own in enumerate(cells):
+        # As many of each formula, the first ones one more.
+        count = len(range(number, settings.count, len(cells)))
+        asked = [own[i % len(own)] for i in range(OF * count)]
+        made = [
+            crystal_of(p, rng, known=model.geometries)
+            for p in draw_placements(asked, model, rng)
+            if p is not None
+        ]
+        whole = [s for s in made if not (fault(s) or overlap(s.to_ase_atoms()))]
+        decoded += [made[i] for i in best_of(made, count)]
+        passed += [whole[i] for i in best_of(whole, count)]
+    funnel = {"sampled": settings.count, "decoded": len(decoded), "valid": len(passed)}
+    kept = passed if settings.valid else decoded
+    return [Drawn(i, s, {}) for i, s in enumerate(kept)], funnel
+
+
+def _cells(formula: str, atoms: int | None, known: Collection[str]) -> list[dict[str, int]]:
+    """Numbers of atoms of the cells of a formula that the Wyckoff generator is asked for."""
+    from ccdcgan.workflows.wyckoff import MOST_ATOMS
+
+    try:
+        elements = elements_of_formula(formula)
+    except UserError as error:
+        raise UserError(f"--composition {error}") from None
+    if foreign := sorted(set(elements) - set(known)):
+        raise UserError(
+            f"--composition {formula}: the Wyckoff generator has learnt no crystal with "
+            f"{', '.join(foreign)}; the source random of a campaign draws any elements"
+        )
+    rows = asked_compositions(formula, elements, min(atoms or MOST_ATOMS, MOST_ATOMS))
+    return [dict(zip(elements, row, strict=True)) for row in rows.tolist()]
 
 
 def _predicted(names: Sequence[str], members: np.ndarray) -> dict[str, float]:
