@@ -23,6 +23,7 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.models.wyckoff.choice import best_of
 from ccdcgan.models.wyckoff.drawing import crystal_of, draw_placements
 from ccdcgan.models.wyckoff.geometry import Geometries, geometry_of
 from ccdcgan.models.wyckoff.placement import Placement, placement_of
@@ -228,6 +229,35 @@ def test_families_of_prototypes() -> None:
     assert not any(s.composition.anonymized_formula in types for s in compounds(types=types))
 
 
+FACES = [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+
+
+def of_density(structure: Structure, volume: float) -> Structure:
+    scaled = structure.copy()
+    scaled.scale_lattice(volume * len(structure))
+    return scaled
+
+
+def test_what_is_kept_of_some_crystals() -> None:
+    places = {"F-43m": 0.25, "Fm-3m": 0.5}
+    salt = [
+        Structure.from_spacegroup(group, Lattice.cubic(5), ["Na", "Cl"], [[0] * 3, [x] * 3])
+        for group, x in places.items()
+    ]
+    # Ions of a kind beside each other, in layers of the same lattice.
+    layers = Structure(Lattice.tetragonal(1, 2), ["Na", "Cl"], [[0, 0, 0], [0, 0, 0.5]])
+    crystals = [of_density(s, 22.0) for s in (*salt, layers)]
+    assert best_of(crystals, 1) == [1]
+    assert best_of(crystals, 2) == [0, 1]
+    assert best_of(crystals, 3) == best_of(crystals, 9) == [0, 1, 2]
+    # No salt: dense packings first.
+    dense = Structure(Lattice.cubic(1), ["Al", "Ni", "Ni", "Ni"], [[0] * 3, *FACES])
+    loose = Structure(Lattice.cubic(1), ["Al", "Ni", "Ni", "Ni"], [[0] * 3, *np.array(FACES) * 0.8])
+    alloys = [of_density(s, 11.4) for s in (loose, dense)]
+    assert best_of(alloys, 1) == [1]
+    assert best_of([], 3) == []
+
+
 def test_sample_without_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "drawn.extxyz"
     drawn = status_of(
@@ -244,7 +274,7 @@ def test_sample_without_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ([], "--composition"),
         (["--composition", "Bi2Og3"], "Og"),
-        (["--composition", "Qq2"], "no element"),
+        (["--composition", "Qq2"], "no formula"),
         (["--composition", "Al30Ni30Ti"], "61 atoms"),
     ],
 )

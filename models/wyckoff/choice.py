@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase.data import covalent_radii
 from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Composition, Structure
+
+from ccdcgan.models.representation.voxels import FloatArray
 
 #: Difference of Pauling's electronegativities from which point charges tell crystals apart.
 IONIC = 0.9
@@ -19,8 +21,8 @@ REACH = 2.0
 def best_of(crystals: Sequence[Structure], count: int) -> list[int]:
     """Indices of the crystals, all of one formula and density, that are likely the lowest.
 
-    Salts by the energy of point charges, others by the shortest distance in units of the summed
-    covalent radii, which dense packings make long.
+    Salts by the energy of point charges at contact, others by the shortest distance in units of the
+    summed covalent radii, which dense packings make long.
     """
     if len(crystals) <= count:
         return list(range(len(crystals)))
@@ -38,16 +40,23 @@ def _charges(composition: Composition) -> dict[str, float] | None:
     return dict(guesses[0]) if guesses else None
 
 
-def _coulomb(structure: Structure, charges: dict[str, float]) -> float:
-    """Energy of point charges, eV/atom."""
+def _coulomb(structure: Structure, charges: Mapping[str, float]) -> float:
+    """Energy of point charges, eV/atom, in the cell in which the nearest unlike ones touch.
+
+    At one density it would be the lower the nearer unlike ions are: that of zincblende for all.
+    """
     charged = structure.copy()
-    charged.add_oxidation_state_by_element(charges)
-    return float(EwaldSummation(charged).total_energy) / len(structure)
+    charged.add_oxidation_state_by_element(dict(charges))
+    energy = float(EwaldSummation(charged).total_energy) / len(structure)
+    return energy * _gap(structure, np.array([charges[s.specie.symbol] for s in structure]))
 
 
-def _gap(structure: Structure) -> float:
-    """Shortest distance between atoms in units of their summed covalent radii."""
+def _gap(structure: Structure, charges: FloatArray | None = None) -> float:
+    """Shortest distance of atoms, or of unlike ions, in units of their summed covalent radii."""
     reach = REACH * (structure.volume / len(structure)) ** (1 / 3)
     first, second, _, distances = structure.get_neighbor_list(reach)
     radii = covalent_radii[list(structure.atomic_numbers)]
-    return float(np.min(distances / (radii[first] + radii[second]), initial=np.inf))
+    gaps = distances / (radii[first] + radii[second])
+    if charges is not None:
+        gaps = gaps[charges[first] * charges[second] < 0]
+    return float(np.min(gaps, initial=REACH))
