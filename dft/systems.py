@@ -70,15 +70,19 @@ def composition_of(formula: str) -> Composition:
     plain = formula.translate(SUBSCRIPTS).strip()
     try:
         found = Composition(plain)
-        if found and all(isinstance(e, Element) for e in found):
+        # pymatgen takes isotopes for hydrogen.
+        has_isotopes = any(s in ISOTOPES for s in re.findall("[A-Z][a-z]?", plain))
+        if found and all(isinstance(e, Element) for e in found) and not has_isotopes:
             return found
     except Exception:  # noqa: BLE001  pymatgen raises many kinds on what is no formula
         pass
     runs = re.findall(r"[A-Za-z]+|[\d.]+", plain)
     parts = [spelled(run) if run[0].isalpha() else [run] for run in runs]
     symbols = [s for part in parts for s in part if s[0].isalpha()]
-    is_meant = "".join(runs) == plain and all(parts) and 0 < len(symbols) == len(set(symbols))
-    hint = f"; did you mean {''.join(chain.from_iterable(parts))}?" if is_meant else ""
+    meant = "".join(chain.from_iterable(parts))
+    is_meant = "".join(runs) == plain != meant and all(parts)
+    is_meant = is_meant and 0 < len(symbols) == len(set(symbols))
+    hint = f"; did you mean {meant}?" if is_meant else ""
     raise UserError(f"{shown(formula)} is no formula such as Bi2Se3{hint}")
 
 
@@ -96,7 +100,7 @@ def spelled(text: str) -> list[str]:
     Where capitals tell the symbols apart they do.
     """
     told = re.findall(r"[A-Z][a-z]?", text)
-    if "".join(told) == text and all(map(Element.is_valid_symbol, told)):
+    if not text.isupper() and "".join(told) == text and all(map(Element.is_valid_symbol, told)):
         return told
     best: list[list[str] | None] = [[]]
     for end in range(1, min(len(text), LONGEST) + 1):
@@ -106,6 +110,7 @@ def spelled(text: str) -> list[str]:
             if size <= end
             and (before := best[end - size]) is not None
             and Element.is_valid_symbol(symbol := text[end - size : end].capitalize())
+            and symbol not in ISOTOPES
         ]
         best.append(min(ways, key=len, default=None))
     return (best[-1] or []) if len(text) <= LONGEST else []

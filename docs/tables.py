@@ -41,7 +41,7 @@ def keys() -> str:
 def _keys(model: type[BaseModel], default: Any, above: str) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
         key, value = f"{above}{name}", getattr(default, name, None)
-        if field.exclude or key in {"written", "trusted"}:
+        if field.exclude or key == "written":
             continue
         kinds = [k for k in (field.annotation, *get_args(field.annotation)) if _is_model(k)]
         if key in KINDS:
@@ -64,8 +64,6 @@ def _is_model(kind: Any) -> bool:
 def _shown(value: Any) -> str:
     """A default as a file would have it."""
     value = to_jsonable_python(value)
-    if value in ([], {}):
-        return "none"
     return f"`{json.dumps(value)}`".replace("`null`", "null").replace('`"', "`").replace('"`', "`")
 
 

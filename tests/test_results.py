@@ -35,7 +35,7 @@ from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.phases import unplaced
-from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document
+from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document, publish
 
 #: Energies of the elements, eV/atom, by engine.
 ELEMENTS = {
@@ -393,6 +393,30 @@ def test_mistakes_get_one_line(workdir, monkeypatch, capsys, arguments, words):
     assert all(word in text for word in words), text
 
 
+def test_a_campaign_that_asks_for_more_loses_and_doubles_nothing_in_its_folder(
+    workdir, monkeypatch
+):
+    store = embedded_store(workdir).additional_stores[PHASES]
+    store.connect()
+    monkeypatch.setattr("ccdcgan.workflows.storage.stores.current_store", lambda name: store)
+    of_before = [p for p in EVERY if p["system"] == "Bi-Se"]
+    again, more = of_before[:3], {**of_before[0], "id": "f" * 32}
+
+    def shown() -> list[tuple[str, str]]:
+        found = Results.in_folder(workdir).find(where={"system": "Bi-Se"})
+        return sorted((p["id"], p["campaign"]) for p in found)
+
+    # On the way, of what is known so far.
+    publish(again, "new", "Bi-Se", "hull")
+    before = {p["id"]: p["campaign"] for p in of_before}
+    assert dict(shown()) == before | dict.fromkeys((p["id"] for p in again), "new")
+    assert len(shown()) == len(of_before)
+    # At the end.
+    publish([*again, more], "new", "Bi-Se", "hull", all_of_them=True)
+    assert shown() == sorted((p["id"], "new") for p in [*again, more])
+    Results.in_folder(workdir).hull(where={"system": "Bi-Se"})
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["query", "--workdir"], ["query", "--failed", "--workdir"], ["failures"], ["hull", "Bi-Se"]],
@@ -452,20 +476,26 @@ def test_a_campaign_that_was_extended_on_a_cluster_shows_its_crystals_once(datab
             submitted=True,
         )
         database.handle["campaigns"].insert_one(submission.stored())
-    crystals = {"bi": begun, "more": more, "another": another}
-    # The last one has nothing as yet: it takes nobody's place.
+    # The last one has nothing as yet; the first one has a crystal that the second lacks so far.
+    crystals = [(EVERY[0], begun), (EVERY[0], more), (EVERY[0], another), (EVERY[1], begun)]
     database.handle["phases"].insert_many(
-        {**EVERY[0], "uid": f"{c.digest()}:{name}", "campaign": c.digest()}
-        for name, c in crystals.items()
+        {**crystal, "uid": f"{c.digest()}:{crystal['id']}", "campaign": c.digest()}
+        for crystal, c in crystals
     )
     store = MongoStore.from_uri(database.uri, "phases", database=database.name, key="uid")
     found = Results(store, campaigns=database.handle["campaigns"])
-    shown = {more.digest(), another.digest()}
-    assert {p["campaign"] for p in found.find()} == shown
-    assert found.count() == found.count(label=EVERY[0]["label"]) == 2
-    assert found.count(EVERY[0]["formula"]) == 2 and found.count("XeF2") == 0
-    assert {p["campaign"] for p in found.find(campaign="search")} == shown
-    assert [p["campaign"] for p in found.find(campaign=begun.digest())] == [begun.digest()]
+    once = sorted((c.digest(), crystal["id"]) for crystal, c in crystals[1:])
+    assert sorted((p["campaign"], p["id"]) for p in found.find()) == once
+    assert found.count() == 3
+    assert found.count(EVERY[0]["formula"], where={"id": EVERY[0]["id"]}) == 2
+    assert found.count("XeF2") == 0
+    assert sorted((p["campaign"], p["id"]) for p in found.find(campaign="search")) == once
+    assert {p["campaign"] for p in found.find(campaign=begun.digest())} == {begun.digest()}
+    # Of another person the same name is another campaign.
+    database.handle["campaigns"].update_one(
+        {"_id": begun.digest()}, {"$set": {"submitted_by": "somebody"}}
+    )
+    assert found.count() == 4
 
 
 def failed(number, counts, origin, engine="SevenNet-0", **more):

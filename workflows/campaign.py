@@ -308,11 +308,14 @@ class Campaign(Settings):
             context=HASHED,
         )
 
+    def entropy(self, stage: str, number: int) -> list[int]:
+        """What the random numbers of a stage in a round begin with, and those of no other."""
+        return [self.seed, number, zlib.crc32(stage.encode())]
+
     def seed_of(self, stage: str, number: int) -> int:
         """Seed of a stage in a round: that of another stage, round or campaign is another."""
-        entropy = [self.seed, number, zlib.crc32(stage.encode())]
         # Keras takes no more than 32 bits.
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+        return int(np.random.SeedSequence(self.entropy(stage, number)).generate_state(1)[0])
 
     def digest(self) -> str:
         """Hash of all that decides the result, with paths as the file has them.

@@ -55,13 +55,14 @@ GAN_CURVES = {
 }
 
 
-def publish_phases(knowledge: Knowledge) -> None:
+def publish_phases(knowledge: Knowledge, *, all_of_them: bool = False) -> None:
     """Let people query what is known so far, with the key of the hull that judged it."""
     campaign = knowledge.campaign
     converged = sorted(key for key, d in knowledge.documents.items() if d.converged)
     placed = [p.model_dump(mode="json") for p in knowledge.phases if p.energy_per_atom is not None]
     system = "-".join(sorted(campaign.elements))
-    publish(placed, campaign.digest(), system, artifact_key("hull", converged))
+    hull = artifact_key("hull", converged)
+    publish(placed, campaign.digest(), system, hull, all_of_them=all_of_them)
 
 
 @document_job("light", data=["phases", "failed"])
@@ -90,7 +91,7 @@ def conclude(
     for rank, phase in enumerate(best, 1):
         phase.file = f"structures/{rank:03d}_{phase.formula}.cif"
     describe_best(best, phases, knowledge.documents)
-    publish_phases(knowledge)
+    publish_phases(knowledge, all_of_them=True)
     history = outcome.history
     confirming = confirmed.entries if confirmed else []
     others = Relaxations().get([e.key for e in confirming])

@@ -30,6 +30,7 @@ from ccdcgan.workflows.storage.stores import (
     artifact_key,
     cached_artifact,
     load_artifact,
+    stored_key,
 )
 
 if TYPE_CHECKING:
@@ -59,19 +60,23 @@ class AutoencoderMaker(Maker):
         samples = samples_of(Knowledge.of_job(entries, campaign))
         shipped = campaign.networks.autoencoder == "shipped"
         weights = shipped_autoencoder() if shipped else {}
-        key = artifact_key(
-            "autoencoder",
-            {name: digest(content) for name, content in weights.items()},
-            preset.autoencoder_digest(),
-            campaign.seed,
-            [s.key for s in samples],
+        contents = {name: digest(content) for name, content in weights.items()}
+        seen = [s.key for s in samples]
+        # Before 0.2.1 each variant of the GAN had autoencoders of its own.
+        key = stored_key(
+            *(
+                artifact_key("autoencoder", contents, shape, campaign.seed, seen)
+                for shape in (preset.autoencoder_digest(), preset.digest())
+            )
         )
-        checkpoint = variables().checkpoints / f"{key}.npz"
+        # Two variants may train the same ones at a time.
+        trained = f"{key}-{campaign.digest()}"
+        checkpoint = variables().checkpoints / f"{trained}.npz"
 
         def make_and_evaluate() -> AutoencoderArtifact:
             progress.report(self.name, 0, 1)
             structures = [s.structure for s in samples]
-            log = stage_log(key)
+            log = stage_log(trained)
             made = autoencoder_of(
                 structures, campaign.elements, preset, campaign.seed, shipped, checkpoint, log
             )
@@ -112,15 +117,17 @@ class ConstraintMaker(Maker):
         samples = with_properties(samples_of(knowledge), campaign.properties)
         crystals = crystals_of(samples, campaign.properties)
         frames, foreign = learnable_frames(knowledge) if campaign.prerelaxes else ([], 0)
-        seed = campaign.seed_of(self.name, number)
-        key = artifact_key(
-            "constraint",
-            autoencoder.key,
-            preset_of(campaign).digest(),
-            seed,
+        seed = campaign.seed_of("constraint", number)
+        rows = zip(samples, crystals.targets.tolist(), strict=True)
+        learnt = (
             crystals.names,
-            [[*s.starts, *row] for s, row in zip(samples, crystals.targets.tolist(), strict=True)],
+            [[*s.starts, *row] for s, row in rows],
             [f.energy for f in frames],
+        )
+        shape = preset_of(campaign).digest()
+        key = stored_key(
+            artifact_key("constraint", autoencoder.key, shape, seed, *learnt),
+            artifact_key("constraint", autoencoder.key, shape, campaign.seed, number, *learnt),
         )
         stage = f"{self.name}, round {number}"
         artifact = cached_artifact(
@@ -196,8 +203,9 @@ class GanMaker(Maker):
 
         start = monotonic()
         preset = preset_of(campaign)
-        seed = campaign.seed_of(self.name, number)
-        key = artifact_key("gan", constraint.key, preset.digest(), campaign.networks.goals, seed)
+        seed = campaign.seed_of("gan", number)
+        learnt = ("gan", constraint.key, preset.digest(), campaign.networks.goals)
+        key = stored_key(artifact_key(*learnt, seed), artifact_key(*learnt))
         checkpoint = variables().checkpoints / f"{key}.npz"
 
         def train() -> GanArtifact:

@@ -25,8 +25,9 @@ STRAIN = 0.15
 #: Crystals are cut between layers that are at least this part of the widest gap apart.
 WIDE = 0.9
 
-#: Distances up to this (Å) tell which stackings are the same, by sums weighted over this (Å).
-FAR, WIDTH = 12.0, 4.0
+#: Distances up to this (Å) tell which stackings are the same, by sums weighted over this (Å). From
+#: a layer to the second next, across a quintuple layer and two gaps, it is some 12 Å.
+FAR, WIDTH = 18.0, 6.0
 
 #: Sideways steps of a period, in units of its plane's basis: above the middles of what is below.
 STEPS = (
@@ -136,7 +137,8 @@ def restacked(a: Period) -> Iterator[Structure]:
 def distances_of(structure: Structure) -> tuple[str | float, ...]:
     """Formula, and for each pair of species two sums over the distances of its atoms, rounded.
 
-    Equal for cells that differ in their basis, origin, orientation or handedness alone.
+    Equal for cells that differ in their basis, origin, orientation or handedness alone, and for no
+    others whose layers lie within `FAR` of the second next ones.
     """
     first, second, _, distances = structure.get_neighbor_list(FAR)
     species, kinds = np.unique(structure.atomic_numbers, return_inverse=True)

@@ -15,12 +15,16 @@ def hint_of(error: BaseException) -> str:
     """What a wrong option or argument was meant to be, where commands name the folder otherwise."""
     command = getattr(getattr(error, "ctx", None), "command", None)
     params = getattr(command, "params", ())
-    mine = next((name for name in FOLDERS for p in params if name in p.opts), None)
-    if any(p.param_type_name == "argument" and p.name.startswith("folder") for p in params):
-        mine = None
     if getattr(error, "option_name", None) in FOLDERS:
-        return f": give it as {mine} FOLDER" if mine else ": give the folder without it"
-    return f": give a folder as {mine} FOLDER" if mine and "extra argument" in str(error) else ""
+        if any(p.param_type_name == "argument" and p.name.startswith("folder") for p in params):
+            return ": give the folder without it"
+        # `evaluate` and `known` are of a campaign; the argument of others is something else.
+        if any("--campaign" in p.opts and p.name == "campaign" for p in params):
+            return ": give it as --campaign FOLDER"
+    takes_folder = any("--workdir" in p.opts for p in params)
+    return (
+        ": give a folder as --workdir FOLDER" if takes_folder and "extra arg" in str(error) else ""
+    )
 
 
 def explain(error: BaseException) -> str | None:

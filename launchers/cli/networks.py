@@ -22,8 +22,6 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            # Looked for before the networks are imported, which takes seconds.
-            exists=True,
             help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet.",
         ),
     ],
@@ -62,6 +60,9 @@ def train(
     ] = False,
 ) -> None:
     """Train networks on a file of crystals; a killed training goes on where it was."""
+    # Looked for before the networks are imported, which takes seconds.
+    if not data.exists():
+        raise UserError(f"there is no {data}: name a file of crystals")
     from ccdcgan.launchers.networks.energies import EnergyKey
     from ccdcgan.launchers.networks.train import figures_table, train
 

@@ -92,7 +92,8 @@ def predict(
         pressure=pressure,
     )
     if to_file is not None:
-        asked = local.campaigns_of(formulas, wishes, base, local.rounds_of(budget))
+        rounds, prototypes = local.rounds_of(budget), local.prototypes_of(budget)
+        asked = local.campaigns_of(formulas, wishes, base, rounds, prototypes)
         _write(list(asked.values()), to_file)
         return
     asked = local.campaigns_of(formulas, wishes, base)

@@ -55,21 +55,22 @@ class Submission(BaseModel):
         return self.model_dump(by_alias=True, exclude={"outcome", "relaxed"})
 
 
-def superseded(documents: Iterable[Mapping[str, Any]], shown: Collection[str]) -> set[str]:
-    """Digests of campaigns in whose place a later one of their name came, to do more or less.
+def followed(documents: Iterable[Mapping[str, Any]], shown: Collection[str]) -> dict[str, str]:
+    """Digests of campaigns that a later one follows, to do more or less, and that one's digest.
 
     Parameters
     ----------
     documents
         Of submissions, the latest first.
     shown
-        Digests of campaigns that have results: what has none takes nobody's place.
+        Digests of campaigns that have results.
     """
-    named: dict[tuple[object, object], list[Mapping[str, Any]]] = {}
+    named: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for document in documents:
         if document.get("digest") in shown:
-            named.setdefault((document.get("name"), document.get("system")), []).append(document)
-    hidden: set[str] = set()
+            whose = tuple(document.get(key) for key in ("name", "system", "submitted_by"))
+            named.setdefault(whose, []).append(document)
+    found: dict[str, str] = {}
     # Most names are of one campaign: reading one takes milliseconds.
     for runs in named.values():
         if len({run["digest"] for run in runs}) > 1:
@@ -79,5 +80,5 @@ def superseded(documents: Iterable[Mapping[str, Any]], shown: Collection[str]) -
                 if (over := next(later, None)) is None:
                     latest.append(run)
                 elif over.digest != run.digest:
-                    hidden.add(run.digest)
-    return hidden
+                    found.setdefault(run.digest, over.digest)
+    return found

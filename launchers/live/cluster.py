@@ -27,7 +27,7 @@ from ccdcgan.launchers.live.source import (
 )
 from ccdcgan.launchers.results.failures import Wanted, failures_of_cluster
 from ccdcgan.launchers.results.query import PhaseQuery
-from ccdcgan.launchers.results.results import Results, superseded_in
+from ccdcgan.launchers.results.results import Results, each_once
 from ccdcgan.launchers.results.rows import table_of
 from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
@@ -54,11 +54,11 @@ class Campaigns:
 
     def table(self, before: Table | None) -> Table:
         """See `Source`."""
-        hidden = superseded_in(self._pad.db[CAMPAIGNS], self._phases)
-        mark = f"{_mark(self._phases._collection, {})} {' '.join(hidden)}"
+        mark = _mark(self._phases._collection, {})
         if before is not None and before.mark == mark:
             return before
-        return Table(mark, table_of(self._phases, {"campaign": {"$nin": hidden}}))
+        once = each_once(self._pad.db[CAMPAIGNS], self._phases)
+        return Table(mark, table_of(self._phases, once))
 
     def progress(self, campaign: str | None, before: Progress | None) -> Progress:
         """See `Source`."""

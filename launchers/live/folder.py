@@ -43,7 +43,7 @@ END = "conclusion"
 
 
 class Folder:
-    """A `Source` in a folder, without any right to write there.
+    """A `Source` in a folder, in whose store it writes nothing.
 
     Raises
     ------

@@ -118,7 +118,8 @@ def predict(
     'R-3m (166)'
     """
     settings = search.campaign_of(formula, wishes, campaign)
-    where = Path("ccdcgan-predict") / formula if folder is None else Path(folder)
+    (reduced,) = settings.search.compositions
+    where = Path("ccdcgan-predict") / reduced if folder is None else Path(folder)
     return search.predict(settings, where, budget, minutes, say)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Composition, Element
+from pymatgen.core import Element
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.engines.base import LevelOfTheory
@@ -20,7 +20,8 @@ from ccdcgan.dft.mistakes import shown
 from ccdcgan.dft.structures.decoding import StoredStructure
 from ccdcgan.dft.systems import composition_of
 from ccdcgan.launchers.local.run import run_campaign
-from ccdcgan.workflows.campaign import REFINE, Campaign, parse_campaign
+from ccdcgan.launchers.workdir import CAMPAIGN_FILE
+from ccdcgan.workflows.campaign import REFINE, Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.screening import require_fitting_groups
 
@@ -77,7 +78,11 @@ class Wishes(BaseModel):
 
 
 def campaign_of(
-    formula: str, wishes: Wishes | None = None, base: Campaign | None = None, rounds: int = 1
+    formula: str,
+    wishes: Wishes | None = None,
+    base: Campaign | None = None,
+    rounds: int = 1,
+    prototypes: int = PROTOTYPES,
 ) -> Campaign:
     """The campaign that searches for crystals of one composition.
 
@@ -85,6 +90,8 @@ def campaign_of(
     ----------
     base
         Where its relaxations, networks and number of workers come from.
+    rounds, prototypes
+        How many; `rounds_of` and `prototypes_of` follow a budget.
 
     Raises
     ------
@@ -112,7 +119,7 @@ def campaign_of(
         "database": {
             "sources": [{"source": "aflow"}],
             "filters": {"max_sites": wishes.max_sites, "max_length": 15.0},
-            "max_candidates": PROTOTYPES,
+            "max_candidates": prototypes,
             # Their own structures are those without pressure.
             "elements": "all" if relaxation.get("pressure") else "own",
             "without": _of_type(formula) if wishes.without_prototypes else [],
@@ -137,6 +144,7 @@ def campaigns_of(
     wishes: Wishes | None = None,
     base: Campaign | None = None,
     rounds: int = 1,
+    prototypes: int = PROTOTYPES,
 ) -> dict[str, Campaign]:
     """The campaigns of several compositions, by their reduced formulas.
 
@@ -147,7 +155,7 @@ def campaigns_of(
     """
     found: dict[str, Campaign] = {}
     for formula in formulas:
-        campaign = campaign_of(formula, wishes, base, rounds)
+        campaign = campaign_of(formula, wishes, base, rounds, prototypes)
         (reduced,) = campaign.search.compositions
         if reduced in found:
             raise UserError(f"{reduced} is asked for twice: name each composition once")
@@ -155,9 +163,14 @@ def campaigns_of(
     return found
 
 
+def prototypes_of(budget: int) -> int:
+    """Prototypes with which a search of so many relaxations begins: half of them at most."""
+    return max(FEWEST, min(PROTOTYPES, budget // 2))
+
+
 def rounds_of(budget: int) -> int:
     """Rounds after which about so many structures have been relaxed."""
-    return min(max(1, ceil((budget - PROTOTYPES) / ROUND)), MOST_ROUNDS)
+    return min(max(1, ceil((budget - prototypes_of(budget)) / ROUND)), MOST_ROUNDS)
 
 
 def write_campaign(campaign: Campaign, path: Path) -> None:
@@ -177,7 +190,7 @@ def write_campaign(campaign: Campaign, path: Path) -> None:
 
 def _of_type(formula: str) -> list[str]:
     """All formulas of the elements in which the numbers of a formula are dealt out anew."""
-    amounts = Composition(formula).reduced_composition.get_el_amt_dict()
+    amounts = composition_of(formula).reduced_composition.get_el_amt_dict()
     return [
         "".join(f"{symbol}{n:g}" for symbol, n in zip(amounts, dealt, strict=True))
         for dealt in permutations(amounts.values())
@@ -213,13 +226,15 @@ def predict(
     Parameters
     ----------
     budget
-        No further round begins once so many structures have been relaxed. At most half of it are
-        prototypes of the system, and of each smaller one.
+        No further round begins once so many structures have been relaxed. It begins with
+        `prototypes_of` it, or as many as the folder began with.
     minutes
         Nor after this time; None for no limit. The first round is always done.
     """
     start = monotonic()
-    prototypes = max(FEWEST, min(PROTOTYPES, budget // 2))
+    # With others it would draw others, and what is there would not be found again.
+    begun = load_campaign(file) if (file := folder / CAMPAIGN_FILE).exists() else None
+    prototypes = begun.database.max_candidates if begun else prototypes_of(budget)
     database = campaign.database.model_copy(update={"max_candidates": prototypes})
     campaign = campaign.model_copy(update={"database": database})
     for number in range(1, MOST_ROUNDS + 1):

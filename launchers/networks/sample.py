@@ -249,7 +249,7 @@ class Drawn:
 def _extxyz(rows: Sequence[Drawn]) -> bytes:
     images = []
     for row in rows:
-        # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not settings.
+        # An Atoms of ASE's own: pymatgen's subclass brings a calculator that is not wanted.
         atoms = row.structure.to_ase_atoms(msonable=False)
         atoms.info = {"sample": row.number, **row.numbers}
         images.append(atoms)

@@ -18,6 +18,7 @@ from ccdcgan.launchers.results.query import FAILED, PhaseQuery
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, can_open, embedded_store
 from ccdcgan.workflows.documents import Phase, relabelled
 from ccdcgan.workflows.notebook import html_table
+from ccdcgan.workflows.storage.sqlite import SqliteStore
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ class Results:
         query = self._by_digest(_question(query, asked))
         hidden = {"_id": 0} if structures else {"_id": 0, "structure": 0}
         store = self._asked(query)
+        # One that is read may not have had any phases when it was opened.
+        store.connect()
         with _explained(query.where):
             found = store.query(
                 self._filter(query), properties=hidden, sort=query.order, limit=query.limit or 0
@@ -150,7 +153,9 @@ class Results:
         from ccdcgan.launchers.report.hull import hull_figure
 
         found = self.find(query, **asked)
-        systems = {(str(p["campaign"]), str(p["system"])) for p in found}
+        # A folder holds one campaign, whatever its digests on the way.
+        is_folder = isinstance(self._store, SqliteStore)
+        systems = {("" if is_folder else str(p["campaign"]), str(p["system"])) for p in found}
         if len(systems) != 1:
             raise UserError(
                 f"a hull is of one campaign, and these phases are of {len(systems)}: "
@@ -180,18 +185,14 @@ class Results:
         found = {
             str(c.get("digest") or c["_id"]) for c in self._campaigns.find(named, {"digest": 1})
         }
-        shown = found - set(self._superseded()) or found
-        return query.model_copy(update={"campaign": tuple(sorted(shown))}) if found else query
+        return query.model_copy(update={"campaign": tuple(sorted(found))}) if found else query
 
     def _filter(self, query: PhaseQuery) -> dict[str, object]:
-        """Of all campaigns none whose crystals another one has, too; of those named, all."""
-        hidden = [] if query.campaign is not None else self._superseded()
-        if not hidden:
+        """The question; of crystals that a campaign has from one that it follows, its own alone."""
+        by_digest = isinstance(query.campaign, str)
+        if self._campaigns is None or by_digest or query.label == FAILED:
             return query.filter
-        return {"$and": [{"campaign": {"$nin": hidden}}, *filter(None, [query.filter])]}
-
-    def _superseded(self) -> list[str]:
-        return [] if self._campaigns is None else superseded_in(self._campaigns, self._store)
+        return {"$and": [each_once(self._campaigns, self._store), *filter(None, [query.filter])]}
 
     def _has_failures(self) -> bool:
         if self._relaxations is None:
@@ -221,8 +222,8 @@ def _question(query: PhaseQuery | str | None, asked: Mapping[str, Any]) -> Phase
     return PhaseQuery.of(asked if query is None else {**asked, "formula": query})
 
 
-def superseded_in(campaigns: Any, phases: Store) -> list[str]:
-    """Digests of a cluster's campaigns whose place another one has taken, to do more or less.
+def each_once(campaigns: Any, phases: Store) -> dict[str, object]:
+    """A filter of phases: none that a later campaign, which does more or less, has as well.
 
     Parameters
     ----------
@@ -231,12 +232,22 @@ def superseded_in(campaigns: Any, phases: Store) -> list[str]:
     phases
         Connected store of what they have found.
     """
-    from ccdcgan.launchers.cluster.submission import superseded
+    from ccdcgan.launchers.cluster.submission import followed
 
     documents = list(campaigns.find({}).sort("claimed", -1))
     if len({d.get("digest") for d in documents}) < 2:
-        return []
-    return sorted(superseded(documents, set(phases.distinct("campaign"))))
+        return {}
+    pairs = followed(documents, set(phases.distinct("campaign")))
+    return (
+        {
+            "$nor": [
+                {"campaign": earlier, "id": {"$in": phases.distinct("id", {"campaign": later})}}
+                for earlier, later in sorted(pairs.items())
+            ]
+        }
+        if pairs
+        else {}
+    )
 
 
 @contextlib.contextmanager

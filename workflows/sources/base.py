@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,7 +85,7 @@ class Context:
 
     def rng(self, source: str) -> np.random.Generator:
         """Random numbers of a source in this round."""
-        return np.random.default_rng([self.campaign.seed, self.number, zlib.crc32(source.encode())])
+        return np.random.default_rng(self.campaign.entropy(source, self.number))
 
     def origin(self, source: str, name: str) -> Origin:
         """Where a candidate of this round comes from."""

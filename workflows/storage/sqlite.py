@@ -339,7 +339,8 @@ class SqliteStore(MemoryStore):
 
     def connect(self, force_reset: bool = False) -> None:
         """Open the file."""
-        if self._coll is not None and not force_reset:
+        is_there = isinstance(self._coll, Collection) if self.read_only else self._coll is not None
+        if is_there and not force_reset:
             return
         path = Path(self.path)
         if self.read_only:

@@ -152,6 +152,15 @@ def cached_artifact(
     return kind.model_validate(_unpack(found["value"]))
 
 
+def stored_key(today: str, earlier: str) -> str:
+    """The key under which an artifact is stored: an earlier version's if that has stored it."""
+    store = current_store(DATA)
+    is_earlier = not store.query_one({"key": today}, ["key"]) and store.query_one(
+        {"key": earlier}, ["key"]
+    )
+    return earlier if is_earlier else today
+
+
 def keep_artifact(key: str, made: Artifact) -> Document:
     """Store an artifact under a key that has none; the document that is stored."""
     store, spool = current_store(DATA), Spool()
@@ -193,8 +202,13 @@ def store_bytes(key: str, content: bytes) -> None:
     Spool().put(DATA, current_store(DATA), {"key": key, "value": _pack({"content": content})})
 
 
-def publish(phases: Sequence[Document], campaign: str, system: str, hull: str) -> None:
+def publish(
+    phases: Sequence[Document], campaign: str, system: str, hull: str, *, all_of_them: bool = False
+) -> None:
     """Put a campaign's phases where people query them, in place of its earlier ones.
+
+    A folder holds one campaign, whose digest changes as more or less is asked of it: there they
+    also take the place of the same crystals of an earlier digest, at the end of all.
 
     Parameters
     ----------
@@ -202,6 +216,8 @@ def publish(phases: Sequence[Document], campaign: str, system: str, hull: str) -
         Documents of `Phase`.
     campaign, system, hull
         Digest of the campaign, its system as in Bi-Se, and key of the hull that judged the phases.
+    all_of_them
+        Whether these are the campaign's last.
     """
     documents: dict[str, Document] = {}
     for phase in phases:
@@ -209,8 +225,10 @@ def publish(phases: Sequence[Document], campaign: str, system: str, hull: str) -
         documents.setdefault(document["uid"], document)
     store = current_store(PHASES)
     collection = store._collection
-    # A folder holds one campaign, whose digest changes as more or less is asked of it.
-    earlier = {} if isinstance(store, SqliteStore) else {"campaign": campaign}
+    earlier: Document = {"campaign": campaign}
+    if isinstance(store, SqliteStore):
+        same = {} if all_of_them else {"id": {"$in": [d["id"] for d in documents.values()]}}
+        earlier = {"$or": [earlier, {"system": system, **same}]}
 
     def replace() -> None:
         if store.query_one(earlier, ["uid"]):
