@@ -108,6 +108,55 @@ def test_a_prediction_is_submitted_as_any_campaign(
     assert "nacl.yaml exists already" in capsys.readouterr().err
 
 
+class BegunError(Exception):
+    """A campaign was begun."""
+
+
+@pytest.mark.parametrize(
+    ("budget", "there", "prototypes"),
+    [
+        (10, None, 24),
+        (60, None, 30),
+        (400, None, 60),
+        # With others, what the folder has would not be drawn again.
+        (60, 60, 60),
+        (400, 30, 30),
+    ],
+)
+def test_a_search_begins_with_prototypes_for_half_its_budget(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    budget: int,
+    there: int | None,
+    prototypes: int,
+) -> None:
+    begun: list[Campaign] = []
+
+    def begin(campaign: Campaign, folder: Path, **more: object) -> None:
+        begun.append(campaign)
+        raise BegunError
+
+    monkeypatch.setattr(predict, "run_campaign", begin)
+    asked = campaign_of("NaCl")
+    if there is not None:
+        database = asked.database.model_copy(update={"max_candidates": there})
+        before = asked.model_copy(update={"database": database})
+        predict.write_campaign(before, tmp_path / "campaign.yaml")
+    with pytest.raises(BegunError):
+        predict.predict(asked, tmp_path, budget)
+    assert begun[0].database.max_candidates == prototypes
+    if there is None:
+        assert predict.prototypes_of(budget) == prototypes
+        rounds = predict.rounds_of(budget)
+        assert rounds == 1 or abs(prototypes + predict.ROUND * rounds - budget) <= predict.ROUND
+
+
+def test_prototypes_of_a_type_are_left_out_of_subscripts_as_well() -> None:
+    without = campaign_of("Bi₂Se₃", Wishes(without_prototypes=True)).database.without
+    assert without == campaign_of("Bi2Se3", Wishes(without_prototypes=True)).database.without
+    assert "Bi2Se3" in without and "Bi3Se2" in without
+
+
 def test_a_structure_is_predicted_and_the_same_command_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

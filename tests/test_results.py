@@ -35,7 +35,14 @@ from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import Claim, RelaxationDocument
 from ccdcgan.workflows.phases import unplaced
-from ccdcgan.workflows.storage.stores import PHASES, RESULTS, phase_document, publish
+from ccdcgan.workflows.storage.stores import (
+    DATA,
+    PHASES,
+    RESULTS,
+    phase_document,
+    publish,
+    stored_key,
+)
 
 #: Energies of the elements, eV/atom, by engine.
 ELEMENTS = {
@@ -415,6 +422,17 @@ def test_a_campaign_that_asks_for_more_loses_and_doubles_nothing_in_its_folder(
     publish([*again, more], "new", "Bi-Se", "hull", all_of_them=True)
     assert shown() == sorted((p["id"], "new") for p in [*again, more])
     Results.in_folder(workdir).hull(where={"system": "Bi-Se"})
+
+
+def test_what_an_earlier_version_has_trained_is_found_under_its_key(workdir, monkeypatch):
+    store = embedded_store(workdir).additional_stores[DATA]
+    store.connect()
+    monkeypatch.setattr("ccdcgan.workflows.storage.stores.current_store", lambda name: store)
+    assert stored_key("today", "earlier") == "today"
+    store.update([{"key": "earlier", "value": {}}], key="key")
+    assert stored_key("today", "earlier") == "earlier"
+    store.update([{"key": "today", "value": {}}], key="key")
+    assert stored_key("today", "earlier") == "today"
 
 
 @pytest.mark.parametrize(
