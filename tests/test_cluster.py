@@ -379,7 +379,8 @@ def test_a_prediction_is_submitted_as_any_campaign(here):
     code, said = here.command("submit", "nacl.yaml")
     assert code == 0 and "submitted nacl as" in said
     stored = here.handle.campaigns.find_one()
-    assert (stored["system"], stored["rounds"]) == ("Na-Cl", 2)
+    # 50 prototypes, and 20 a round.
+    assert (stored["system"], stored["rounds"]) == ("Na-Cl", 3)
     assert stored["settings"]["search"]["compositions"] == ["NaCl"]
     assert stored["settings"]["relaxation"]["pressure"] == 20
     # Nothing of one pressure is taken at another.

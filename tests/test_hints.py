@@ -70,7 +70,7 @@ def test_what_is_no_formula(text: str, hint: str) -> None:
         (["predict", "zns"], "did you mean ZnS?"),
         (["hull", "zns"], "did you mean Zn-S?"),
         (["query", "--elements", "zn-s"], "did you mean Zn?"),
-        (["train", "all", "nofile", "--out", "n"], "there is no nofile"),
+        (["train", "all", "nofile", "--out", "n"], "nofile does not exist"),
         (["evaluate", "a.zip", "--out", "a.csv"], "let its name end in .json"),
     ],
 )

@@ -162,5 +162,5 @@ def test_predict_searches_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) 
     ccdcgan.predict("BiSe", Path("there"), minutes=3)
     (first, *_), (_, folder, budget, minutes, _) = asked
     assert first.search.compositions == ("Bi2Se3",) and first.seed == 4
-    assert asked[0][1:4] == (Path("ccdcgan-predict/Se3Bi2"), 50, None)
+    assert asked[0][1:4] == (Path("ccdcgan-predict/Bi2Se3"), 50, None)
     assert (folder, budget, minutes) == (Path("there"), 200, 3)

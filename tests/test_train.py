@@ -165,7 +165,7 @@ def test_training_leaves_networks_that_say_what_they_are(trained: tuple[Path, st
     figures = known["stages"]["constraint"]["figures"]
     assert set(figures["properties"]) == set(NAMES)
     assert figures["properties"]["hardness"]["mae"] < 2.0
-    for word in ("unseen crystals come back", "MAE", "R²", "1000 steps", "seconds"):
+    for word in ("unseen crystals come back", "MAE", "1000 steps", "seconds"):
         assert word in said
 
 

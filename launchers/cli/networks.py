@@ -62,7 +62,7 @@ def train(
     """Train networks on a file of crystals; a killed training goes on where it was."""
     # Looked for before the networks are imported, which takes seconds.
     if not data.exists():
-        raise UserError(f"there is no {data}: name a file of crystals")
+        raise UserError(f"{data} does not exist: give a file of crystals")
     from ccdcgan.launchers.networks.energies import EnergyKey
     from ccdcgan.launchers.networks.train import figures_table, train
 
