@@ -27,7 +27,7 @@ WIDE = 0.9
 
 #: Distances up to this (Å) tell which stackings are the same, by sums weighted over this (Å). From
 #: a layer to the second next, across a quintuple layer and two gaps, it is some 12 Å.
-FAR, WIDTH = 18.0, 6.0
+FAR, WIDTH = 15.0, 5.0
 
 #: Sideways steps of a period, in units of its plane's basis: above the middles of what is below.
 STEPS = (
