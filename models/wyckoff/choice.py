@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase.data import covalent_radii
+from numpy.typing import NDArray
 from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Composition, Structure
 
-from ccdcgan.models.representation.voxels import FloatArray
+from ccdcgan.models.wyckoff.drawing import gap
 
 #: Difference of Pauling's electronegativities from which point charges tell crystals apart.
 IONIC = 0.9
-
-#: Edge of the cube in which neighbours are looked for, in units of that of an atom's volume.
-REACH = 2.0
 
 
 def best_of(crystals: Sequence[Structure], count: int) -> list[int]:
@@ -48,15 +46,10 @@ def _coulomb(structure: Structure, charges: Mapping[str, float]) -> float:
     charged = structure.copy()
     charged.add_oxidation_state_by_element(dict(charges))
     energy = float(EwaldSummation(charged).total_energy) / len(structure)
-    return energy * _gap(structure, np.array([charges[s.specie.symbol] for s in structure]))
+    own = np.array([charges[s.specie.symbol] for s in structure])
+    return energy * _gap(structure, np.outer(own, own) < 0)
 
 
-def _gap(structure: Structure, charges: FloatArray | None = None) -> float:
-    """Shortest distance of atoms, or of unlike ions, in units of their summed covalent radii."""
-    reach = REACH * (structure.volume / len(structure)) ** (1 / 3)
-    first, second, _, distances = structure.get_neighbor_list(reach)
+def _gap(structure: Structure, pairs: NDArray[np.bool_] | None = None) -> float:
     radii = covalent_radii[list(structure.atomic_numbers)]
-    gaps = distances / (radii[first] + radii[second])
-    if charges is not None:
-        gaps = gaps[charges[first] * charges[second] < 0]
-    return float(np.min(gaps, initial=REACH))
+    return gap(structure.lattice.matrix, structure.frac_coords, radii, pairs)

@@ -172,7 +172,7 @@ def crystal_of(
     )
     cells = group.primitive @ cells
     coords = coords @ np.linalg.inv(group.primitive)
-    gaps = [_gap(cell, xyz, radii) for cell, xyz in zip(cells, coords, strict=True)]
+    gaps = [gap(cell, xyz, radii) for cell, xyz in zip(cells, coords, strict=True)]
     best = int(np.argmax(gaps))
     return Structure(Lattice(cells[best]), species, coords[best], to_unit_cell=True)
 
@@ -224,11 +224,14 @@ def _cell(number: int, volume: float, shape: FloatArray) -> FloatArray:
     return np.asarray(lattice.scale(volume).matrix)
 
 
-def _gap(cell: FloatArray, coords: FloatArray, radii: FloatArray) -> float:
-    """Shortest distance between atoms in units of their summed radii."""
+def gap(
+    cell: FloatArray, coords: FloatArray, radii: FloatArray, pairs: NDArray[np.bool_] | None = None
+) -> float:
+    """Shortest distance of atoms in units of their summed radii, of some pairs (n, n) alone."""
     offset = coords[:, None] - coords[None]
     offset -= np.round(offset)
     d = np.linalg.norm((offset[:, :, None] + IMAGES) @ cell, axis=-1)
     n = len(coords)
     d[np.arange(n), np.arange(n), 13] = np.inf
-    return float((d.min(-1) / (radii[:, None] + radii[None])).min())
+    gaps = d.min(-1) / (radii[:, None] + radii[None])
+    return float((gaps if pairs is None else gaps[pairs]).min())
