@@ -19,7 +19,7 @@ from ccdcgan.workflows.outputs import (
     GeneratedArtifact,
     GeneratedOutput,
 )
-from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact
+from ccdcgan.workflows.storage.stores import artifact_key, cached_artifact, stored_key
 
 
 @dataclass
@@ -43,7 +43,7 @@ class GenerateMaker(Maker):
         from ccdcgan.workflows.drawing import generated, mapped
 
         start = monotonic()
-        key, earlier = generated_keys(gan.key, campaign)
+        key = stored_key(*generated_keys(gan.key, campaign))
 
         def generate() -> GeneratedArtifact:
             files = load_files(autoencoder, constraint, gan)
@@ -52,7 +52,7 @@ class GenerateMaker(Maker):
             latent = mapped(knowledge, files, candidates)
             return GeneratedArtifact(candidates=candidates, funnel=funnel, latent=latent)
 
-        artifact = cached_artifact(key, GeneratedArtifact, generate, earlier)
+        artifact = cached_artifact(key, GeneratedArtifact, generate)
         return GeneratedOutput.of(artifact, seconds=monotonic() - start)
 
 

@@ -134,19 +134,9 @@ def artifact_key(kind: str, *parts: Any) -> str:
     return f"{kind}-{digest(text, 24)}"
 
 
-def cached_artifact(
-    key: str, kind: type[A], make: Callable[[], A], earlier: str | None = None
-) -> A:
-    """The artifact under a key, made and stored if it is not there yet.
-
-    One that an earlier version has stored under its own key, `earlier`, is taken as it is.
-    """
-    store = current_store(DATA)
-    # One that was made while the database was away may lie on disk.
-    Spool().settle({DATA: store})
-    found = store.query_one({"key": key})
-    if found is None and earlier is not None:
-        found = store.query_one({"key": earlier})
+def cached_artifact(key: str, kind: type[A], make: Callable[[], A]) -> A:
+    """The artifact under a key, made and stored if it is not there yet."""
+    found = _settled().query_one({"key": key})
     if found is None:
         found = keep_artifact(key, make())
     return kind.model_validate(_unpack(found["value"]))
@@ -154,11 +144,18 @@ def cached_artifact(
 
 def stored_key(today: str, earlier: str) -> str:
     """The key under which an artifact is stored: an earlier version's if that has stored it."""
-    store = current_store(DATA)
+    store = _settled()
     is_earlier = not store.query_one({"key": today}, ["key"]) and store.query_one(
         {"key": earlier}, ["key"]
     )
     return earlier if is_earlier else today
+
+
+def _settled() -> Store:
+    """The store of artifacts; one that was made while the database was away may lie on disk."""
+    store = current_store(DATA)
+    Spool().settle({DATA: store})
+    return store
 
 
 def keep_artifact(key: str, made: Artifact) -> Document:
