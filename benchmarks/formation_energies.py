@@ -24,8 +24,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from engine_option import add_engine, relaxation
 from pymatgen.core import Composition, Lattice, Structure
-from ruamel.yaml import YAML
 
 from ccdcgan.dft.engines.corrections import METALS, mp2020
 from ccdcgan.dft.relaxation.key import content_key, elements_of
@@ -219,11 +219,10 @@ def formation_energy(energies: Energies, formula: str, structure: Structure) -> 
 def main() -> None:
     """Relax what is not there yet, and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", help="As in a campaign file. [the default]")
+    add_engine(parser)
     parser.add_argument("--out", type=Path, default=HOME)
     options = parser.parse_args()
-    given = {"engine": YAML(typ="safe").load(options.engine)} if options.engine else {}
-    settings = RelaxationSettings.model_validate({**given, "second_opinion": False})
+    settings = relaxation(options.engine, second_opinion=False)
     energies = Energies(options.out, settings)
     level = settings.engine.level_of_theory().name
     rows = []

@@ -18,11 +18,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from engine_option import add_engine, relaxation
 from pymatgen.core import Lattice, Structure
-from ruamel.yaml import YAML
 
 from ccdcgan.dft.relaxation.relaxer import Relaxer
-from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.elements import ground_state
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.launchers.local.homologous import known_crystals
@@ -56,13 +55,10 @@ def height(structure: Structure) -> float:
 def main() -> None:
     """Relax and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", help="As in a campaign file. [the default]")
+    add_engine(parser)
     parser.add_argument("--out", type=Path, help="JSON file for the rows.")
     options = parser.parse_args()
-    given = {"engine": YAML(typ="safe").load(options.engine)} if options.engine else {}
-    settings = RelaxationSettings.model_validate(
-        {**given, "fmax": 0.01, "max_steps": 500, "second_opinion": False}
-    )
+    settings = relaxation(options.engine, fmax=0.01, max_steps=500, second_opinion=False)
     relaxer = Relaxer(settings)
     crystals = {f"({p.id})": p.structure for p in known_crystals()}
     crystals = {"Bi2Se3 R-3m": crystals.pop("(0-1)"), "Bi2Se3 P-3m1": one_layer(), **crystals}

@@ -7,9 +7,9 @@ textbooks), in chlorides, oxides, sulfides, nitrides, fluorides, carbides, borid
 aluminides and perovskites, `--count` crystals each are drawn by the networks that come with the
 package, at most `MOST` atoms, and relaxed by the default engine, and so is the known structure.
 Each known structure lies on the hull, so that the energy beside it is the distance to the hull;
-lower ones are named. Relaxations are kept in benchmarks/sample_yield/: the same command goes on.
-Prints a row for each compound, and last one JSON line: drawn, within 0.10 eV/atom, the share with
-its 95% interval (Wilson), how many match the known structure, and in how many compounds.
+what is lower is negative. Relaxations are kept in benchmarks/sample_yield/: the same command goes
+on. Prints a row for each compound, and last one JSON line: drawn, within 0.10 eV/atom, the share
+with its 95% interval (Wilson), how many match the known structure, and in how many compounds.
 """
 
 from __future__ import annotations

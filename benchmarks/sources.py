@@ -42,7 +42,14 @@ from ccdcgan.workflows.phases import records
 
 RUNS = Path(__file__).with_suffix("") / "runs.json"
 SOURCES = (
-    *("mix", "generator", "prior", "variation", "substitution", "random", "wyckoff", "stackings"),
+    "mix",
+    "generator",
+    "prior",
+    "variation",
+    "substitution",
+    "random",
+    "wyckoff",
+    "stackings",
 )
 #: Space groups of crystals without symmetry.
 LOW = ("P1 (1)", "P-1 (2)")

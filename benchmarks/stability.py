@@ -26,9 +26,9 @@ import numpy as np
 from ase.build import bulk
 from ase.optimize import BFGS
 from ase.units import GPa
+from engine_option import add_engine, relaxation
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
-from ruamel.yaml import YAML
 
 from ccdcgan.dft.dynamics.elasticity import elasticity_of
 from ccdcgan.dft.dynamics.phonons import phonons_of
@@ -143,11 +143,10 @@ def examined(name: str, structure: Structure, settings: RelaxationSettings) -> R
 def main() -> None:
     """Examine each and print a line of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", help="As in a campaign file. [the default]")
+    add_engine(parser)
     parser.add_argument("--out", type=Path, help="JSON file for the rows.")
     options = parser.parse_args()
-    given = {"engine": YAML(typ="safe").load(options.engine)} if options.engine else {}
-    settings = RelaxationSettings.model_validate(given)
+    settings = relaxation(options.engine)
     rows = []
     # The first call of an engine loads and compiles it.
     Relaxer(finer(settings))(crystals()["Al"])
