@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import status_of
+from command import complaint, status_of
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.systems import composition_of, spelled
@@ -82,9 +82,7 @@ def test_slips_on_the_command_line(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert status_of(monkeypatch, *arguments) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and words in said[0]
+    assert words in complaint(monkeypatch, capsys, *arguments)
     assert not list(tmp_path.iterdir())
 
 

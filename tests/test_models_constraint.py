@@ -19,6 +19,7 @@ from ccdcgan.models.energy.constraint import (
     Constraint,
     EnvironmentKernel,
     Starts,
+    error_figures,
     train_constraint,
 )
 from ccdcgan.models.energy.descriptors import Environments, crystal_means, rattled
@@ -277,6 +278,15 @@ def test_the_error_on_starts_is_that_near_the_hull() -> None:
     # The same starts given to other crystals are wrong, and the error says so.
     wrong = train_constraint(*arguments, Starts(cell, (crystal + 2) % 120))[1][ENERGY[0]]
     assert wrong.unrelaxed > 2 * near.unrelaxed
+
+
+def test_r2_is_told_of_five_values_or_more() -> None:
+    truth = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    predicted = truth + np.array([0.1, -0.1, 0.1, -0.1, 0.1])
+    assert error_figures(predicted, truth) == pytest.approx((0.1, 1 - 0.05 / 10))
+    mae, r2 = error_figures(predicted[:4], truth[:4])
+    assert mae == pytest.approx(0.1) and np.isnan(r2)
+    assert np.isnan(error_figures(predicted[:1], truth[:1])).all()
 
 
 # --- guide --------------------------------------------------------------------------------------

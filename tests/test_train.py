@@ -167,6 +167,9 @@ def test_training_leaves_networks_that_say_what_they_are(trained: tuple[Path, st
     assert figures["properties"]["hardness"]["mae"] < 2.0
     for word in ("unseen crystals come back", "MAE", "1000 steps", "seconds"):
         assert word in said
+    # Of few held-out crystals there is none.
+    told = [e["r2"] for e in figures["properties"].values() if e["r2"] is not None]
+    assert said.count("R²") == len(told)
 
 
 def test_finished_stages_are_kept(models: Path, folder: Path) -> None:
