@@ -49,10 +49,7 @@ def _keys(model: type[BaseModel], default: Any, above: str) -> Iterator[tuple[st
         elif len(kinds) == 1:
             if value is None:
                 yield key, "null", field.description or ""
-            inner = value
-            if inner is None:
-                inner = kinds[0].model_construct()
-            yield from _keys(kinds[0], inner, f"{key}.")
+            yield from _keys(kinds[0], value or kinds[0].model_construct(), f"{key}.")
         else:
             yield key, _shown(value), (field.description or "").replace("|", "\\|")
 

@@ -22,7 +22,7 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet.",
+            help="phases.json.gz or another export, rows or entries in JSON, extxyz, Parquet."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the networks.")],

@@ -64,7 +64,8 @@ def sample(
     models
         Folder of `train`; without one, the Wyckoff generator draws the `composition` asked for.
     count, seed
-        How many crystal graphs to draw; crystal i depends on the seed and i alone.
+        How many to draw. Crystal i of a folder's networks depends on the seed and i alone; the
+        Wyckoff generator draws `OF` times as many, and the likely lowest are kept.
     atoms
         Most atoms of a cell of these formulas; default those of the preset.
     valid
