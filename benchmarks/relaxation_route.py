@@ -13,12 +13,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.relaxer import Relaxer
-from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
+from ccdcgan.dft.relaxation.settings import OptimizerName, RelaxationSettings
 from ccdcgan.dft.structures.sources import Prototype, read_structures
 
 
@@ -35,7 +36,7 @@ def main() -> int:
         return 2
     structures = [p.structure for p in found[: arguments.limit]]
     reference: list[float | None] = []
-    for optimizer in sorted(OPTIMIZERS, key=lambda name: name != "FIRE"):
+    for optimizer in sorted(get_args(OptimizerName), key=lambda name: name != "FIRE"):
         relaxer = Relaxer(RelaxationSettings.model_validate({"optimizer": optimizer}))
         relaxer(structures[0])  # the first call compiles
         results = [relaxer(s) for s in structures]

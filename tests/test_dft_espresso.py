@@ -22,14 +22,13 @@ from scipy.spatial.transform import Rotation
 
 from ccdcgan.dft.engines.espresso import (
     EspressoEngine,
-    PwxError,
-    ScfNotConvergedError,
     is_pbe,
     kpoints,
     read_upf_header,
 )
 from ccdcgan.dft.engines.gpaw import GpawEngine
 from ccdcgan.dft.engines.gth_upf import MESH, main, projector, read_gth, write_upf
+from ccdcgan.dft.engines.pwx import PwxError, ScfNotConvergedError
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.failure import MachineError
 from ccdcgan.dft.relaxation.key import content_key

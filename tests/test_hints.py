@@ -125,3 +125,25 @@ def test_without_standard_error_nothing_breaks() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["in", "out"]
+
+
+def test_a_mistake_in_a_campaign_file_waits_for_no_packages_that_run_it(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.yaml"
+    path.write_text("system: Bi-Se\nloop: {round: 2}\n")
+    code = (
+        "import sys\n"
+        "from ccdcgan.dft.errors import UserError\n"
+        "from ccdcgan.workflows.campaign import load_campaign\n"
+        "try:\n"
+        "    load_campaign(sys.argv[1])\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+        "slow = {'jobflow', 'maggma', 'scipy', 'tensorflow', 'torch'}\n"
+        "print(sorted(slow & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    mistake, slow = done.stdout.splitlines()
+    assert "loop.round" in mistake
+    assert slow == "[]"

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.eos import EquationOfState
-from ase.optimize import FIRE
 from ase.units import GPa
 from pymatgen.core import Structure
 
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
-from ccdcgan.dft.relaxation.relaxer import Relaxer
+
+if TYPE_CHECKING:
+    from ccdcgan.dft.relaxation.relaxer import Relaxer
 
 #: Volumes of the equation of state, relative to the relaxed crystal's.
 STRAINS = np.linspace(0.94, 1.06, 7)
@@ -37,6 +39,9 @@ def bulk_modulus(relaxer: Relaxer, structure: Structure) -> float:
     PropertyError
         The energies have no minimum between these volumes.
     """
+    # Takes seconds, which a campaign file, with the names of properties, need not wait for.
+    from ase.optimize import FIRE
+
     volumes, energies = [], []
     for strain in STRAINS:
         atoms = relaxer.atoms(structure)

@@ -13,6 +13,7 @@ from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
+import ase.optimize
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -28,7 +29,7 @@ from ccdcgan.dft.files import to_json, write_atomically
 from ccdcgan.dft.relaxation.document import Relaxation, SecondOpinion
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.key import content_key, elements_of
-from ccdcgan.dft.relaxation.settings import OPTIMIZERS, RelaxationSettings
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
 from ccdcgan.dft.structures.symmetry import ladder
 from ccdcgan.dft.variables import variables
@@ -138,7 +139,7 @@ class Relaxer:
         converged, reason, done = False, None, 0
         try:
             cell = _Cell(atoms, scalar_pressure=settings.pressure * GPa)
-            optimizer = OPTIMIZERS[settings.optimizer](cell, logfile=None)
+            optimizer = getattr(ase.optimize, settings.optimizer)(cell, logfile=None)
             while True:
                 yield self.engine, atoms
                 reason = unsound(atoms)

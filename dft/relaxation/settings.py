@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
-from ase.optimize import BFGS, FIRE, LBFGS
 from pydantic import Field, ValidationInfo, field_validator
 from pymatgen.core import Lattice, Structure
 
@@ -20,7 +19,8 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import EnergyRange, Settings, VolumeRange
 from ccdcgan.dft.structures.validity import expanded, fault, overlap
 
-OPTIMIZERS = {"FIRE": FIRE, "BFGS": BFGS, "LBFGS": LBFGS}
+#: Optimizers of ASE, by their names there.
+OptimizerName = Literal["FIRE", "BFGS", "LBFGS"]
 
 #: What relaxes where a campaign names no engine; docs/engines.md says why.
 DEFAULT_ENGINE = SevenNetEngine(checkpoint="7net-l3i5", dispersion="d3bj")
@@ -59,7 +59,7 @@ class RelaxationSettings(Settings):
     )
 
     engine: Engine = DEFAULT_ENGINE
-    optimizer: Literal["FIRE", "BFGS", "LBFGS"] = Field(
+    optimizer: OptimizerName = Field(
         default_factory=lambda given: given["engine"].optimizer,
         description="By default BFGS for potentials; FIRE for DFT, and for 7net-0 alone.",
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.shapes import Cell, Shape, may_match
 from ccdcgan.dft.structures.validity import is_degenerate
+
+if TYPE_CHECKING:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
 
 #: By which structures count as the same (paper, Methods): fractional length, site, angle (°).
 TOLERANCES: dict[str, Any] = {"ltol": 0.2, "stol": 0.3, "angle_tol": 5.0}
@@ -59,7 +61,7 @@ class SeenStructures:
         tolerances: Mapping[str, Any] = TOLERANCES,
     ) -> None:
         self._tolerances = tolerances
-        self._matcher = StructureMatcher(**tolerances, primitive_cell=False)
+        self._matcher = _matcher(**tolerances, primitive_cell=False)
         self._known: defaultdict[str, list[_Known]] = defaultdict(list)
         self._count = 0
         for structure in structures:
@@ -142,6 +144,13 @@ class SeenStructures:
         return self._count - 1
 
 
+def _matcher(**options: Any) -> StructureMatcher:
+    # Takes a second to import, with SciPy's optimizers, which a campaign file need not wait for.
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    return StructureMatcher(**options)
+
+
 def shape_of(structure: Structure) -> Shape | None:
     """Shape of a structure's reduced cell; None of a degenerate one, which nothing matches."""
     return None if is_degenerate(structure) else Shape.of(_reduced(structure))
@@ -182,7 +191,7 @@ def is_near_copy(a: Structure, b: Structure) -> bool:
     if is_degenerate(a) or is_degenerate(b):
         return False
     try:
-        return bool(StructureMatcher(**COPY_TOLERANCES, attempt_supercell=True).fit(a, b))
+        return bool(_matcher(**COPY_TOLERANCES, attempt_supercell=True).fit(a, b))
     except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched
         return False
 
@@ -197,7 +206,7 @@ def displacement(
     if is_degenerate(a) or is_degenerate(b):
         return None
     try:
-        found = StructureMatcher(**tolerances, primitive_cell=False).get_rms_dist(a, b)
+        found = _matcher(**tolerances, primitive_cell=False).get_rms_dist(a, b)
     except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched
         return None
     # The matcher counts in units of the edge of a cube of the volume of one atom.
@@ -215,9 +224,9 @@ def is_same(a: Structure, b: Structure, tolerances: Mapping[str, Any] = TOLERANC
     """
     if is_degenerate(a) or is_degenerate(b):
         return False
-    as_they_are = StructureMatcher(**tolerances, primitive_cell=False)
+    as_they_are = _matcher(**tolerances, primitive_cell=False)
     try:
-        if StructureMatcher(**tolerances).fit(a, b):
+        if _matcher(**tolerances).fit(a, b):
             return True
         return len(a) == len(b) and bool(as_they_are.fit(a, b))
     except Exception:  # noqa: BLE001  what cannot be reduced cannot be matched

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Element, Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.settings import FilePath
@@ -268,6 +267,9 @@ def decorations(
     Ways that differ by an exchange of elements count once, as substitution makes both. Cells of
     more than `max_sites` atoms and of more than `MOST_ORBITS` orbits are left out.
     """
+    # With SciPy it takes a second to import, which a campaign file need not wait for.
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
     structure = primitive_cell(prototype.structure)
     if len(structure) > max_sites or is_degenerate(structure):
         return

@@ -122,13 +122,14 @@ def check(
     ] = 300.0,
 ) -> None:
     """Say what ``run`` would do, and whether all that it needs is there, down to the queues."""
-    from ccdcgan.launchers.check.check import findings
     from ccdcgan.launchers.local.presets import default_campaign
     from ccdcgan.workflows.campaign import load_campaign
 
     settings = load_campaign(campaign) if campaign else default_campaign()
     if submit and config is None:
         raise UserError("--submit needs the file of a cluster: name it with --config")
+    from ccdcgan.launchers.check.check import findings
+
     colours = {"ok": "green", "note": "yellow", "missing": "red"}
     problems = 0
     for finding in findings(settings, workdir, config, timeout if submit else None):

@@ -19,7 +19,6 @@ from ccdcgan.dft.files import writing
 from ccdcgan.dft.mistakes import shown
 from ccdcgan.dft.structures.decoding import StoredStructure
 from ccdcgan.dft.systems import composition_of
-from ccdcgan.launchers.local.run import run_campaign
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE
 from ccdcgan.workflows.campaign import REFINE, Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
@@ -231,6 +230,9 @@ def predict(
     minutes
         Nor after this time; None for no limit. The first round is always done.
     """
+    # With all that runs a campaign it takes seconds, which a mistake need not wait for.
+    from ccdcgan.launchers.local.run import run_campaign
+
     start = monotonic()
     # With others it would draw others, and what is there would not be found again.
     begun = load_campaign(file) if (file := folder / CAMPAIGN_FILE).exists() else None
