@@ -264,6 +264,15 @@ def test_jobs_that_do_not_come_back(place, slurm):
     wait_until(lambda: place.db["fireworks"].count_documents({}) == 0, "empty LaunchPad", 5)
 
 
+def test_where_no_queue_takes_a_job_nothing_stays(place, slurm):
+    place.write({name: {"queue": {"queue": "closed"}} for name in ("dft", "gpu", "light")})
+    lines = place.lines("--submit")
+    for name in ("dft", "gpu", "light"):
+        assert line(lines, f"{name} worker", "Required partition not available")[0] == "missing"
+    assert list((place.shared / "launches").iterdir()) == []
+    assert place.db["workflows"].count_documents({}) == 0
+
+
 def test_what_a_worker_lacks_is_told_by_its_job(tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()

@@ -1045,7 +1045,7 @@ def test_launch_ends_when_nothing_is_left_to_run(here, slurm):
     failing = toy_jobs.total_once_mended(str(here.folder / "mended"), "no licence")
     here.submit(toy_jobs.toys(*toy_jobs.staged("toys", failing, toy_jobs.spread(1, 2))))
     code, said = here.command("launch", "--poll", "0.5", "--jobs", "light=1")
-    assert code == 1 and "1 jobs have failed" in said.splitlines()[-1]
+    assert code == 1 and "1 job has failed" in said.splitlines()[-1]
     assert here.counts() == {"COMPLETED": 5, "FIZZLED": 1}
     (here.folder / "mended").touch()
     here.command("retry")

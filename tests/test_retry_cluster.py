@@ -120,7 +120,7 @@ def test_what_failed_is_tried_again_with_more_of_the_queue(cluster, slurm):
 
     # The disk has space again: its job is run again as it is, and goes on.
     code, said = cluster.command(*retry, "--only", "machine")
-    assert code == 0 and "1 jobs are tried again" in said
+    assert code == 0 and "1 job is tried again" in said
     cluster.work("dft", "light")
     third = [run for run in cluster.runs() if run["formula"] == "Bi3Se"]
     assert len(third) == 2 and third[1]["start"] != third[0]["start"]
@@ -145,8 +145,8 @@ def test_what_failed_is_tried_again_with_more_of_the_queue(cluster, slurm):
     )
     asked = ("--queue", "queue=short", "--queue", "walltime=00:04:00", "--incar", "ALGO=Normal")
     code, said = cluster.command(*retry[:2], "--campaign", cluster.file, *asked)
-    assert code == 0 and "1 structures are tried again: submitted as" in said, said
-    assert "still has 1 jobs to run" in cluster.complaint(*retry)
+    assert code == 0 and "1 structure is tried again: submitted as" in said, said
+    assert "still has 1 job to run" in cluster.complaint(*retry)
     cluster.work("dft")
     code, said = cluster.command("launch", "--once")
     queue = slurm.run("squeue", "-h", "-o", "%P %l").stdout.split("\n")
@@ -181,7 +181,7 @@ def test_what_is_built_on_a_failed_structure_is_made_again(here, monkeypatch):
     runs = len(cluster.runs())
     cluster.faults({})
     code, said = cluster.command("retry", "--structures", "--campaign", "bise")
-    assert code == 0 and "1 structures are tried again: submitted as" in said, said
+    assert code == 0 and "1 structure is tried again: submitted as" in said, said
     cluster.work("dft", "light")
     failures, after = fetched("after")
     assert failures["crystal"] == 0 and after.pop("BiSe2") is not None and after == before

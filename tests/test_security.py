@@ -189,7 +189,7 @@ def test_a_package_is_trusted_once_the_cluster_names_it(here: Here) -> None:
     assert "0 jobs were run" in said
     assert "'total' of 'toy_jobs', which is not trusted" in said
     here.change({"trusted": ["toy_jobs"]})
-    assert "1 jobs were run" in here.worker()
+    assert "1 job was run" in here.worker()
     assert here.counts() == {"COMPLETED": 1}
 
 

@@ -349,7 +349,7 @@ def test_the_campaigns_of_a_cluster(tmp_path, database, monkeypatch, capsys) -> 
     here.handle["relaxations"].insert_many([{**d, "campaign": run} for d in relaxations()])
     asked = client(Campaigns(here.cluster))
     page = text_of(asked)
-    assert "1 campaigns" in page and f"campaign={run}" in page
+    assert "1 campaign" in page and f"campaign={run}" in page
     assert page.count("<tr data-phase=") == len(mine) + len(EVERY) + 4
     assert "choose one to see it" in text_of(asked, "/hull")
     for name in (run, "mine"):

@@ -403,7 +403,7 @@ def test_a_worker_runs_a_maker_where_its_package_is_listed(
     assert "'my_vasp.makers:Static'" in waiting["refused"]["reason"]
     assert here.counts() == {"READY": 1}
     here.change({"trusted": ["my_vasp"]})
-    assert "1 jobs were run" in here.worker("dft")
+    assert "1 job was run" in here.worker("dft")
     assert here.counts() == {"COMPLETED": 1} and marker.exists()
     (document,) = here.handle.relaxations.find({})
     settings = campaign.relaxation

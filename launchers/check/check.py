@@ -27,6 +27,7 @@ from ccdcgan.launchers.check.findings import Finding, tried
 from ccdcgan.launchers.check.outlook import run_findings, source_findings
 from ccdcgan.launchers.cluster.files import FIREWORKS
 from ccdcgan.launchers.cluster.settings import Cluster, load_cluster
+from ccdcgan.launchers.wording import counted
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 
@@ -211,7 +212,7 @@ def _references(campaign: Campaign) -> Finding:
     found, skipped = load_references(
         campaign.references, campaign.elements, magnetic=not engine.is_potential
     )
-    text = f"references: {len(found)} crystals"
+    text = f"references: {counted(len(found), 'crystal')}"
     ordered = sum(moments_of(p.structure) is not None for p in found)
     if ordered and not (engine.is_potential or engine.is_magnetic):
         return Finding("note", f"{text}; without spin, moments of {ordered} of them are left out")

@@ -27,6 +27,7 @@ from ccdcgan.launchers.cluster.launchpad import (
 )
 from ccdcgan.launchers.cluster.scheduler import scheduler_of
 from ccdcgan.launchers.cluster.settings import Cluster, Worker
+from ccdcgan.launchers.wording import counted
 from ccdcgan.workflows.storage.spool import DEADLINE
 
 #: A file of two pieces, as GridFS cuts them.
@@ -182,4 +183,5 @@ def _queue(name: str, worker: Worker, root: Path) -> Finding:
         jobs = scheduler.jobs()
     except UserError as error:
         raise UserError(f"{name} queue: {error}") from None
-    return Finding("ok", f"{name} queue: {scheduler.kind} answers; {len(jobs)} jobs of yours there")
+    there = counted(len(jobs), "job")
+    return Finding("ok", f"{name} queue: {scheduler.kind} answers; {there} of yours there")

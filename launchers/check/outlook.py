@@ -22,6 +22,7 @@ from ccdcgan.dft.structures.sources import (
 )
 from ccdcgan.dft.structures.spacegroups import require_pyxtal
 from ccdcgan.launchers.check.findings import Finding, tried
+from ccdcgan.launchers.wording import counted
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE, taken_up
 from ccdcgan.workflows.campaign import Campaign, load_campaign
 from ccdcgan.workflows.magnetism import require_magnets
@@ -88,7 +89,8 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
     name = source.source
     if isinstance(source, RandomSource):
         require_pyxtal()
-        return Finding("ok", f"source {name}: {source.count} crystals, made when it runs")
+        crystals = counted(source.count, "crystal")
+        return Finding("ok", f"source {name}: {crystals}, made when it runs")
     if isinstance(source, MaterialsProjectSource):
         # One crystal, to see whether the key is taken.
         list(materials_project(material_ids=["mp-149"]))
@@ -105,7 +107,7 @@ def _source(source: Source, campaign: Campaign, found: list[Prototype]) -> Findi
     left_out = Counter(rejected)
     if skipped:
         left_out["cannot be read"] = len(skipped)
-    text = f"source {name}: {len(kept)} prototypes"
+    text = f"source {name}: {counted(len(kept), 'prototype')}"
     if left_out:
         text += f"; left out: {', '.join(f'{n} {reason}' for reason, n in left_out.items())}"
     if skipped:
@@ -197,7 +199,7 @@ def _guess(campaign: Campaign, most: int) -> Finding:
     each = min(chosen.max_candidates or OF_A_SMALLER_SYSTEM, OF_A_SMALLER_SYSTEM)
     first = most + ends + smaller * each
     later = loop.rounds * loop.relaxations
-    rounds = "1 round" if loop.rounds == 1 else f"{loop.rounds} rounds"
+    rounds = counted(loop.rounds, "round")
     text = f"about {first} relaxations, and up to {later} in {rounds}"
     if (orders := campaign.relaxation.magnetic_orders) > 1:
         text += f", each in up to {orders} magnetic orders"

@@ -244,7 +244,8 @@ def _clean_up(
         if monotonic() > end or not any(one.over for one in still):
             break
         sleep(POLL)
-    if good and not still:
+    # Where nothing was sent, the findings have said all.
+    if (good or not sent) and not still:
         shutil.rmtree(home, ignore_errors=True)
     elif not still:
         # The address of the database is in there.

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.terminal import Console, Formatter, console, say
+from ccdcgan.launchers.wording import counted
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.cluster.launchpad import Pad
@@ -102,15 +103,16 @@ def submit(
         say(str(taken))
     done = submit(settings, campaign.stem, cluster, again)
     console.print(
-        f"submitted {campaign.stem} as {done.campaign}, {done.jobs} jobs to begin with"
+        f"submitted {campaign.stem} as {done.campaign}, {counted(done.jobs, 'job')} to begin with"
         f"{f', which take what {done.before} has relaxed' if done.before else ''}; "
         "next: ccdcgan launch",
         soft_wrap=True,
     )
     if done.unfinished:
         say(
-            f"{done.before} still has {done.unfinished} jobs, and what both lack may be relaxed "
-            f"twice: if it is to go on as {done.campaign} alone, ccdcgan cancel {done.before}"
+            f"{done.before} still has {counted(done.unfinished, 'job')}, and what both lack may be "
+            f"relaxed twice: if it is to go on as {done.campaign} alone, "
+            f"ccdcgan cancel {done.before}"
         )
 
 
@@ -242,7 +244,7 @@ def worker(
     from ccdcgan.launchers.cluster.worker import work
 
     try:
-        say(f"{work(folder, idle)} jobs were run")
+        say(counted(work(folder, idle), "job was run", "jobs were run"))
     finally:
         logger.removeHandler(handler)
 
@@ -289,7 +291,7 @@ def _change(
     found = find_campaign(pad, campaign)
     if not others:
         require_own(found)
-    say(f"{change_states(pad, found.id, before, after)} jobs {what}")
+    say(f"{counted(change_states(pad, found.id, before, after), 'job')} {what}")
 
 
 def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[RenderableType]:
@@ -321,7 +323,8 @@ def _campaign_picture(found: Status) -> list[RenderableType]:
 
     campaign = found.campaign
     columns = [c for c in COLUMNS if found.totals[c] or c in {"waiting", "running", "done"}]
-    title = f"{campaign.name} ({campaign.id}), {campaign.system}, {campaign.rounds} rounds"
+    rounds = counted(campaign.rounds, "round")
+    title = f"{campaign.name} ({campaign.id}), {campaign.system}, {rounds}"
     table = Table(title=Text(title))
     table.add_column("stage")
     for column in columns:
@@ -332,9 +335,8 @@ def _campaign_picture(found: Status) -> list[RenderableType]:
     for doing in found.doing:
         left = "" if doing.seconds_left is None else f", {_time(doing.seconds_left)} left"
         lines.append(Text(f"{doing.what}: {doing.done} of {doing.total}{left}"))
-    lines.append(
-        Text(f"{found.relaxed} structures relaxed, {found.relaxed_an_hour:.0f} in the last hour")
-    )
+    relaxed = counted(found.relaxed, "structure")
+    lines.append(Text(f"{relaxed} relaxed, {found.relaxed_an_hour:.0f} in the last hour"))
     lines += map(Text, found.failed.lines(MOST_REASONS))
     for failure in found.failures:
         where = f" ({failure.host}:{failure.folder})" if failure.folder else ""

@@ -13,6 +13,7 @@ from ccdcgan.dft.files import to_json
 from ccdcgan.launchers.cli.cluster import CONFIG, open_pad
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
 from ccdcgan.launchers.cli.terminal import Console, console
+from ccdcgan.launchers.wording import counted
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.results.failures import Wanted
@@ -175,7 +176,7 @@ def _retry_in_folder(
     from ccdcgan.launchers.local.run import run_campaign
 
     done = retry_in_folder(folder, campaign, wanted, again)
-    console.print(f"{done.structures} structures are tried again")
+    console.print(_tried_again(done.structures, "structure"))
     with progress_bars(console):
         run_campaign(campaign, folder)
     console.print(f"report: {folder / 'report.html'}")
@@ -209,10 +210,12 @@ def _retry_on_cluster(
         return
     done = retry_on_cluster(cluster, pad, submitted, found, again, wanted.text)
     how = f": submitted as {done.submitted}" if done.submitted else ""
-    what = "jobs" if done.jobs else "structures"
-    console.print(
-        f"{done.structures} {what} are tried again{how}; next: ccdcgan launch", soft_wrap=True
-    )
+    tried = _tried_again(done.structures, "job" if done.jobs else "structure")
+    console.print(f"{tried}{how}; next: ccdcgan launch", soft_wrap=True)
+
+
+def _tried_again(number: int, what: str) -> str:
+    return counted(number, f"{what} is tried again", f"{what}s are tried again")
 
 
 def _is_to_do(found: list[FailedStructure], dry_run: bool) -> bool:

@@ -11,6 +11,7 @@ from rich.table import Table
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
 from ccdcgan.launchers.cli.terminal import Console, say
+from ccdcgan.launchers.wording import counted
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.results.joint_hull import JointHull
@@ -82,15 +83,20 @@ def hull(
 
 
 def _table(found: JointHull) -> Table:
-    of = f"{len(found.campaigns)} campaigns" if len(found.campaigns) > 1 else "one campaign"
+    several = len(found.campaigns) > 1
+    of = counted(len(found.campaigns), "campaign")
     if found.references is not None:
         of += f" and {found.references.joined} of {found.references.name}"
     table = Table(
-        title=f"{'-'.join(found.system)}: {found.relaxations} relaxations of {of}, "
+        title=f"{'-'.join(found.system)}: {counted(found.relaxations, 'relaxation')} of {of}, "
         f"{found.level_of_theory}",
         caption="eV/atom; E_f against the elements, E_hull above the convex hull",
     )
-    for name in ("formula", "space group", "atoms", "E_f", "E_hull", "campaign", "origin", "id"):
+    names = ["formula", "space group", "atoms", "E_f", "E_hull", "origin", "id"]
+    # Of one campaign the table fits into 80 columns.
+    if several:
+        names.insert(5, "campaign")
+    for name in names:
         right = name in {"atoms", "E_f", "E_hull"}
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for phase in found.phases:
@@ -100,7 +106,7 @@ def _table(found: JointHull) -> Table:
             str(len(phase.structure)),
             f"{phase.formation_energy_per_atom:.3f}",
             f"{phase.e_above_hull:.3f}",
-            ", ".join(phase.campaigns),
+            *([", ".join(phase.campaigns)] if several else []),
             phase.origin.source_name,
             phase.id[:8],
         )

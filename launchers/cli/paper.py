@@ -10,6 +10,7 @@ import typer
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
 from ccdcgan.launchers.cli.terminal import Console, say, tell
+from ccdcgan.launchers.wording import counted
 
 #: Folders of runs; without any, ccdcgan-run.
 Runs = Annotated[
@@ -93,4 +94,4 @@ def figures(
         tell("skipped", "yellow", f" {name}: {reason}")
     if not files:
         raise UserError("the run has nothing of what these figures show")
-    say(f"{len(files)} files in {out}")
+    say(f"{counted(len(files), 'file')} in {out}")

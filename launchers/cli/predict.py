@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.terminal import Console, console, progress_bars, say
+from ccdcgan.launchers.wording import counted
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.local.predict import Prediction
@@ -121,8 +122,8 @@ def _write(campaigns: Sequence[Campaign], path: Path) -> None:
 def _table(prediction: Prediction) -> Table:
     """The lowest crystals of a formula."""
     title = (
-        f"{prediction.formula}: {len(prediction.structures)} crystals, {prediction.relaxed} "
-        f"relaxations, {prediction.seconds / 60:.1f} min"
+        f"{prediction.formula}: {counted(len(prediction.structures), 'crystal')}, "
+        f"{counted(prediction.relaxed, 'relaxation')}, {prediction.seconds / 60:.1f} min"
     )
     if prediction.level_of_theory.pressure:
         title += f", enthalpies at {prediction.level_of_theory.pressure:g} GPa"

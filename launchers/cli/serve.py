@@ -11,6 +11,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.errors import explain
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
 from ccdcgan.launchers.cli.terminal import say, tell
+from ccdcgan.launchers.wording import counted
 
 if TYPE_CHECKING:
     from ccdcgan.launchers.live.source import Source
@@ -52,7 +53,8 @@ def serve(
         live = Live(source, campaign)
         number = live.load()
         address = f"[{host}]" if ":" in host else host
-        say(f"{number} phases; http://{address}:{listening.getsockname()[1]}/ until Ctrl-C")
+        place = f"http://{address}:{listening.getsockname()[1]}/"
+        say(f"{counted(number, 'phase')}; {place} until Ctrl-C")
         own = is_loopback(host)
         if not own:
             tell(

@@ -30,6 +30,7 @@ from ccdcgan.launchers.cluster.scheduler import (
     scheduler_of,
 )
 from ccdcgan.launchers.cluster.settings import Cluster, Worker
+from ccdcgan.launchers.wording import counted
 from ccdcgan.workflows.storage.spool import is_away
 
 #: Lease of a launcher, s: one that needs longer for a round is replaced by another.
@@ -138,12 +139,13 @@ def _tell_end(pad: Pad, say: Callable[[str], None]) -> bool:
     failed = pad.fireworks.count_documents({"state": "FIZZLED"})
     paused = pad.fireworks.count_documents({"state": "PAUSED"})
     if paused:
-        say(f"{paused} jobs are paused: ccdcgan resume lets them run")
+        say(f"{counted(paused, 'job is', 'jobs are')} paused: ccdcgan resume lets them run")
     refused = {"state": "READY", "refused": {"$exists": True}}
     for job in pad.fireworks.find(refused, {"fw_id": 1, "refused": 1}).limit(TOLD):
         say(f"job {job['fw_id']} is not trusted: {job['refused']['reason']}: see docs/security.md")
     if failed:
-        say(f"{failed} jobs have failed: see ccdcgan status, then ccdcgan retry --failed")
+        jobs = counted(failed, "job has", "jobs have")
+        say(f"{jobs} failed: see ccdcgan status, then ccdcgan retry --failed")
     elif not paused:
         say("nothing is left to run")
     return not failed

@@ -29,6 +29,7 @@ from ccdcgan.launchers.results.failures import Wanted, failures_of_cluster
 from ccdcgan.launchers.results.query import PhaseQuery
 from ccdcgan.launchers.results.results import Results, each_once
 from ccdcgan.launchers.results.rows import table_of
+from ccdcgan.launchers.wording import counted
 from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.storage.stores import PHASES, RESULTS
 
@@ -150,7 +151,7 @@ class Campaigns:
         if before is not None and before.mark == mark:
             return before
         number = self._relaxations._collection.estimated_document_count()
-        state = f"{len(runs)} campaigns" if runs else "no campaign has been submitted"
+        state = counted(len(runs), "campaign") if runs else "no campaign has been submitted"
         newest = self._newest({})
         return Progress(state, runs=runs, relaxed=number, newest=newest, mark=mark)
 

@@ -17,6 +17,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import locked
 from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
+from ccdcgan.launchers.wording import counted
 from ccdcgan.launchers.workdir import (
     campaign_of,
     embedded_store,
@@ -130,8 +131,8 @@ def retry_on_cluster(
     busy = pad.fireworks.count_documents({**jobs, "state": {"$in": BUSY}})
     if busy:
         raise UserError(
-            f"{newest.id} still has {busy} jobs to run: try its structures again when it is "
-            "done, or end it with ccdcgan cancel"
+            f"{newest.id} still has {counted(busy, 'job')} to run: try its structures again when "
+            "it is done, or end it with ccdcgan cancel"
         )
     if again == Again() and all(f.kind == "machine" for f in found):
         failed = mend(pad, cluster, jobs, lost=False, failed=True, only=only).failed
