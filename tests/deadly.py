@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
@@ -13,6 +13,7 @@ from crystals import ROCKSALT
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.base import CalculatorEngine, LevelOfTheory
+from ccdcgan.dft.relaxation.relaxer import Relaxer
 
 LEVEL = LevelOfTheory(engine="E", package="p", checkpoint="0" * 16, scale="PBE")
 
@@ -77,3 +78,20 @@ class DeadlyEngine(CalculatorEngine):
 
     def level_of_theory(self, elements: Any = None) -> LevelOfTheory:
         return LEVEL
+
+
+class ForkedEngine(DeadlyEngine):
+    """The same, with something to import that its processes share."""
+
+    modules: ClassVar[tuple[str, ...]] = ("ase.io",)
+
+
+class BrokenEngine(DeadlyEngine):
+    """The same, with something to import that cannot be, in a file of the test."""
+
+    modules: ClassVar[tuple[str, ...]] = ("broken_module",)
+
+
+def variable(relaxer: Relaxer, structure: Structure) -> str | None:
+    """A task: what the process has in a variable of its environment."""
+    return os.environ.get("A_VARIABLE")

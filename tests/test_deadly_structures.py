@@ -1,11 +1,14 @@
 """Structures that their process does not survive, among others that it does."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from crystals import ROCKSALT
-from deadly import FATES, LEVEL, DeadlyEngine
+from deadly import FATES, LEVEL, DeadlyEngine, ForkedEngine, variable
 from maggma.stores import MemoryStore
 from pymatgen.core import Structure
 
@@ -27,7 +30,7 @@ from ccdcgan.workflows.storage.stores import Relaxations
 
 @pytest.fixture
 def engine(tmp_path: Path) -> DeadlyEngine:
-    return DeadlyEngine(log=str(tmp_path / "log"))
+    return ForkedEngine(log=str(tmp_path / "log"))
 
 
 def settings(engine: DeadlyEngine, hours: float | None = None) -> RelaxationSettings:
@@ -39,8 +42,12 @@ def runs(engine: DeadlyEngine) -> list[tuple[str, ...]]:
     return [tuple(line.split()) for line in Path(engine.log).read_text().splitlines()]
 
 
-def test_deadly_structures_are_to_blame_and_all_others_pass(engine: DeadlyEngine) -> None:
+@pytest.mark.parametrize("kind", [DeadlyEngine, ForkedEngine])
+def test_deadly_structures_are_to_blame_and_all_others_pass(
+    kind: type[DeadlyEngine], tmp_path: Path
+) -> None:
     """Documents say how each process died; nothing is left to do, and nobody else has suffered."""
+    engine = kind(log=str(tmp_path / "log"))
     names = ["segfault", "passes", "killed", "memory", "exit"]
     chosen = settings(engine)
     store = MemoryStore(key="key")
@@ -133,3 +140,41 @@ def test_limit_of_time(engine: DeadlyEngine) -> None:
     )
     assert not campaign.differences(limited)
     assert "max_hours" not in campaign.model_dump(mode="json")["relaxation"]
+
+
+def test_forks_have_the_environment_of_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that of their server, which is older."""
+    chosen = settings(ForkedEngine(log=str(tmp_path / "log")))
+    for value in ("1", "2"):
+        monkeypatch.setenv("A_VARIABLE", value)
+        found = in_workers(variable, [ROCKSALT], chosen, lambda structure, reason: reason, 1)
+        assert list(found) == [(0, value)]
+
+
+@pytest.mark.parametrize("fault", ["raise RuntimeError", "import os; os._exit(1)"])
+def test_an_import_that_ends_the_server_of_forks_ends_nothing_else(
+    tmp_path: Path, fault: str
+) -> None:
+    (tmp_path / "broken_module.py").write_text(fault)
+    code = (
+        "from crystals import ROCKSALT\n"
+        "from deadly import BrokenEngine\n"
+        "from ccdcgan.dft.relaxation.processes import relax_many\n"
+        "from ccdcgan.dft.relaxation.settings import RelaxationSettings\n"
+        "settings = RelaxationSettings(engine=BrokenEngine(log='log'))\n"
+        "for _ in range(2):\n"
+        "    [(_, found)] = relax_many([ROCKSALT], settings, 1)\n"
+        "    print(found.energy_per_atom)\n"
+    )
+    paths = (str(tmp_path), str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["-3.0", "-3.0"]

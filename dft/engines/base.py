@@ -88,6 +88,9 @@ class EngineSettings(Settings, ABC):
     #: Whether it runs in our own process, in milliseconds a call: hundreds of structures a job.
     is_potential: ClassVar[bool] = False
 
+    #: Modules that its processes take seconds to import: they share them.
+    modules: ClassVar[tuple[str, ...]] = ()
+
     #: Fields that leave every energy as it is: where things lie, how long a run may take.
     technical: ClassVar[frozenset[str]] = frozenset()
 

@@ -84,6 +84,7 @@ class SevenNetEngine(PotentialEngine):
         {"dispersion", "checkpoint", "modal", "checkpoint_functional"}
     )
 
+    modules: ClassVar[tuple[str, ...]] = ("sevenn.calculator",)
     name: Literal["sevennet"] = "sevennet"
     checkpoint: str = Field(
         default="7net-0",
@@ -196,6 +197,7 @@ class ChgnetEngine(PotentialEngine):
 
     added: ClassVar[frozenset[str]] = frozenset({"dispersion", "checkpoint"})
 
+    modules: ClassVar[tuple[str, ...]] = ("chgnet.model.dynamics",)
     name: Literal["chgnet"] = "chgnet"
     checkpoint: Literal["0.3.0", "0.2.0", "r2scan"] = Field(
         default="0.3.0",

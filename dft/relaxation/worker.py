@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from ccdcgan.dft.relaxation.document import Relaxation
 from ccdcgan.dft.relaxation.failure import MachineError, machine_fault
 from ccdcgan.dft.relaxation.relaxer import Relaxer, calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.spawn import Spawn
+from ccdcgan.dft.spawn import Spawn, context_with
 
 logger = logging.getLogger("ccdcgan")
 
@@ -64,10 +64,17 @@ class Worker:
         serve: Callable[..., None] | None = None,
         arguments: tuple[Any, ...] = (),
     ) -> None:
-        context = Spawn()
+        modules = settings.engine.modules
+        context = context_with((__name__, *modules) if modules else ())
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve or _serve, args=(other, settings, *arguments))
-        self.process.start()
+        given = (dict(os.environ), serve or _serve, other, settings, *arguments)
+        self.process = context.Process(target=_begin, args=given)
+        try:
+            self.process.start()
+        except (OSError, EOFError):
+            # The server has died of an import: what is missing is for the process itself to say.
+            self.process = Spawn().Process(target=_begin, args=given)
+            self.process.start()
         # So that the end of the process is the end of the connection.
         other.close()
         self.seconds = _timeout(settings)
@@ -236,6 +243,13 @@ def _ready(crew: Sequence[Worker]) -> list[Worker]:
     limits = [left for worker in crew if (left := worker.left) is not None]
     found = wait([worker.connection for worker in crew], min(limits, default=None))
     return [worker for worker in crew if worker.connection in found or worker.left == 0]
+
+
+def _begin(environment: Mapping[str, str], serve: Callable[..., None], *arguments: Any) -> None:
+    """Do what a worker is for, with the environment of its parent, not of the server of forks."""
+    os.environ.clear()
+    os.environ.update(environment)
+    serve(*arguments)
 
 
 def _serve(connection: Connection, settings: RelaxationSettings) -> None:
