@@ -762,7 +762,7 @@ def test_status_reads_indexes(here):
 # Running again -----------------------------------------------------------------------------------
 
 
-def test_failed_jobs_run_again(here):
+def test_failed_jobs_run_again(here, monkeypatch):
     mended = here.folder / "mended"
     quota, licence = (
         toy_jobs.total_once_mended(str(mended), reason)
@@ -778,11 +778,14 @@ def test_failed_jobs_run_again(here):
     assert here.command("retry", "--lost") == nothing
     assert here.command("retry", "--only", "no such reason") == nothing
     assert here.command("retry", "--campaign", "other") == nothing
-    again = (0, "1 failed jobs run again\n")
+    again = (0, "1 failed job runs again\n")
     assert here.command("retry", "--campaign", run[:8], "--only", "disk quota") == again
     assert here.counts({"spec.campaign": run}) == {"READY": 1, "FIZZLED": 1, "WAITING": 1}
     assert here.command("retry", "--only", "disk quota") == nothing
-    assert here.command("retry", "--failed") == again
+    with monkeypatch.context() as patch:
+        patch.setenv("LOGNAME", "somebody-else")
+        assert here.command("retry", "--failed") == nothing
+    assert here.command("retry", "--failed", "--others") == again
     assert here.command("retry") == nothing
     mended.touch()
     assert "3 jobs were run" in here.worker()
@@ -808,7 +811,7 @@ def test_lost_jobs_run_again(here):
     assert here.command("retry", "--failed") == (0, "nothing to run again\n")
     code, said = here.command("retry")
     assert code == 0 and sorted(said.splitlines()) == [
-        "1 job states that lagged behind their runs were set right",
+        "1 job state that lagged behind its run was set right",
         "3 lost jobs run again",
     ]
     states = {f["fw_id"]: f["state"] for f in here.handle.fireworks.find()}
@@ -833,7 +836,7 @@ def test_what_is_lost_again_and_again_waits_for_a_person(here):
         done = mend(pad, settings, {}, by_hand=False)
         assert done.given_up and not done.lost
     assert here.command("status", "toys")[1].splitlines()[-1].startswith("failed: toys: lost")
-    assert here.command("retry")[1] == "1 lost jobs run again\n"
+    assert here.command("retry")[1] == "1 lost job runs again\n"
     assert here.counts() == {"READY": 1}
 
 
@@ -881,13 +884,13 @@ def test_jobs_that_cannot_be_read_block_no_others(here):
     number = jobs.find_one({"spec._tasks.0.job.uuid": broken.uuid})["fw_id"]
     code, said = here.command("retry")
     assert code == 0
-    assert said == f"1 failed jobs run again\njob {number} cannot run again: {reason}\n"
+    assert said == f"1 failed job runs again\njob {number} cannot run again: {reason}\n"
     assert states() == ["FIZZLED", "WAITING", "COMPLETED", "READY", "WAITING"]
     assert reason in here.command("status", "toys")[1]
     assert here.command("pause", "toys") == (0, "3 jobs paused\n")
     assert here.command("resume", "toys") == (0, "3 jobs resumed\n")
     module(original)
-    assert here.command("retry") == (0, "1 failed jobs run again\n")
+    assert here.command("retry") == (0, "1 failed job runs again\n")
     assert "4 jobs were run" in here.worker()
     assert states() == ["COMPLETED"] * 5
 
@@ -931,7 +934,7 @@ def test_a_lock_that_was_left_behind_stops_no_command(locked):
         "files.LOCKED = 1.0; app.main()"
     )
     for arguments, said in {
-        ("retry",): "1 lost jobs run again\n",
+        ("retry",): "1 lost job runs again\n",
         ("pause", "toys"): "5 jobs paused\n",
     }.items():
         locked.handle.workflows.update_one({}, {"$set": {"locked": True}})

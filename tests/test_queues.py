@@ -400,8 +400,15 @@ def test_campaigns_of_others_are_left_alone(site, monkeypatch):
     run = site.here.submit(toy_jobs.tree(2, 2), "mine")
     before = site.here.states()
     monkeypatch.setenv("LOGNAME", "bob")
-    for word in ("pause", "resume", "cancel"):
-        said = site.here.complaint(word, "mine")
+    retry = ("retry", "--campaign", "mine")
+    for words in (
+        ("pause", "mine"),
+        ("resume", "mine"),
+        ("cancel", "mine"),
+        retry,
+        (*retry, "--structures", "--config", site.here.config),
+    ):
+        said = site.here.complaint(*words)
         assert f"{run} was submitted by ann@" in said and "--others" in said
     assert site.here.states() == before and not site.here.handle.campaigns.find_one({"held": 1})
     assert "mine" in site.here.command("status", "mine")[1]

@@ -274,11 +274,23 @@ def open_pad(config: Path, to_change: bool = False) -> tuple[Cluster, Pad]:
     return cluster, connect(cluster)
 
 
-def query_of(pad: Pad, campaign: str | None) -> dict[str, str]:
-    """Which jobs: those of a campaign, or all."""
-    from ccdcgan.launchers.cluster.submit import find_campaign
+def jobs_to_change(pad: Pad, campaign: str | None, others: bool) -> dict[str, object]:
+    """Which jobs: those of a campaign, or all but those of others' campaigns, or all."""
+    from ccdcgan.launchers.cluster.submit import of_others
 
-    return {} if campaign is None else {"spec.campaign": find_campaign(pad, campaign).id}
+    if campaign is not None:
+        return {"spec.campaign": _to_change(pad, campaign, others)}
+    return {} if others else {"spec.campaign": {"$nin": of_others(pad)}}
+
+
+def _to_change(pad: Pad, campaign: str, others: bool) -> str:
+    """Name of a campaign that is one's own, or may be somebody else's."""
+    from ccdcgan.launchers.cluster.submit import find_campaign, require_own
+
+    found = find_campaign(pad, campaign)
+    if not others:
+        require_own(found)
+    return found.id
 
 
 def _change(
@@ -286,12 +298,9 @@ def _change(
 ) -> None:
     _, pad = open_pad(config, to_change=True)
     from ccdcgan.launchers.cluster.recovery import change_states
-    from ccdcgan.launchers.cluster.submit import find_campaign, require_own
 
-    found = find_campaign(pad, campaign)
-    if not others:
-        require_own(found)
-    say(f"{counted(change_states(pad, found.id, before, after), 'job')} {what}")
+    run = _to_change(pad, campaign, others)
+    say(f"{counted(change_states(pad, run, before, after), 'job')} {what}")
 
 
 def _picture(cluster: Cluster, pad: Pad, campaign: str | None) -> list[RenderableType]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import to_json
-from ccdcgan.launchers.cli.cluster import CONFIG, open_pad
+from ccdcgan.launchers.cli.cluster import CONFIG, Others, jobs_to_change, open_pad
 from ccdcgan.launchers.cli.results import DEFAULT_FOLDER
 from ccdcgan.launchers.cli.terminal import Console, console
 from ccdcgan.launchers.wording import counted
@@ -106,15 +106,17 @@ def retry(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be tried again.")
     ] = False,
+    others: Others = False,
 ) -> None:
     """Run again what failed or was lost: jobs of a cluster, or structures of any campaign.
 
-    Without --failed, --lost or --structures: failed and lost jobs.
+    Without --failed, --lost or --structures: failed and lost jobs. What others have submitted is
+    left to them.
     """
     if folder is None and not structures:
         if formula or incar or queue or dry_run or start != "last":
             raise UserError("--formula, --incar, --queue, --from, --dry-run go with --structures")
-        _retry_jobs(config or CONFIG, campaign, failed, lost, only)
+        _retry_jobs(config or CONFIG, campaign, failed, lost, only, others)
         return
     from ccdcgan.launchers.results.failures import Wanted
 
@@ -124,7 +126,7 @@ def retry(
     wanted = Wanted(only, _reduced(formula))
     tags, asked = incar or [], queue or []
     if folder is None and config is not None:
-        _retry_on_cluster(config, campaign, wanted, tags, chosen, asked, dry_run)
+        _retry_on_cluster(config, campaign, wanted, tags, chosen, asked, dry_run, others)
     elif asked:
         raise UserError("--queue goes with --config: a folder's campaign runs without a queue")
     else:
@@ -190,10 +192,12 @@ def _retry_on_cluster(
     start: Literal["last", "first"],
     queue: list[str],
     dry_run: bool,
+    others: bool,
 ) -> None:
     from dataclasses import replace
 
     from ccdcgan.launchers.cluster.queue import parse_queue, require_time, with_parameters
+    from ccdcgan.launchers.cluster.submit import require_own
     from ccdcgan.launchers.results.failures import failures_of_cluster
     from ccdcgan.launchers.results.retry import Again, campaign_on, parse_incar, retry_on_cluster
 
@@ -201,6 +205,8 @@ def _retry_on_cluster(
         raise UserError("say whose structures with --campaign: ccdcgan status lists them")
     cluster, pad = open_pad(config, to_change=True)
     submitted = campaign_on(pad, campaign)
+    if not (others or dry_run):
+        require_own(submitted.newest)
     asked = parse_queue(queue, cluster.workers["dft"])
     require_time(submitted.settings, with_parameters(cluster.workers["dft"], asked))
     again = Again(parse_incar(incar, submitted.settings), start, asked)
@@ -228,16 +234,16 @@ def _is_to_do(found: list[FailedStructure], dry_run: bool) -> bool:
 
 
 def _retry_jobs(
-    config: Path, campaign: str | None, failed: bool, lost: bool, only: str | None
+    config: Path, campaign: str | None, failed: bool, lost: bool, only: str | None, others: bool
 ) -> None:
     cluster, pad = open_pad(config, to_change=True)
-    from ccdcgan.launchers.cli.cluster import query_of
     from ccdcgan.launchers.cluster.recovery import mend
 
     both = not failed and not lost
     # --only speaks of failures.
     failed, lost = failed or both or only is not None, lost or (both and only is None)
-    done = mend(pad, cluster, query_of(pad, campaign), lost=lost, failed=failed, only=only)
+    jobs = jobs_to_change(pad, campaign, others)
+    done = mend(pad, cluster, jobs, lost=lost, failed=failed, only=only)
     for line in list(done.lines()) or ["nothing to run again"]:
         console.print(line, soft_wrap=True)
 

@@ -24,6 +24,7 @@ from ccdcgan.launchers.cluster.failed_jobs import (
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, Query, now
 from ccdcgan.launchers.cluster.reservations import reserved_in_vain
 from ccdcgan.launchers.cluster.settings import MISSED_HEARTBEATS, Cluster
+from ccdcgan.launchers.wording import counted
 from ccdcgan.workflows.storage.spool import REFUSED, Spool
 
 #: Runs of a job that end without its fault (lost, or stopped by the queue) before nobody but a
@@ -48,16 +49,32 @@ class Mended:
 
     def lines(self) -> Iterator[str]:
         """What to tell people."""
-        for what, number in (
-            ("results that were on disk are in the database", self.delivered),
-            ("lost jobs run again", len(self.lost)),
-            ("failed jobs run again", len(self.failed)),
-            ("job states that lagged behind their runs were set right", len(self.refreshed)),
-            ("jobs without a workflow were removed", len(self.orphans)),
-            (f"jobs were lost {TRIES} times: look at them, then ccdcgan retry", len(self.given_up)),
+        for number, one, more in (
+            (
+                self.delivered,
+                "result that was on disk is in the database",
+                "results that were on disk are in the database",
+            ),
+            (len(self.lost), "lost job runs again", "lost jobs run again"),
+            (len(self.failed), "failed job runs again", "failed jobs run again"),
+            (
+                len(self.refreshed),
+                "job state that lagged behind its run was set right",
+                "job states that lagged behind their runs were set right",
+            ),
+            (
+                len(self.orphans),
+                "job without a workflow was removed",
+                "jobs without a workflow were removed",
+            ),
+            (
+                len(self.given_up),
+                f"job was lost {TRIES} times: look at it, then ccdcgan retry",
+                f"jobs were lost {TRIES} times: look at them, then ccdcgan retry",
+            ),
         ):
             if number:
-                yield f"{number} {what}"
+                yield counted(number, one, more)
         for fw_id, reason in self.unreadable.items():
             yield f"job {fw_id} cannot run again: {reason}"
 

@@ -226,12 +226,21 @@ def require_own(submission: Submission) -> None:
     UserError
         Somebody has.
     """
-    user = submission.submitted_by.partition("@")[0]
-    if user not in {"", getpass.getuser()}:
+    if _is_of_others(submission.submitted_by):
         raise UserError(
             f"campaign {submission.id} was submitted by {submission.submitted_by}: leave it to "
             "them, or add --others"
         )
+
+
+def of_others(pad: Pad) -> list[str]:
+    """Names of the campaigns that others have submitted."""
+    documents = pad.db[CAMPAIGNS].find({}, {"submitted_by": 1})
+    return [d["_id"] for d in documents if _is_of_others(str(d.get("submitted_by", "")))]
+
+
+def _is_of_others(submitted_by: str) -> bool:
+    return submitted_by.partition("@")[0] not in {"", getpass.getuser()}
 
 
 def _latest(pad: Pad, text: str, found: Sequence[Submission]) -> Submission:
