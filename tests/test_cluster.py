@@ -802,6 +802,9 @@ def test_lost_jobs_run_again(here):
     done, launch = here.begin(seconds_ago=100)
     ended = {"state": "COMPLETED", "action": here.action(done).to_dict()}
     here.handle.launches.update_one({"launch_id": launch}, {"$set": ended})
+    # One that lives, at that moment.
+    ending, launch = here.begin()
+    here.handle.launches.update_one({"launch_id": launch}, {"$set": ended})
     # Killed between taking a job and noting its run.
     taken = here.pad._get_a_fw_to_run(here.fworker.query)
     moment = datetime.now(UTC) - timedelta(seconds=100)
@@ -815,9 +818,10 @@ def test_lost_jobs_run_again(here):
         "3 lost jobs run again",
     ]
     states = {f["fw_id"]: f["state"] for f in here.handle.fireworks.find()}
-    assert states[alive.fw_id] == "RUNNING" and states[done.fw_id] == "COMPLETED"
+    assert states[alive.fw_id] == states[ending.fw_id] == "RUNNING"
+    assert states[done.fw_id] == "COMPLETED"
     assert states[lost.fw_id] == states[taken.fw_id] == "READY"
-    assert here.counts() == {"RUNNING": 1, "COMPLETED": 1, "READY": 4, "WAITING": 3}
+    assert here.counts() == {"RUNNING": 2, "COMPLETED": 1, "READY": 3, "WAITING": 3}
     assert here.command("retry") == (0, "nothing to run again\n")
 
 

@@ -147,14 +147,14 @@ def message_of(trace: str) -> str:
 
 
 def lost_jobs(pad: Pad, query: Query, lost_after: float) -> tuple[list[int], list[int]]:
-    """Running jobs without a sign of life, and those whose run is over without their knowing."""
+    """Running jobs without a sign of life for so long, s, and such whose run is over."""
     running = pad.fireworks.find({**query, "state": "RUNNING"}, {"fw_id": 1, "launches": 1})
-    lost, stale = [], []
+    lost: list[int] = []
+    stale: list[int] = []
     for fw_id, launch in last_launches(pad, running).items():
-        if launch.state != "RUNNING":
-            stale.append(fw_id)
-        elif launch.silent > lost_after:
-            lost.append(fw_id)
+        # A worker that has just ended a run is about to tell the workflow.
+        if launch.silent > lost_after:
+            (lost if launch.state == "RUNNING" else stale).append(fw_id)
     return lost, stale
 
 
