@@ -110,6 +110,7 @@ def test_a_database_that_is_away(place, database, monkeypatch, address, words):
         monkeypatch.delenv(VARIABLE)
     else:
         with MongoClient(database.uri) as client:
+            client.admin.command("ping")
             host = "{}:{}".format(*client.address)
         password = quote(PASSWORD, safe="")
         uri = address.format(password=password, raw=PASSWORD, host=host, closed=free_port())

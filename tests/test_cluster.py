@@ -208,7 +208,7 @@ COMMANDS = (
         ("mongodb://me:secret@word@host/", "is not the address of a MongoDB"),
         ("mongodb://me:secret@host:port/", "is not the address of a MongoDB"),
         ("mongodb://me:secret/word@host/", "password %2F for /, %3A for :"),
-        ("mongodb+srv://me:secret@nowhere.invalid/", "no name server knows the host"),
+        ("mongodb+srv://me:secret@a.nowhere.invalid/", "no name server knows the host"),
         ("mongodb://me:secret@h/?tls=true&tlsCAFile=no.pem", "names the file no.pem, which cannot"),
         ("mongodb://me:secret@h/?tls=true&tlsCAFile={file}", "certificate"),
         ("mongodb://me:secret@{host}/?authSource=admin", "rejects the user or the password"),
