@@ -15,8 +15,8 @@ from multiprocessing.context import (
 from pathlib import Path
 from typing import Any
 
-#: What Linux shows of a GPU: CUDA and ROCm do not survive a fork.
-GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+#: What Linux shows of a GPU (NVIDIA, AMD, of Windows): CUDA and ROCm do not survive a fork.
+GPUS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")))
 
 
 class _Spawned(SpawnProcess):
