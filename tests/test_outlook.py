@@ -80,7 +80,7 @@ database:
     (folder / "bad.cif").write_text("no crystal")
     code, found = check(text)
     assert code == 0
-    state, said = one(found, "source files: 1 prototypes")
+    state, said = one(found, "source files: 1 prototype")
     assert state == "note" and "1 cannot be read" in said and "bad.cif" in said
     assert one(found, "candidates: 20 of Bi-Se")[0] == "ok"
 
@@ -147,7 +147,7 @@ def test_references_are_read(check: Check, tmp_path: Path) -> None:
     assert "not of the system Bi-Se" in one(check(text)[1], "NaCl")[1]
     rocksalt(5.6).replace_species({"Na": "Bi", "Cl": "Se"}).to_file(str(tmp_path / "known.cif"))
     code, found = check(text)
-    assert code == 0 and one(found, "references: 1 crystals")[0] == "ok"
+    assert code == 0 and one(found, "references: 1 crystal")[0] == "ok"
 
 
 def test_the_folder(check: Check, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_a_search_begins_with_prototypes_for_half_its_budget(
         begun.append(campaign)
         raise BegunError
 
-    monkeypatch.setattr(predict, "run_campaign", begin)
+    monkeypatch.setattr("ccdcgan.launchers.local.run.run_campaign", begin)
     asked = campaign_of("NaCl")
     if there is not None:
         database = asked.database.model_copy(update={"max_candidates": there})
