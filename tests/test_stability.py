@@ -43,7 +43,8 @@ def test_the_best_crystal_of_a_campaign_is_examined_once(
     assert {p["id"]: p["energy_per_atom"] for p in before}.items() <= energies.items()
     added = [p for p in phases if p["id"] not in {q["id"] for q in before}]
     assert all(p["origin"]["source"] == "mode" for p in added)
-    assert len(added) == (found["dynamically_stable"] is False)
+    # What a mode leads to may be known, or no crystal.
+    assert len(added) <= (found["dynamically_stable"] is False)
     (phase,) = [p for p in phases if p["stability"]]
     assert phase["id"] == found["id"] and phase["formula"] == found["formula"]
     assert phase["stability"]["lowest_frequency_thz"] == found["lowest_frequency_thz"]
