@@ -56,7 +56,7 @@ def test_a_confirmation_without_an_element_gets_its_hull(tmp_path, finished, mon
     faults.write_text(json.dumps({"Se": {"fault": "subspacematrix", "unless": {"ALGO": "All"}}}))
     ask = ("retry", folder, "--structures", "--formula", "Se", "--only", "not hermitian")
     said = run(*ask, "--incar", "ALGO=All", "--campaign", file, attempts=7)
-    assert f"{len(of_vasp)} structure" in said and "tried again" in said
+    assert f"{len(of_vasp)} structure is tried again" in said
     after = {c["key"]: c for c in json.loads((folder / "confirmed.json").read_text())}
     assert after.keys() == crystals.keys() and all(c["converged"] for c in after.values())
     assert all(c["after"]["e_above_hull"] is not None for c in after.values())
