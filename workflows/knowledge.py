@@ -18,6 +18,7 @@ from ccdcgan.dft.structures.matching import SeenStructures, shape_of
 from ccdcgan.dft.structures.moments import is_magnetic
 from ccdcgan.dft.structures.shapes import Shape
 from ccdcgan.dft.structures.sources import primitive_cell
+from ccdcgan.dft.structures.spacegroups import spacegroup
 from ccdcgan.models.energy.goals import FORMATION_ENERGY
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.crystals import COPY_ENERGY, Crystals
@@ -26,7 +27,6 @@ from ccdcgan.workflows.phases import (
     Sample,
     second_place,
     set_uncertainties,
-    spacegroup,
     unplaced,
     without_noise,
 )

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pymatgen.core import Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from ccdcgan.dft.engines.corrections import warnings_of as engine_warnings
 from ccdcgan.dft.structures.elements import off_the_table
 from ccdcgan.dft.structures.hull import DEPTHS, NOISE, Hull, Thresholds
 from ccdcgan.dft.structures.moments import order_of
+from ccdcgan.dft.structures.spacegroups import spacegroup
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.documents import (
     Claim,
@@ -136,15 +136,6 @@ def warnings_of(
                 "relaxation.max_steps"
             )
     return found
-
-
-def spacegroup(structure: Structure) -> str:
-    """Symbol and number of a crystal's space group, as R-3m (166), within 0.1 Å."""
-    try:
-        analyzer = SpacegroupAnalyzer(structure, symprec=0.1)
-        return f"{analyzer.get_space_group_symbol()} ({analyzer.get_space_group_number()})"
-    except Exception:  # noqa: BLE001  spglib finds no symmetry in a degenerate cell
-        return "P1 (1)"
 
 
 def database_counts(phases: Sequence[Phase], thresholds: Thresholds) -> DatabaseCounts:

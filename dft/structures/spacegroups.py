@@ -93,6 +93,20 @@ def named(number: int) -> str:
     return f"{sg_symbol_from_int_number(number)} ({number})"
 
 
+def spacegroup(structure: Structure, tolerance: float = TOLERANCES[0]) -> str:
+    """Symbol and number of a crystal's space group within a tolerance (Å), as R-3m (166).
+
+    Magnetic moments do not count.
+    """
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    try:
+        analyzer = SpacegroupAnalyzer(structure, symprec=tolerance)
+        return f"{analyzer.get_space_group_symbol()} ({analyzer.get_space_group_number()})"
+    except Exception:  # noqa: BLE001  spglib finds no symmetry in a degenerate cell
+        return "P1 (1)"
+
+
 def in_groups(structure: Structure, groups: Collection[int]) -> bool:
     """Whether a structure has one of these space groups within 0.1 Å; any, where there are none."""
     return not groups or space_group_number(structure, TOLERANCES[0]) in groups

@@ -18,12 +18,12 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, TOLERANCES, displacement, is_same
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
+from ccdcgan.dft.structures.spacegroups import spacegroup
 from ccdcgan.dft.structures.validity import too_close
 from ccdcgan.launchers.local.finished import open_finished, read_suitable
 from ccdcgan.launchers.local.homologous import known_crystals
 from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.evaluation import place
-from ccdcgan.workflows.phases import spacegroup
 
 #: A phase of the campaign: where it came from, its relaxation, and the crystal itself.
 _Crystal = tuple[Origin, RelaxationDocument, Structure]

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pymatgen.core import Structure
-from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
 from ccdcgan.dft.dynamics.document import VERDICTS
+from ccdcgan.dft.structures.spacegroups import spacegroup
 from ccdcgan.launchers.report.figures import energy
 from ccdcgan.workflows.documents import Confirmation, Phase
 
@@ -41,7 +39,7 @@ def told(
     """
     facts: list[Fact] = []
     if rank is not None:
-        loose, tight = phase.spacegroup, _spacegroup(phase.structure)
+        loose, tight = phase.spacegroup, spacegroup(phase.structure, TIGHT)
         closer = "also" if tight == loose else tight
         facts.append(("symmetry", f"{loose} within 0.1 Å, {closer} within {TIGHT} Å"))
     if phase.relative is not None:
@@ -56,14 +54,6 @@ def told(
         engine = other.level_of_theory.engine
         facts.append(("confirmed", f"{energy(other.after.e_above_hull)} eV/atom by {engine}"))
     return Told(facts, [] if rank is None else _steps(phase, rank, other, folder))
-
-
-def _spacegroup(structure: Structure) -> str:
-    try:
-        found = SpacegroupAnalyzer(structure, symprec=TIGHT)
-        return f"{found.get_space_group_symbol()} ({found.get_space_group_number()})"
-    except Exception:  # noqa: BLE001  spglib finds no symmetry in a degenerate cell
-        return "P1 (1)"
 
 
 def _relative(phase: Phase) -> str:
