@@ -36,26 +36,28 @@ os.environ["CCDCGAN_CALCULATIONS"] = tempfile.mkdtemp(prefix="ccdcgan-tests-")
 atexit.register(shutil.rmtree, os.environ["CCDCGAN_CALCULATIONS"], ignore_errors=True)
 
 
-#: Files that take minutes: begun first, so that no process works alone at the end.
+#: Files that take minutes: begun first, so that no process works alone at the end. A file's tests
+#: share fixtures: of several processes (-n 3 --dist loadfile) one has them.
 LONGEST = (
-    "test_drill",
-    "test_cluster_campaign",
     "test_run",
-    "test_cluster",
+    "test_drill",
+    "test_predict",
     "test_continuation",
+    "test_vasp_campaign",
     "test_retry_cluster",
     "test_dft_engines",
-    "test_vasp_campaign",
+    "test_benchmarks",
     "test_train",
+    "test_training_autoencoder",
+    "test_cluster",
+    "test_evaluate",
+    "test_stability",
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests share fixtures: of several processes (-n 3 --dist loadgroup) one has them."""
     items.sort(key=lambda i: LONGEST.index(i.path.stem) if i.path.stem in LONGEST else len(LONGEST))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_configure(config: pytest.Config) -> None:
