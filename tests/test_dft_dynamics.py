@@ -10,8 +10,9 @@ from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 from ase.phonons import Phonons as AsePhonons
+from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import GPa, _e, _hplanck
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from ccdcgan.dft.dynamics.elasticity import elasticity_of
@@ -128,6 +129,28 @@ def test_born_criteria_fail_where_a_strain_gains_energy() -> None:
     found = elasticity_of(structure_of(relaxed(bulk("Cu", "bcc", a=2.8))), stress)
     assert not found.is_stable
     assert found.tensor[0, 0] < found.tensor[0, 1]
+
+
+@pytest.mark.parametrize("height", [4.02, 4.07, 4.3])
+@pytest.mark.parametrize("c44", [50.0, -15.0])
+def test_a_tensor_has_the_symmetry_of_the_crystal_not_of_one_near_it(height, c44) -> None:
+    # An exact law of a tetragonal perovskite whose cell is nearly cubic.
+    law = np.diag([200.0, 200.0, 60.0, c44, c44, 80.0])
+    law[0, 1] = law[1, 0] = 90.0
+    law[:2, 2] = law[2, :2] = 70.0
+    sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    cell = Structure(Lattice.tetragonal(4.0, height), ["Ba", "Ti", "O", "O", "O"], sites)
+
+    def exact(strained: Structure) -> FloatArray:
+        gradient = np.linalg.solve(cell.lattice.matrix, strained.lattice.matrix).T
+        strain = (gradient.T @ gradient - np.eye(3)) / 2
+        strain = strain * [[1, 2, 2], [2, 1, 2], [2, 2, 1]]
+        return np.asarray(law @ full_3x3_to_voigt_6_stress(strain) * GPa)
+
+    found = elasticity_of(cell, exact)
+    # ASE's order is Voigt's, and the cell has IEEE's axes.
+    assert found.tensor == pytest.approx(law, abs=1.0)
+    assert found.is_stable == (c44 > 0)
 
 
 def test_a_supercell_that_is_too_large_is_named(copper: Atoms) -> None:

@@ -11,7 +11,7 @@ from ase.units import GPa
 from pymatgen.analysis.elasticity import ElasticTensor, Strain, Stress
 from pymatgen.core import Structure
 
-from ccdcgan.dft.structures.symmetry import FloatArray
+from ccdcgan.dft.structures.symmetry import AS_IT_IS, FloatArray
 
 #: Strains along each of the six axes of Voigt's notation.
 STRAINS = (-0.005, 0.005)
@@ -62,8 +62,9 @@ def elasticity_of(
         stresses.append(Stress(stress / GPa))
     rest = Stress(voigt_6_to_full_3x3_stress(relaxed_stress(structure)) / GPa)
     measured = ElasticTensor.from_independent_strains(strains, stresses, eq_stress=rest)
-    symmetric = measured.voigt_symmetrized.fit_to_structure(structure)
-    tensor = ElasticTensor(symmetric).convert_to_ieee(structure)
+    # Within 0.1 Å, pymatgen's default, a nearly cubic crystal would get a cubic tensor.
+    symmetric = measured.voigt_symmetrized.fit_to_structure(structure, AS_IT_IS)
+    tensor = ElasticTensor(symmetric).convert_to_ieee(structure, initial_fit=False)
     return Elasticity(np.asarray(tensor.voigt), float(tensor.k_vrh), float(tensor.g_vrh))
 
 
