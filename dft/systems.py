@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from itertools import chain
@@ -57,6 +59,23 @@ def parse_system(system: Any) -> list[str]:
             f"Bi-Se, and at most {MOST_ELEMENTS}"
         )
     return symbols
+
+
+def electronegativity(symbol: str) -> float:
+    """Pauling's electronegativity of an element; 0 where it has none: He, Ne, Ar and others.
+
+    pymatgen's own is NaN there, with which no maximum and no order is one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = float(Element(symbol).X)
+    return 0.0 if math.isnan(known) else known
+
+
+def electronegativity_range(composition: Composition) -> float:
+    """Largest difference of electronegativities of a composition's elements that have one."""
+    known = [x for element in composition if (x := electronegativity(element.symbol))]
+    return max(known) - min(known) if known else 0.0
 
 
 def composition_of(formula: str) -> Composition:

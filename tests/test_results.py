@@ -24,6 +24,7 @@ from pymatgen.io.optimade import OptimadeStructureAdapter
 from test_campaign import command
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.structures.references import read_references
 from ccdcgan.launchers.cli.results import Export, Query
 from ccdcgan.launchers.cluster.submission import Submission
 from ccdcgan.launchers.results.columns import COLUMNS, flat
@@ -694,6 +695,26 @@ def test_exported_entries_make_a_phase_diagram(tmp_path):
         assert entry.parameters == p["level_of_theory"]
         assert entry.data["origin"] == p["origin"] and entry.data["label"] == p["label"]
         assert entry.structure == Structure.from_dict(p["structure"])
+
+
+def test_exported_entries_have_raw_energies_and_the_correction(tmp_path):
+    corrected = EVERY[2] | {"correction_per_atom": -0.3}
+    export([corrected], tmp_path / "out.json")
+    (entry,) = [
+        ComputedStructureEntry.from_dict(d) for d in json.loads((tmp_path / "out.json").read_text())
+    ]
+    assert entry.energy_per_atom == pytest.approx(corrected["energy_per_atom"])
+    assert entry.correction_per_atom == pytest.approx(-0.3)
+    (back,) = read_references(tmp_path / "out.json").crystals
+    assert back.energy_per_atom == pytest.approx(corrected["energy_per_atom"])
+
+
+@pytest.mark.parametrize("suffix", ["zip", "extxyz", "json", "jsonl"])
+def test_what_is_untrusted_has_no_energy_for_whoever_reads_the_export(tmp_path, suffix):
+    sane, hole = EVERY[2], EVERY[2] | {"label": "untrusted", "uid": "hole", "id": "hole"}
+    export([sane, hole], tmp_path / f"out.{suffix}")
+    known = read_references(tmp_path / f"out.{suffix}").crystals
+    assert [c.energy_per_atom for c in known] == [pytest.approx(sane["energy_per_atom"]), None]
 
 
 def test_exported_parquet_is_read_by_pandas(tmp_path, monkeypatch):

@@ -297,7 +297,11 @@ def test_references_and_what_is_left_out(rows: list[dict[str, Any]], tmp_path: P
     assert sum(line.startswith("left out: rows.json#") for line in lines) == 5
     for words in ("outside the system Bi-Se", "partly occupied", "closer than 0.5 Å"):
         assert words in text
-    for words in ("1 of 39 more", "2 of 39 left out: did not converge", "1 of 39 left out: the sa"):
+    for words in (
+        "1 of 39 more",
+        "2 of 39 left out: did not converge,",
+        "1 of 39 left out: the sa",
+    ):
         assert words in text
 
 
@@ -357,6 +361,21 @@ def test_energies_by_known_names(rows: list[dict[str, Any]], tmp_path: Path) -> 
     np.testing.assert_allclose(other.crystals.targets, expected, atol=1e-9)
 
 
+def test_runs_of_two_functionals_are_not_mixed(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    """GGA and GGA+U are one scale in the Materials Project; r2SCAN is another."""
+    path = tmp_path / "entries.json"
+    entries = [entry(r, i) for i, r in enumerate(rows)]
+    for runs in (("GGA", "GGA+U"), ("GGA", "R2SCAN")):
+        for number, one in enumerate(entries):
+            one["parameters"] = {"run_type": runs[number % 2]}
+        path.write_text(json.dumps(entries))
+        if "R2SCAN" not in runs:
+            assert len(learnt(path, names=[NAMES[0]])[0].rows) == len(rows)
+            continue
+        with pytest.raises(UserError, match="mixes levels of theory: VASP's GGA and VASP's R2SCAN"):
+            learnt(path, names=[NAMES[0]])
+
+
 def test_energies_that_no_crystal_has(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     wild = [{**r, "energy_per_atom": e} for r, e in zip(rows[:2], (9999.0, -1e6), strict=True)]
@@ -381,7 +400,7 @@ def test_what_says_that_it_did_not_converge(
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([*rows, {**rows[0], "converged": word}]))
     _, lines = learnt(path)
-    assert f"1 of {len(rows) + 1} left out: did not converge" in lines
+    assert f"1 of {len(rows) + 1} left out: did not converge, or untrusted" in lines
     path.write_text(json.dumps([*rows, {**rows[0], "converged": "perhaps"}]))
     assert any("'converged' is neither true nor false" in line for line in learnt(path)[1])
 

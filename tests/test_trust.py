@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 
 from ccdcgan.dft.engines.base import LevelOfTheory
-from ccdcgan.dft.engines.corrections import mixes_scales, mp2020
+from ccdcgan.dft.engines.corrections import Corrections, mixes_scales, mp2020
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import SecondOpinion
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
 from ccdcgan.workflows.documents import Claim, Origin, Phase, RelaxationDocument
 from ccdcgan.workflows.knowledge import Knowledge
 from ccdcgan.workflows.phases import warnings_of
-from ccdcgan.workflows.trust import untrusted
+from ccdcgan.workflows.trust import is_too_deep, untrusted
 
 LEVEL = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE, uncorrected")
 SECOND = LEVEL.model_copy(update={"engine": "Other", "checkpoint": "2" * 16})
@@ -224,3 +226,16 @@ def test_where_scales_do_not_mix_nothing_is_corrected() -> None:
         data = {"relaxation": {"engine": engine, "corrections": "mp2020"}}
         with pytest.raises(UserError, match="corrections"):
             parse_campaign({"system": "Ni-O", **data}, "file")
+
+
+@pytest.mark.parametrize("order", list(permutations(["Fe", "O", "He"])))
+def test_a_noble_gas_changes_nothing_wherever_it_stands(order: tuple[str, ...]) -> None:
+    """He, Ne and Ar have no electronegativity: pymatgen's is NaN."""
+    amounts = {"Fe": 1, "O": 2, "He": 1}
+    species = [symbol for symbol in order for _ in range(amounts[symbol])]
+    crystal = cell(3.5, *species)
+    # Wang et al., Sci. Rep. 11, 15496 (2021).
+    assert Corrections().per_atom(crystal) == pytest.approx((-2.256 - 2 * 0.687) / 4)
+    salt = Composition({{"Fe": "Li", "O": "F"}.get(e, e): 2 for e in order})
+    assert not is_too_deep(salt, -2.6)
+    assert is_too_deep(salt, -8.0)

@@ -7,11 +7,11 @@ would be the ground state by electronvolts; another checkpoint puts it elsewhere
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from itertools import combinations
 
 import numpy as np
 from pymatgen.core import Composition, Element
 
+from ccdcgan.dft.systems import electronegativity_range
 from ccdcgan.workflows.documents import RelaxationDocument
 
 #: Set aside is what the engine puts lower than the second opinion by more than the median of all
@@ -107,6 +107,4 @@ def _too_deep(documents: list[RelaxationDocument]) -> dict[str, str]:
 
 def is_too_deep(compound: Composition, formation_energy: float) -> bool:
     """Whether a formation energy, eV/atom, is beyond what chemistry has for these elements."""
-    apart = max(abs(a.X - b.X) for a, b in combinations(compound, 2))
-    # Noble gases have no electronegativity.
-    return bool(formation_energy < -(DEEPEST + 0.5 * np.nan_to_num(apart) ** 2))
+    return formation_energy < -(DEEPEST + 0.5 * electronegativity_range(compound) ** 2)

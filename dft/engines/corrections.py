@@ -17,6 +17,7 @@ from pymatgen.core import Composition, Structure
 
 from ccdcgan.dft.engines.base import EngineSettings, LevelOfTheory
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.systems import electronegativity
 
 #: Metals whose oxides and fluorides the Materials Project computes with U.
 METALS = frozenset({"V", "Cr", "Mn", "Fe", "Co", "Ni", "Mo", "W"})
@@ -136,9 +137,11 @@ class Corrections:
     def _computed(self, composition: Composition, kinds: dict[str, str]) -> float:
         from pymatgen.entries.computed_entries import ComputedEntry
 
-        symbols = sorted(composition, key=lambda e: e.X)
-        expected = self._scheme.u_settings.get(symbols[-1].symbol, {})
-        values = {e.symbol: expected.get(e.symbol, 0) for e in composition}
+        # pymatgen takes the last of this order for the anion, which NaN of noble gases would upset.
+        symbols = sorted((e.symbol for e in composition), key=electronegativity)
+        composition = Composition({symbol: composition[symbol] for symbol in symbols})
+        expected = self._scheme.u_settings.get(symbols[-1], {})
+        values = {symbol: expected.get(symbol, 0) for symbol in symbols}
         has_u = any(values.values())
         entry = ComputedEntry(
             composition,

@@ -36,6 +36,9 @@ TOTAL = (
 #: What the status of a row may say; anything else means that it did not converge.
 GOOD_STATUS = {"converged", "ok", "success", "successful", "completed", "finished", "done"}
 
+#: Label of a phase of ours whose energy is a potential's mistake.
+UNTRUSTED = "untrusted"
+
 #: The reason of a row that has no structure because its calculation failed.
 FAILED = "did not converge"
 
@@ -57,7 +60,8 @@ class Crystal:
         All finite numbers by name; `ENERGY` (eV/atom) made of the names of `TOTAL` where it is
         missing.
     converged
-        False if the file says that its relaxation did not end well.
+        False if the file says that its relaxation did not end well, or that its energy is not to
+        be trusted.
     level
         Level of theory, where the file tells it.
     warning
@@ -111,7 +115,7 @@ def crystal_of(
 
 
 def is_converged(row: Mapping[str, Any]) -> bool:
-    """Whether a row says nothing else than that its relaxation ended well.
+    """Whether a row says nothing else than that its relaxation ended well, with a sane energy.
 
     Raises
     ------
@@ -120,6 +124,8 @@ def is_converged(row: Mapping[str, Any]) -> bool:
     """
     status = row.get("status")
     if isinstance(status, str) and status.lower() not in GOOD_STATUS:
+        return False
+    if any(_plain(name) == "label" and value == UNTRUSTED for name, value in row.items()):
         return False
     for inner in ("data", "info", "key_value_pairs", "attributes"):
         if isinstance(nested := row.get(inner), Mapping) and not is_converged(

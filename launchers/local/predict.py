@@ -10,7 +10,6 @@ from pathlib import Path
 from time import monotonic
 
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Element
 from ruamel.yaml import YAML
 
 from ccdcgan.dft.engines.base import LevelOfTheory
@@ -18,7 +17,7 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import writing
 from ccdcgan.dft.mistakes import shown
 from ccdcgan.dft.structures.decoding import StoredStructure
-from ccdcgan.dft.systems import composition_of
+from ccdcgan.dft.systems import composition_of, electronegativity
 from ccdcgan.launchers.workdir import CAMPAIGN_FILE
 from ccdcgan.workflows.campaign import REFINE, Campaign, load_campaign, parse_campaign
 from ccdcgan.workflows.documents import Outcome, Phase
@@ -200,7 +199,7 @@ def _elements_of(formula: str) -> list[str]:
     amounts = composition_of(formula)
     symbols = {e.symbol for e in amounts.elements}
     # In the order in which formulas have them: electropositive first.
-    elements = sorted(symbols, key=lambda symbol: (Element(symbol).X, symbol))
+    elements = sorted(symbols, key=lambda symbol: (electronegativity(symbol), symbol))
     if any(number != round(number) for number in amounts.values()):
         raise UserError(f"{shown(formula)} has parts of atoms: give whole numbers, as Bi2Se3")
     if len(elements) < 2:

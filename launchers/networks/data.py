@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from pymatgen.core import Composition
 from ccdcgan.dft.engines.base import LevelOfTheory
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import digest
-from ccdcgan.dft.structures.crystal import FAILED, Passed, Skipped
+from ccdcgan.dft.structures.crystal import FAILED, Crystal, Passed, Skipped
 from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import SeenStructures
 from ccdcgan.dft.structures.reader import read
@@ -141,7 +142,7 @@ class _File:
     passed
         Files without a structure.
     failed
-        How many did not converge.
+        How many did not converge, or are untrusted.
     total
         All structures, good or bad.
     """
@@ -165,10 +166,20 @@ def _read(path: Path, energy: EnergyKey | None) -> _File:
         elif isinstance(item, Skipped) or not item.converged:
             found.failed += 1
         else:
-            found.rows.append(Row(item.id, item.structure, dict(item.numbers), item.level))
+            level = item.level or _run_of(item)
+            found.rows.append(Row(item.id, item.structure, dict(item.numbers), level))
             if energy is not None:
                 energy.apply(found.rows[-1])
     return found
+
+
+def _run_of(crystal: Crystal) -> str | None:
+    """What an entry of pymatgen says of its run of VASP, where that decides about energies.
+
+    The Materials Project's GGA and GGA+U are one scale by its corrections.
+    """
+    run = (crystal.parameters or {}).get("run_type")
+    return None if run is None else "VASP's " + re.sub("[+_ ]U$", "", str(run)[:20])
 
 
 def _tell_left_out(file: _File, apart: Mapping[str, int], say: Say) -> None:
@@ -177,7 +188,7 @@ def _tell_left_out(file: _File, apart: Mapping[str, int], say: Say) -> None:
         say(f"left out: {name} {reason}")
     counts = {
         "more left out": len(file.bad) - NAMED,
-        "left out: did not converge": file.failed,
+        "left out: did not converge, or untrusted": file.failed,
         **apart,
     }
     for what, number in counts.items():

@@ -41,8 +41,8 @@ def export(phases: Phases, path: Path) -> int:
         Documents with structures, as `Results.find` gives them.
     path
         ``.zip``: CIF files and phases.csv; ``.extxyz``; ``.json``: ComputedStructureEntry of
-        pymatgen, with raw energies; ``.parquet``: the flat table and structures in JSON;
-        ``.jsonl``: OPTIMADE JSON lines.
+        pymatgen, with raw energies and the level's correction; ``.parquet``: the flat table and
+        structures in JSON; ``.jsonl``: OPTIMADE JSON lines.
 
     Returns
     -------
@@ -123,9 +123,11 @@ def _entries(phases: Phases) -> bytes:
     for phase in phases:
         structure = _structure(phase)
         own = {"structure", "energy_per_atom", "level_of_theory"}
+        correction = phase.get("correction_per_atom") or 0.0
         entry = ComputedStructureEntry(
             structure,
-            energy=phase["energy_per_atom"] * len(structure),
+            energy=(phase["energy_per_atom"] - correction) * len(structure),
+            correction=correction * len(structure),
             parameters=phase["level_of_theory"],
             data={name: value for name, value in phase.items() if name not in own},
             entry_id=_name(phase),

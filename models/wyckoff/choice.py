@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Composition, Structure
 
+from ccdcgan.dft.systems import electronegativity_range
 from ccdcgan.models.wyckoff.drawing import gap
 
 #: Difference of Pauling's electronegativities from which point charges tell crystals apart.
@@ -31,8 +32,7 @@ def best_of(crystals: Sequence[Structure], count: int) -> list[int]:
 
 def _charges(composition: Composition) -> dict[str, float] | None:
     """The usual oxidation states, if those of the elements balance and it is a salt."""
-    electronegativities = [e.X for e in composition.elements]
-    if max(electronegativities) - min(electronegativities) < IONIC:
+    if electronegativity_range(composition) < IONIC:
         return None
     guesses = composition.reduced_composition.oxi_state_guesses()
     return dict(guesses[0]) if guesses else None

@@ -14,6 +14,7 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.stages import MakerStage
 from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR, TECHNICAL, is_noncollinear
 from ccdcgan.dft.structures.moments import Moment, along_z, moments_of, with_moments
+from ccdcgan.dft.systems import electronegativity
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp import Kpoints
@@ -166,7 +167,7 @@ def _hubbard(engine: VaspEngine, tags: Mapping[str, Any], structure: Structure) 
         from pymatgen.io.vasp.sets import MPRelaxSet
 
         given = {tag: MPRelaxSet.CONFIG["INCAR"][tag] for tag in HUBBARD}
-        anion = max(structure.composition.elements, key=lambda e: e.X).symbol
+        anion = max((e.symbol for e in structure.composition.elements), key=electronegativity)
         values = given["LDAUU"].get(anion, {})
     if any(values.get(e.symbol) for e in structure.composition.elements):
         return given
