@@ -8,18 +8,27 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from rich.console import Console
 from test_campaign import command
 
 from ccdcgan.dft.engines.base import LevelOfTheory
+from ccdcgan.dft.engines.corrections import mp2020
+from ccdcgan.dft.structures.hull import Hull
 from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, is_same
 from ccdcgan.dft.structures.substitution import starting_volume
 from ccdcgan.launchers.local.homologous import REPORTED, known_crystals, stack
-from ccdcgan.launchers.local.rediscovery import Known, Match, Reference, known, table_of
+from ccdcgan.launchers.local.rediscovery import (
+    Known,
+    Match,
+    Reference,
+    _difference,
+    known,
+    table_of,
+)
 from ccdcgan.workflows.campaign import Campaign, parse_campaign
-from ccdcgan.workflows.documents import Origin
+from ccdcgan.workflows.documents import Origin, RelaxationDocument
 from ccdcgan.workflows.propose import ProposeMaker
 
 
@@ -223,6 +232,38 @@ def test_references_are_found_again(campaign, references, monkeypatch, capsys, t
     assert (campaign / "phases.json.gz").read_bytes() == before
     monkeypatch.setattr("ccdcgan.workflows.relax.relax_many", lambda cells, *_: list(cells))
     assert known(campaign, references).model_dump(mode="json") == found
+
+
+def test_energies_are_compared_as_on_the_hull():
+    """MP2020 corrects a manganese oxide with peroxide bonds otherwise than rutile."""
+    level = LevelOfTheory(engine="Own", package="p", checkpoint="1" * 16, scale="PBE, uncorrected")
+
+    def relaxed(key, structure, energy):
+        crystal = structure.as_dict()
+        return RelaxationDocument.model_validate(
+            {
+                **{"key": key, "structure": crystal, "initial_structure": crystal},
+                **{"energy_per_atom": energy, "converged": True, "campaign": "x"},
+                **{"origin": {"kind": "prototype", "id": key}, "level_of_theory": level},
+            }
+        )
+
+    rutile = Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(4.4, 2.87), ["Mn", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
+    )
+    peroxide = Structure(
+        Lattice.cubic(4.0), ["Mn", "O", "O"], [[0, 0, 0], [0.5, 0.5, 0.317], [0.5, 0.5, 0.683]]
+    )
+    ends = [
+        relaxed("Mn", Structure(Lattice.cubic(2.8), ["Mn"], [[0, 0, 0]]), -9.0),
+        relaxed("O", Structure(Lattice.cubic(4), ["O", "O"], [[0, 0, 0], [0.3, 0, 0]]), -4.9),
+    ]
+    oxides = [relaxed("rutile", rutile, -7.0), relaxed("peroxide", peroxide, -7.0)]
+    crystals = [(d.structure, d.energy_per_atom, level) for d in [*ends, *oxides]]
+    hull = Hull.of(crystals, ["Mn", "O"], mp2020())
+    # Wang et al., Sci. Rep. 11, 15496 (2021): Mn -1.668, O of oxides -0.687, of peroxides -0.465.
+    expected = 1e3 * 2 * (0.687 - 0.465) / 3
+    assert _difference(oxides[1], oxides[0], hull) == pytest.approx(expected, abs=0.1)
 
 
 def test_references_of_other_systems_must_be_given(monkeypatch, capsys, tmp_path, campaign):

@@ -23,8 +23,10 @@ from browser import (
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.launchers.report.hull import hull_figure
+from ccdcgan.launchers.report.turning import turning_hull
 from ccdcgan.launchers.report.write import write_report
-from ccdcgan.workflows.documents import Outcome
+from ccdcgan.workflows.documents import Outcome, Phase
 from ccdcgan.workflows.failures import FailedStructure
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=2'><!--"
@@ -100,6 +102,20 @@ def bismuth_selenide() -> list[dict[str, Any]]:
         ),
         phase(bi2se3(), -0.41, 0.0, "generated", distinct=False),
     ]
+
+
+@pytest.mark.parametrize("label", ["not converged", "untrusted"])
+def test_the_drawn_hull_is_of_what_is_part_of_it(label: str) -> None:
+    """What ran out of steps, or nobody believes, may lie below the hull."""
+    low = phase(rocksalt("Bi", "Se"), -0.62, -0.3) | {"label": label, "converged": False}
+    phases = [Phase.model_validate(p) for p in [*bismuth_selenide(), low]]
+    figure, _ = hull_figure(["Bi", "Se"], phases)
+    (line,) = [t for t in figure["data"] if t.get("name") == "convex hull"]
+    assert list(line["x"]) == [0, 0.6, 1]
+    assert list(line["y"]) == [0, -0.41, 0]
+    turned = turning_hull(["Bi", "Se", "Te"], phases)
+    assert turned is not None
+    assert turned["names"] == [["Bi2Se3", 0.4, 0.6, 0.0, -0.41]]
 
 
 def a_summary(system: tuple[str, ...] = ("Bi", "Se")) -> dict[str, Any]:

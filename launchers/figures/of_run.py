@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.hull import NOISE
 from ccdcgan.dft.structures.matching import is_same
 from ccdcgan.dft.structures.sources import primitive_cell
 from ccdcgan.launchers.figures.chart import Chart, Figure, Portrait, Portraits, Series, Symbol
 from ccdcgan.launchers.local.homologous import known_crystals
 from ccdcgan.launchers.report.figures import is_generated
-from ccdcgan.launchers.report.points import formation, fractions
+from ccdcgan.launchers.report.points import formation, fractions, is_corner
 from ccdcgan.launchers.results.run_files import RunFiles
 from ccdcgan.workflows.documents import Curve, Phase
 
@@ -203,10 +202,11 @@ class RunFigures:
     def _hull_line(self) -> Series:
         corners = {0.0: 0.0, 1.0: 0.0}
         for p in self._placed:
-            if p.e_above_hull is not None and p.e_above_hull <= NOISE:
-                corners[fractions(p, self.run.summary.system)[1]] = formation(p) or 0.0
-        x = sorted(corners)
-        return Series("convex hull", x, [corners[c] for c in x], BLACK)
+            x = fractions(p, self.run.summary.system)[1]
+            if is_corner(p) and 0 < x < 1:
+                corners[x] = formation(p) or 0.0
+        line = sorted(corners.items())
+        return Series("convex hull", [x for x, _ in line], [y for _, y in line], BLACK)
 
     def _require_two_elements(self) -> None:
         if len(self.run.summary.system) != 2:

@@ -21,7 +21,8 @@ from ccdcgan.dft.files import digest, to_json
 from ccdcgan.launchers.live.form import asked_of, question_of
 from ccdcgan.launchers.live.live import Kept, Live, View
 from ccdcgan.launchers.live.page import live_page
-from ccdcgan.launchers.report.hull import ON_HULL, hull_figure
+from ccdcgan.launchers.report.hull import hull_figure
+from ccdcgan.launchers.report.points import ON_HULL
 from ccdcgan.launchers.report.viewer import Shown, balls
 from ccdcgan.launchers.report.write import asset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,11 +187,15 @@ def _reference(
     if not document.converged:
         return reference
     alike = phases.get(reference.formula, [])
+
+    def relative(other: RelaxationDocument) -> float:
+        return _difference(other, document, hull)
+
     database = [c for c in alike if c[0].kind != "generated" and is_same(structure, c[2])]
     generated = [c for c in alike if c[0].kind == "generated"]
     same = [c for c in generated if is_same(structure, c[2])]
-    reference.database = _first(database, document)
-    reference.generated = _first(same, document)
+    reference.database = _first(database, document, relative)
+    reference.generated = _first(same, document, relative)
     reference.samples = len(same)
     if not same:
         # The matcher takes lengths from the first: where cells differ much, the order counts.
@@ -201,22 +205,27 @@ def _reference(
             if is_same(structure, c[2], LOOSE_TOLERANCES)
             or is_same(c[2], structure, LOOSE_TOLERANCES)
         ]
-        lowest = sorted(similar, key=lambda c: _difference(c[1], document))
-        reference.similar = _first(lowest, document, LOOSE_TOLERANCES)
+        lowest = sorted(similar, key=lambda c: relative(c[1]))
+        reference.similar = _first(lowest, document, relative, LOOSE_TOLERANCES)
     if generated:
-        reference.best_energy_difference = min(_difference(d, document) for _, d, _ in generated)
+        reference.best_energy_difference = min(relative(d) for _, d, _ in generated)
     return reference
 
 
-def _difference(a: RelaxationDocument, b: RelaxationDocument) -> float:
-    """Energy of one converged relaxation minus that of another, meV/atom."""
-    assert a.energy_per_atom is not None and b.energy_per_atom is not None
-    return 1e3 * (a.energy_per_atom - b.energy_per_atom)
+def _difference(a: RelaxationDocument, b: RelaxationDocument, hull: Hull) -> float:
+    """Energy of one converged relaxation minus that of another, as on the hull, meV/atom."""
+
+    def energy(document: RelaxationDocument) -> float:
+        assert document.energy_per_atom is not None
+        return hull.place(document.structure, document.energy_per_atom).energy
+
+    return 1e3 * (energy(a) - energy(b))
 
 
 def _first(
     matches: Sequence[_Crystal],
     reference: RelaxationDocument,
+    relative: Callable[[RelaxationDocument], float],
     tolerances: Mapping[str, Any] = TOLERANCES,
 ) -> Match | None:
     if not matches:
@@ -230,7 +239,7 @@ def _first(
             primitive_cell(reference.structure),
             tolerances,
         ),
-        energy_difference=_difference(document, reference),
+        energy_difference=relative(document),
     )
 
 

@@ -14,6 +14,7 @@ from ccdcgan.launchers.local.run import run_campaign
 from ccdcgan.launchers.results.results import Results
 from ccdcgan.launchers.workdir import campaign_of
 from ccdcgan.workflows.campaign import parse_campaign
+from ccdcgan.workflows.crystals import COPY_ENERGY
 from ccdcgan.workflows.documents import Outcome
 from ccdcgan.workflows.phases import ranked
 from ccdcgan.workflows.sections import StabilitySettings
@@ -82,7 +83,8 @@ def examined(outcome: Outcome) -> list[ExaminedPhase]:
         child = children.get(phase.id)
         if child is not None and child.energy_per_atom is not None and child.converged:
             by = (phase.energy_per_atom or 0.0) - child.energy_per_atom
-            if by > 0:
+            # Else the mode has led back: the same crystal, lower by the optimiser's noise.
+            if by > (0.0 if child.distinct else COPY_ENERGY):
                 one.lower, one.lower_by = child.id, by
         found.append(one)
     return found

@@ -17,13 +17,12 @@ from ccdcgan.launchers.report.points import (
     formation,
     fractions,
     groups_of,
+    is_corner,
     selection,
     trace,
 )
 from ccdcgan.workflows.documents import Phase
 
-# A member of the hull has a distance of zero; relaxation arithmetic leaves rounding noise.
-ON_HULL = 1e-8
 # Phases far above the hull would squeeze the hull itself into a line at the bottom.
 VIEW_TOP = 0.3
 COLOUR_TOP = 0.5
@@ -72,7 +71,7 @@ def _binary(system: Sequence[str], groups: Sequence[Group]) -> tuple[Plotly, str
         ys = [formation(p) or 0.0 for p in members]
         energies += ys
         for x, y, phase in zip(xs, ys, members, strict=True):
-            if (distance := phase.e_above_hull) is not None and distance <= ON_HULL and 0 < x < 1:
+            if is_corner(phase) and 0 < x < 1:
                 vertices[x] = (y, phase.formula)
         traces.append(trace("scatter", group, x=xs, y=ys))
     vertices = dict(sorted(vertices.items()))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ccdcgan.launchers.report.figures import (
     ROUND_COLOURS,
@@ -14,9 +14,11 @@ from ccdcgan.launchers.report.figures import (
     origin_text,
     plotly_text,
 )
-from ccdcgan.workflows.documents import Phase
+from ccdcgan.workflows.documents import NoPlace, Phase
 
 DATABASE_COLOUR = "#64748b"
+#: A member of the hull has a distance of zero; relaxation arithmetic leaves rounding noise.
+ON_HULL = 1e-8
 
 
 class Group(NamedTuple):
@@ -30,6 +32,15 @@ class Group(NamedTuple):
 def formation(phase: Phase) -> float | None:
     """Return the formation energy in eV/atom, or None where there is none to be believed."""
     return None if phase.label == "untrusted" else phase.formation_energy_per_atom
+
+
+def is_corner(phase: Phase) -> bool:
+    """Whether a compound is a corner of the convex hull.
+
+    What ran out of steps, or is untrusted, may lie below the hull and is no part of it.
+    """
+    distance = phase.e_above_hull
+    return distance is not None and distance <= ON_HULL and phase.label not in get_args(NoPlace)
 
 
 def amounts(phase: Phase) -> Counter[str]:

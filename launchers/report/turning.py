@@ -9,8 +9,8 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 from ccdcgan.launchers.report.figures import is_generated
-from ccdcgan.launchers.report.hull import COLOUR_TOP, ON_HULL
-from ccdcgan.launchers.report.points import formation, fractions
+from ccdcgan.launchers.report.hull import COLOUR_TOP
+from ccdcgan.launchers.report.points import formation, fractions, is_corner
 from ccdcgan.workflows.documents import Phase
 
 #: Most points: a canvas draws so many while it is turned.
@@ -38,9 +38,7 @@ def turning_hull(system: Sequence[str], phases: Sequence[Phase]) -> dict[str, An
     drawn.sort(key=lambda item: item[3])
     drawn = drawn[:MOST]
     corners = [([float(i == j) for j in range(3)], 0.0) for i in range(3)]
-    members = {
-        p.formula: (fractions(p, system), e) for _, p, e, distance in drawn if distance <= ON_HULL
-    }
+    members = {p.formula: (fractions(p, system), e) for _, p, e, _ in drawn if is_corner(p)}
     compounds = {name: m for name, m in members.items() if max(m[0]) < 1}
     return {
         "elements": list(system),

@@ -24,7 +24,7 @@ from ccdcgan.launchers.report.figures import (
     is_generated,
 )
 from ccdcgan.launchers.report.headline import cards, headline
-from ccdcgan.launchers.report.hull import ON_HULL, hull_figure
+from ccdcgan.launchers.report.hull import hull_figure
 from ccdcgan.launchers.report.insight import (
     latent_figure,
     learnt,
@@ -34,7 +34,7 @@ from ccdcgan.launchers.report.insight import (
     yields,
 )
 from ccdcgan.launchers.report.limits import limits
-from ccdcgan.launchers.report.points import amounts
+from ccdcgan.launchers.report.points import ON_HULL, amounts
 from ccdcgan.launchers.report.stability import drawn as with_phonons
 from ccdcgan.launchers.report.stability import spectrum_figure, stability
 from ccdcgan.launchers.report.turning import turning_hull
