@@ -31,8 +31,10 @@ class InUseError(UserError):
     """Another process holds the lock."""
 
 
-def require_folder(path: Path) -> None:
-    """Raise a `UserError` where the folder of a file that is to be written is not there."""
+def require_writable(path: Path) -> None:
+    """Raise a `UserError` where a file is to be written, and is a folder or has none."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
     if not path.absolute().parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
 
@@ -55,7 +57,7 @@ def writing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     try:
         handle = os.open(temporary, flags, 0o600 if private else 0o666)
     except OSError as error:
-        # The name that people know.
+        # The name that people know; so below.
         error.filename = str(path)
         raise
     try:
@@ -64,7 +66,9 @@ def writing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
         temporary.unlink(missing_ok=True)
         raise
     # Not every disk can do this, and not every folder may be read.

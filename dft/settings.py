@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -61,6 +62,19 @@ class Settings(BaseModel):
                 data[name] = today.get(value, value)
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_true_for_one(cls, data: Any) -> Any:
+        # pydantic takes true for 1: refine: true would relax to 1 eV/Å.
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            given = value if isinstance(value, (list, tuple)) else [value]
+            field = cls.model_fields.get(name)
+            if field is None or not any(isinstance(v, bool) for v in given):
+                continue
+            if not _takes_bool(field.annotation):
+                raise ValueError(f"{name} is neither true nor false: give a number or a text")
+        return data
+
     @model_serializer(mode="wrap")
     def _write(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
@@ -76,6 +90,14 @@ class Settings(BaseModel):
                     value = data.pop(name)
                     data[first] = values.get(value, value)
         return data
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether a type, or a part of it, is a truth value or anything."""
+    parts = get_args(annotation)
+    if annotation in (bool, Any) or any(isinstance(part, bool) for part in parts):
+        return True
+    return any(map(_takes_bool, parts))
 
 
 def beside_the_file(path: Path, info: ValidationInfo) -> Path:
@@ -102,12 +124,19 @@ def beside_the_file(path: Path, info: ValidationInfo) -> Path:
     return whole
 
 
+def _not_empty(path: Any) -> Any:
+    # Path takes an empty text for the folder itself, and all that is in it.
+    if isinstance(path, str) and not os.path.expandvars(path).strip():
+        raise ValueError(f"the path {path!r} is empty")
+    return path
+
+
 #: A path in a campaign file, relative to it.
-FilePath = Annotated[Path, AfterValidator(beside_the_file)]
+FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(beside_the_file)]
 
 
-def ordered(unit: str, low: float | None = None) -> AfterValidator:
-    """A check of two bounds: the smaller one first, and none below a number."""
+def ordered(unit: str, low: float | None = None, *, most: float) -> AfterValidator:
+    """A check of two bounds: the smaller one first, none below a number, and that at most so."""
 
     def check(bounds: tuple[float, float]) -> tuple[float, float]:
         if not bounds[0] < bounds[1]:
@@ -117,13 +146,15 @@ def ordered(unit: str, low: float | None = None) -> AfterValidator:
             )
         if low is not None and bounds[0] < low:
             raise ValueError(f"{bounds[0]:g} {unit} is less than {low:g}: give a larger bound")
+        if bounds[0] > most:
+            raise ValueError(f"no crystal has {bounds[0]:g} {unit} or more: give a smaller bound")
         return bounds
 
     return AfterValidator(check)
 
 
 #: Smallest and largest volume of an atom, Å³.
-VolumeRange = Annotated[tuple[float, float], ordered("Å³ per atom", 0)]
+VolumeRange = Annotated[tuple[float, float], ordered("Å³ per atom", 0, most=200)]
 
 #: Lowest and highest energy of an atom, eV.
-EnergyRange = Annotated[tuple[float, float], ordered("eV per atom")]
+EnergyRange = Annotated[tuple[float, float], ordered("eV per atom", most=0)]

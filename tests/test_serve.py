@@ -203,6 +203,28 @@ def test_only_reading_and_only_from_here(started: Path) -> None:
     assert is_loopback("::1") and not is_loopback("0.0.0.0")
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_others_get_nothing(started: Path, site: str) -> None:
+    asked = client(Folder(started))
+    for destination in ("empty", "image", "iframe", "script"):
+        headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Dest": destination}
+        for path in ("/", "/hull", "/mark", "/plotly.js"):
+            assert asked.get(path, headers=headers).status_code == 403
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Dest": "document"}
+    assert asked.get("/", headers=headers).status_code == 200
+    own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Dest": "empty"}
+    assert asked.get("/hull", headers=own).status_code == 200
+
+
+def test_no_question_holds_the_server(started: Path) -> None:
+    """Python's regular expressions may backtrack without end."""
+    asked = client(Folder(started))
+    for where in ('{"id": {"$regex": "^([0-9a-f]+)+!"}}', '{"$or": [{"id": {"$regex": "a"}}]}'):
+        for path in ("/", "/hull"):
+            answer = asked.get(path, query_string={"where": where})
+            assert answer.status_code == 400 and "ccdcgan query --where" in answer.text
+
+
 def test_hostile_texts_are_shown_as_texts(started: Path) -> None:
     asked = client(Folder(started))
     pages = text_of(asked), text_of(asked, f"/?source={HOSTILE}"), text_of(asked, "/hull")

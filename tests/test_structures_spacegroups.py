@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 from test_structures_symmetry import KNOWN
 
@@ -83,3 +84,27 @@ def test_a_group_that_fits_nothing_is_refused(
     monkeypatch.setattr(spacegroups, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'ccdcgan\[random\]'"):
         require(4, spacegroups=[225])
+
+
+@pytest.mark.parametrize(
+    ("lattice", "number"),
+    [
+        # Angles by which an atom misses its place by more than 0.1 Å, and by less.
+        (Lattice.rhombohedral(4.0, 92.0), 166),
+        (Lattice.rhombohedral(4.0, 90.5), 221),
+        (Lattice.monoclinic(3.2, 4.1, 5.0, 92.0), 10),
+        (Lattice.monoclinic(3.2, 4.1, 5.0, 90.5), 47),
+    ],
+)
+def test_what_is_shown_is_what_can_be_asked_for(lattice: Lattice, number: int) -> None:
+    crystal = Structure(lattice, ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    magnet = crystal.copy(site_properties={"magmom": [2.1, -2.0]})
+    for structure in (crystal, magnet):
+        assert spacegroups.spacegroup(structure) == spacegroups.named(number)
+        assert spacegroups.in_groups(structure, {number})
+        assert not spacegroups.in_groups(structure, {1, 2, 166, 221, 10, 47} - {number})
+
+
+def test_a_group_has_its_short_symbol() -> None:
+    assert spacegroups.named(14) == "P2_1/c (14)"
+    assert spacegroups.named(166) == "R-3m (166)"

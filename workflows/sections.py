@@ -159,6 +159,9 @@ class NetworkSettings(Settings):
                     f"{did_you_mean(goal.property, KNOWN_PROPERTIES)} (known are "
                     f"{', '.join(KNOWN_PROPERTIES)})"
                 )
+        names = [goal.property for goal in goals]
+        if twice := [name for name in KNOWN_PROPERTIES if names.count(name) > 1]:
+            raise ValueError(f"two goals for {twice[0]}: give one")
         return goals
 
     @model_validator(mode="after")
@@ -186,6 +189,7 @@ class Screening(Settings):
     min_distance: float | None = Field(
         None,
         gt=0,
+        le=4,
         description="Shortest distance, Å; null for 0.8 of the shortest in known crystals.",
     )
     volume_range: VolumeRange | None = Field(
@@ -195,7 +199,7 @@ class Screening(Settings):
     )
     max_sites: int = Field(20, ge=2, description="Most atoms in the cell.")
     max_formation_energy: float = Field(
-        0.3, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
+        0.3, ge=-10, description="Highest predicted formation energy, eV/atom (paper: 0.3)."
     )
     selection: Literal["expected_gain", "none", "sample"] = Field(
         "expected_gain",

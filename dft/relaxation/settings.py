@@ -64,7 +64,7 @@ class RelaxationSettings(Settings):
         description="By default BFGS for potentials; FIRE for DFT, and for 7net-0 alone.",
     )
     fmax: float = Field(
-        default=0.03, gt=0, description="Largest force (and stress times volume), eV/Å."
+        default=0.03, gt=0, le=10, description="Largest force (and stress times volume), eV/Å."
     )
     refine: float | None = Field(
         default=None,
@@ -94,6 +94,7 @@ class RelaxationSettings(Settings):
     min_distance: float = Field(
         default=1.5,
         gt=0,
+        le=4,
         description="Shortest distance between atoms on the way, Å; between small atoms, and for "
         "all at the end, 0.625 of the sum of their covalent radii.",
     )

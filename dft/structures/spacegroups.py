@@ -15,6 +15,7 @@ from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import did_you_mean, shown
+from ccdcgan.dft.structures.moments import with_moments
 from ccdcgan.dft.structures.symmetry import TOLERANCES, space_group_number
 
 CrystalSystem = Literal[
@@ -88,9 +89,17 @@ def _plain(symbol: str) -> str:
 
 def named(number: int) -> str:
     """A space group for people, as R-3m (166)."""
-    from pymatgen.symmetry.groups import sg_symbol_from_int_number
+    return f"{_standard_symbols()[number]} ({number})"
 
-    return f"{sg_symbol_from_int_number(number)} ({number})"
+
+@cache
+def _standard_symbols() -> dict[int, str]:
+    """Short Hermann-Mauguin symbols of the standard settings by number."""
+    found: dict[int, str] = {}
+    for hall in range(1, 531):
+        kind: Any = spglib.get_spacegroup_type(hall)
+        found.setdefault(kind.number, kind.international_short)
+    return found
 
 
 def spacegroup(structure: Structure, tolerance: float = TOLERANCES[0]) -> str:
@@ -98,18 +107,16 @@ def spacegroup(structure: Structure, tolerance: float = TOLERANCES[0]) -> str:
 
     Magnetic moments do not count.
     """
-    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
-
-    try:
-        analyzer = SpacegroupAnalyzer(structure, symprec=tolerance)
-        return f"{analyzer.get_space_group_symbol()} ({analyzer.get_space_group_number()})"
-    except Exception:  # noqa: BLE001  spglib finds no symmetry in a degenerate cell
-        return "P1 (1)"
+    return named(_number(structure, tolerance))
 
 
 def in_groups(structure: Structure, groups: Collection[int]) -> bool:
     """Whether a structure has one of these space groups within 0.1 Å; any, where there are none."""
-    return not groups or space_group_number(structure, TOLERANCES[0]) in groups
+    return not groups or _number(structure, TOLERANCES[0]) in groups
+
+
+def _number(structure: Structure, tolerance: float) -> int:
+    return space_group_number(with_moments(structure, None), tolerance)
 
 
 def fits(group: int, counts: Sequence[int]) -> bool:

@@ -49,7 +49,7 @@ def hull(
     ] = None,
 ) -> None:
     """Place the relaxations of many campaigns on one hull, each crystal once."""
-    from ccdcgan.dft.files import require_folder, to_json, write_atomically
+    from ccdcgan.dft.files import require_writable, to_json, write_atomically
     from ccdcgan.dft.structures.references import read_references
     from ccdcgan.dft.systems import parse_system
     from ccdcgan.launchers.results.joint_hull import Collected, joint_hull, shelf_of, shelves_in
@@ -57,7 +57,7 @@ def hull(
     elements = parse_system(system)
     files = None if references is None else read_references(references)
     if json_file is not None:
-        require_folder(json_file)
+        require_writable(json_file)
     if config is not None:
         if folders:
             raise UserError("give folders or --config: campaigns here, or those of a database")

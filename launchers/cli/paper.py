@@ -30,13 +30,16 @@ def paper_table(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the counts.")] = None,
 ) -> None:
     """Count runs as the paper counts its own, beside the paper's numbers."""
-    from ccdcgan.dft.files import require_folder, to_json, write_atomically
+    from ccdcgan.dft.files import require_writable, to_json, write_atomically
     from ccdcgan.launchers.results.paper_table import notes_of, paper_table, tables_of
     from ccdcgan.launchers.results.run_files import RunFiles
 
     if json_file is not None:
-        require_folder(json_file)
-    found = paper_table([RunFiles.of(folder) for folder in folders or [DEFAULT_FOLDER]])
+        require_writable(json_file)
+    runs = folders or [DEFAULT_FOLDER]
+    if len({folder.resolve() for folder in runs}) < len(runs):
+        raise UserError("a run is given twice: each is counted once")
+    found = paper_table([RunFiles.of(folder) for folder in runs])
     output = Console()
     if not output.is_terminal:
         output.width = 200

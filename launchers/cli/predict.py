@@ -75,13 +75,13 @@ def predict(
     ] = None,
 ) -> None:
     """Predict the crystal structure of compositions; the same command goes on."""
-    from ccdcgan.dft.files import require_folder, to_json, write_atomically
+    from ccdcgan.dft.files import require_writable, to_json, write_atomically
     from ccdcgan.launchers.local import predict as local
     from ccdcgan.workflows.campaign import load_campaign
 
     base = None if campaign is None else load_campaign(campaign)
     if json_file is not None:
-        require_folder(json_file)
+        require_writable(json_file)
     if minutes is not None and not minutes > 0:
         raise UserError(f"--minutes {minutes:g}: give more than 0, or leave it out")
     wishes = local.Wishes(

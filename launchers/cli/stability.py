@@ -32,11 +32,11 @@ def stability(
     ] = None,
 ) -> None:
     """Compute phonons and elastic constants of the best new crystals of a campaign."""
-    from ccdcgan.dft.files import require_folder, to_json, write_atomically
+    from ccdcgan.dft.files import require_writable, to_json, write_atomically
     from ccdcgan.launchers.local import stability as local
 
     if json_file is not None:
-        require_folder(json_file)
+        require_writable(json_file)
     with progress_bars(console):
         found = local.stability(folder or DEFAULT_FOLDER, count, say)
     Console().print(_table(found))

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.report.sections import text
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS
-from ccdcgan.launchers.results.query import FAILED, PhaseQuery
+from ccdcgan.launchers.results.query import FAILED, PhaseQuery, uses
 
 #: Fields with few possible values, and those values.
 CHOICES: dict[str, Iterable[str]] = {
@@ -48,7 +49,11 @@ def question_of(asked: Asked) -> PhaseQuery:
     # Of a text only numbers are read as such.
     if "distinct" in values:
         values["distinct"] = values["distinct"].lower() in ("true", "1", "yes", "on")
-    return PhaseQuery.of(values)
+    query = PhaseQuery.of(values)
+    if uses(query.where, "$regex"):
+        # One that backtracks without end would hold the server, and nothing stops it.
+        raise UserError("$regex is for ccdcgan query --where; a page takes $eq, $in, $gt, $lt, …")
+    return query
 
 
 def address(asked: Asked, path: str = "", **changes: object) -> str:

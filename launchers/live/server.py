@@ -108,6 +108,8 @@ class App:
             raise MethodNotAllowed(["GET", "HEAD"])
         if self._own_names is not None and _name(request) not in self._own_names:
             return Response("this server answers to localhost alone\n", 421)
+        if not _is_own(request):
+            return Response("this server does not answer to pages of others\n", 403)
         path = request.path.removeprefix("/")
         if path in SCRIPTS:
             return _script(path)
@@ -202,6 +204,16 @@ class App:
         policy = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; connect-src 'none'"
         response.headers["Content-Security-Policy"] = policy
         return response
+
+
+def _is_own(request: Request) -> bool:
+    """Whether a page of this server asks, or somebody who follows a link; not pages of others.
+
+    Programs that are no browsers do not tell.
+    """
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    link = request.headers.get("Sec-Fetch-Dest") == "document"
+    return site in ("none", "same-origin") or link
 
 
 def _name(request: Request) -> str:

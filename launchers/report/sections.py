@@ -24,10 +24,16 @@ from ccdcgan.workflows.documents import (
 )
 from ccdcgan.workflows.phases import sources_of
 
+#: Characters that would turn the order of what follows them around.
+DIRECTIONS = {
+    number: f"\\u{number:04x}"
+    for number in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
 
 def text(value: str | int | None) -> str:
-    """Escape a value for HTML; a dash stands for None."""
-    return "–" if value is None else html.escape(str(value))
+    """Escape a value for HTML; a dash stands for None, marks of direction are to be read."""
+    return "–" if value is None else html.escape(str(value).translate(DIRECTIONS))
 
 
 def count(value: float | None) -> str:

@@ -29,7 +29,7 @@ NO_OBJECT = 'a free filter is a JSON object, such as {"nsites": {"$lte": 8}}'
 OPERATORS = (
     *("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"),
     *("$and", "$or", "$nor", "$not", "$exists", "$type"),
-    *("$all", "$elemMatch", "$size", "$mod", "$regex", "$options"),
+    *("$all", "$elemMatch", "$size", "$regex", "$options"),
 )
 
 
@@ -253,6 +253,13 @@ def _symbols(elements: str | Sequence[str]) -> list[str]:
     for symbol in parts:
         require_element(symbol, ": write elements as in Bi-Se")
     return sorted(set(parts))
+
+
+def uses(where: Any, operator: str) -> bool:
+    """Whether a free filter has an operator somewhere."""
+    if isinstance(where, Mapping):
+        return operator in where or any(uses(value, operator) for value in where.values())
+    return isinstance(where, list) and any(uses(value, operator) for value in where)
 
 
 def _check_operators(where: Any, depth: int = 0) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 #: What makes a spreadsheet take a text as a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\n", "\N{FULLWIDTH EQUALS SIGN}")
+FORMULA = ("=", "+", "-", "@")
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -29,7 +30,9 @@ def _cell(value: Any) -> Any:
         return value
     # Python's writer quotes the one, and leaves the other to break the row.
     text = value.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.lstrip(" ").startswith(FORMULA):
+    # Spreadsheets take wide signs for ordinary ones, and pass over any white space before them.
+    plain = unicodedata.normalize("NFKC", text)
+    if not plain.lstrip().startswith(FORMULA) and not plain.startswith(("\t", "\n")):
         return text
     try:
         float(text)

@@ -42,6 +42,11 @@ class Goal:
             raise ValueError(f"the goal for {self.property}: 'near', and only that, needs a value")
         if not all(map(math.isfinite, (self.weight, self.value or 0.0))):
             raise ValueError(f"the goal for {self.property}: weight and value are finite numbers")
+        if self.weight < 0:
+            raise ValueError(
+                f"the goal for {self.property}: a weight below 0 turns it around; choose the other "
+                "direction"
+            )
 
 
 def score(values: FloatArray, names: Sequence[str], goals: Sequence[Goal]) -> NDArray[np.float64]:
