@@ -128,6 +128,15 @@ def locked(path: Path, in_use: str) -> Iterator[None]:
         os.close(handle)
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path is of a file directly in a folder, once all links are followed."""
+    try:
+        return path.resolve().parent == folder.resolve()
+    except (OSError, RuntimeError, ValueError):
+        # A loop of links, or no path at all.
+        return False
+
+
 def file_stem(text: object) -> str:
     """A text, such as a formula, as part of the name of a file: nothing in it leads elsewhere."""
     return re.sub(r"[^\w()-]", "_", str(text), flags=re.ASCII)[:80]

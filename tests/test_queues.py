@@ -1,5 +1,6 @@
 """Queues on bad days: two users, two clusters, refusals, silence, lists that are not true."""
 
+import getpass
 import json
 import os
 import shlex
@@ -290,6 +291,33 @@ def test_a_job_that_was_not_taken_is_forgotten(site, monkeypatch):
     assert len(site.look()) == 2
     assert {d["number"] for d in site.documents()} == set(queue.jobs) and len(queue.jobs) == 2
     assert len(list((site.here.root / "launches" / "light").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "elsewhere",
+        "launches/light/../../elsewhere",
+        "launches/light/link",
+        "launches",
+        "launches/light",
+        "a\0b",
+    ],
+)
+def test_no_folder_but_its_own_goes_with_a_queue_job(launcher, site, named):
+    """Others may write into the database."""
+    root = site.here.root
+    (root / "launches" / "light").mkdir(parents=True)
+    precious = root / "elsewhere" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("years")
+    (root / "launches" / "light" / "link").symlink_to(precious.parent)
+    own = {"user": getpass.getuser(), "cluster": "one@head", "class": "light"}
+    lost = {"_id": "x", "state": "sent", "settles": 0.0, "folder": str(root / named), **own}
+    site.here.handle.queue_jobs.insert_one(lost)
+    launcher()
+    assert not site.here.handle.queue_jobs.find_one({"_id": "x"})
+    assert precious.read_text() == "years" and (root / "launches" / "light" / "link").is_symlink()
 
 
 def test_a_queue_that_hangs_is_waited_for(site, monkeypatch):

@@ -213,7 +213,9 @@ class _Launcher:
         if kind not in self.queues:
             scheduler = scheduler_of(worker.queue)
             user = getpass.getuser()
-            self.queues[kind] = QueueJobs(self.pad, scheduler, user, scheduler.cluster())
+            self.queues[kind] = QueueJobs(
+                self.pad, scheduler, user, scheduler.cluster(), self.cluster.root / "launches"
+            )
         return self.queues[kind]
 
     def _fill(self, name: str, worker: Worker, number: int, say: Callable[[str], None]) -> None:
@@ -227,8 +229,7 @@ class _Launcher:
         busy = sum(job.state == "running" for job in alive)
         for _ in range(min(number, self._work(name, number, busy)) - len(alive)):
             try:
-                root = self.cluster.root
-                job = queue.submit(name, worker, root / "config", root / "launches")
+                job = queue.submit(name, worker, self.cluster.root / "config")
             except RefusedError as error:
                 self._wait(name, error, say)
                 return

@@ -14,6 +14,7 @@ from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from pydantic import BaseModel, ConfigDict, Field
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import lies_in
 from ccdcgan.launchers.cluster.files import adapter_settings
 from ccdcgan.launchers.cluster.launchpad import QUEUE_JOBS, Pad, now
 from ccdcgan.launchers.cluster.scheduler import TIMEOUT, QueueJob, RefusedError, Scheduler
@@ -55,10 +56,14 @@ class QueueJobs:
     ----------
     user, cluster
         Whose they are, and of which queue: numbers mean nothing elsewhere.
+    launches
+        Folder in which each gets its own, below one for its class.
     """
 
-    def __init__(self, pad: Pad, scheduler: Scheduler, user: str, cluster: str) -> None:
-        self.scheduler = scheduler
+    def __init__(
+        self, pad: Pad, scheduler: Scheduler, user: str, cluster: str, launches: Path
+    ) -> None:
+        self.scheduler, self._launches = scheduler, launches
         self._jobs = pad.db[QUEUE_JOBS]
         self._own = {"user": user, "cluster": cluster}
         self.owner = f"{user} {cluster}"
@@ -84,13 +89,13 @@ class QueueJobs:
         self._require_starts(name)
         return list(alive.values())
 
-    def submit(self, name: str, worker: Worker, config: Path, launches: Path) -> QueueJobDocument:
+    def submit(self, name: str, worker: Worker, config: Path) -> QueueJobDocument:
         """Submit a job of a class.
 
         Parameters
         ----------
-        config, launches
-            Folder with the files of the class, and the one in which it gets its own.
+        config
+            Folder with the files of classes.
 
         Raises
         ------
@@ -103,7 +108,7 @@ class QueueJobs:
             worker=name,
             state="sent",
             name=f"{job_name(name)}-{identity}",
-            folder=str(launches / name / datetime.now().strftime("%Y%m%d-%H%M%S-%f")),
+            folder=str(self._launches / name / datetime.now().strftime("%Y%m%d-%H%M%S-%f")),
             submitted_at=now(),
             settles=time() + 2 * TIMEOUT,
             **self._own,
@@ -177,7 +182,10 @@ class QueueJobs:
     def _forget(self, job: QueueJobDocument) -> None:
         """Nothing is left of a job that was not taken, unless its worker has signed in."""
         if self._jobs.delete_one({"_id": job.id, "state": "sent"}).deleted_count:
-            shutil.rmtree(job.folder, ignore_errors=True)
+            folder = Path(job.folder)
+            # The database names it, in which others may write, too.
+            if lies_in(folder, self._launches / job.worker):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _require_starts(self, name: str) -> None:
         query = {**self._own, "class": name}
