@@ -50,6 +50,13 @@ def fill(root: Path, relaxations: Relaxations, campaign: str) -> tuple[set[Path]
             (goes if may_go and name != "OUTCAR" else stays).add(run / name)
         if fate != "unfinished":
             relaxations.add([document(key, fate, campaign)])
+    # Others may write into a database; whose these are it does not know.
+    foreign = root.parent / "thesis" / "run" / "WAVECAR"
+    foreign.parent.mkdir(parents=True)
+    foreign.touch()
+    stays.add(foreign)
+    for key in (str(foreign.parent.parent), "../../thesis"):
+        relaxations.add([document(key, "done", campaign)])
     again = {"key": "a" + 31 * "0"}
     relaxations._store._collection.update_many(again, {"$set": {"retry": True}})
     (root / "checkpoints").mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 from pymatgen.core import Structure
@@ -14,6 +15,11 @@ from ccdcgan.dft.structures.moments import moments_of, standard
 
 #: Settings that leave the relaxation itself as it is, end it without a result, or add others.
 AFTERWARDS = ("second_opinion", "corrections", "max_hours", "magnetic_orders", "batch")
+
+
+def is_content_key(value: object) -> bool:
+    """Whether a value from elsewhere can be a content key, and so the name of a folder."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{32}", value) is not None
 
 
 def elements_of(structure: Structure) -> list[str]:

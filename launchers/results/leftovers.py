@@ -18,6 +18,7 @@ from ccdcgan.dft.engines.espresso import SCRATCH
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import TEMPORARY, InUseError, locked
+from ccdcgan.dft.relaxation.key import is_content_key
 from ccdcgan.launchers.workdir import CALCULATIONS, campaign_of, embedded_store
 from ccdcgan.workflows.campaign import Campaign
 from ccdcgan.workflows.storage.stores import DATA, RESULTS
@@ -143,7 +144,9 @@ def _of_files(store: Any, root: Path, wanted: Mapping[str, object]) -> list[Left
     for one in (relaxations, artifacts):
         one.connect()
     done = {"converged": True, "retry": {"$ne": True}, **wanted}
-    folders = [root / CALCULATIONS / d["key"] for d in relaxations.query(done, ["key"])]
+    keys = (d.get("key") for d in relaxations.query(done, ["key"]))
+    # Others may write into a database: what is no key would lead elsewhere.
+    folders = [root / CALCULATIONS / str(key) for key in keys if is_content_key(key)]
     waves = [path for folder in folders for name in WAVES for path in folder.glob(f"*/{name}")]
     kept = sorted((root / "checkpoints").glob("*.npz"))
     trained = [path for path in kept if artifacts.count({"key": path.stem})]

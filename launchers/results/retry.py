@@ -15,6 +15,7 @@ from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.tags import HARMLESS
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import locked
+from ccdcgan.dft.relaxation.key import is_content_key
 from ccdcgan.dft.trusted import trust
 from ccdcgan.launchers.results.failures import Wanted, failures_of_folder
 from ccdcgan.launchers.wording import counted
@@ -185,13 +186,17 @@ def prepare_retry(
 ) -> None:
     """Let structures be relaxed again when their campaign is run the next time.
 
+    One under what is no content key is left as it is: its folder would lie elsewhere.
+
     Raises
     ------
     UserError
         One of them is being calculated; then nothing has been touched.
     """
     # What a machine has kept from its result keeps its step of the ladder, unless asked otherwise.
-    chosen = [f for f in failures if f.key and (f.kind != "machine" or again != Again())]
+    chosen = [
+        f for f in failures if is_content_key(f.key) and (f.kind != "machine" or again != Again())
+    ]
     folders = [calculations / str(f.key) for f in chosen]
     for folder in folders:
         if folder.is_dir():
