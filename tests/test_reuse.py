@@ -264,6 +264,31 @@ def test_documents_with_a_fault_are_left_out(world, tmp_path):
     assert [d["key"] for d in store.query()] == [good["key"]]
 
 
+def test_links_of_another_are_not_taken(world, tmp_path):
+    """What runs here would write where they lead."""
+    shutil.copytree(world.old, tmp_path / "old")
+    (unfinished,) = (
+        p
+        for p in (tmp_path / "old" / CALCULATIONS).iterdir()
+        if p.name not in {d["key"] for d in documents(world.old).values()}
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "INCAR").write_text("ISPIN = 1")
+    (unfinished / "02-relax").symlink_to(tmp_path / "mine")
+    (unfinished / "01-relax" / "INCAR.orig").unlink(missing_ok=True)
+    (unfinished / "01-relax" / "INCAR.orig").symlink_to(tmp_path / "mine" / "INCAR")
+    os.mkfifo(unfinished / "01-relax" / "pipe")
+    (unfinished.parent / ("b" * 32)).symlink_to(tmp_path / "mine")
+    (tmp_path / "new").mkdir()
+    store = relaxations(tmp_path / "new")
+    assert reuse(tmp_path / "old", CAMPAIGN, store, tmp_path / "calc").unfinished == 1
+    assert [p.name for p in (tmp_path / "calc").iterdir()] == [unfinished.name]
+    taken = list((tmp_path / "calc").rglob("*"))
+    assert all(p.is_dir() or p.is_file() for p in taken) and not any(map(Path.is_symlink, taken))
+    assert (tmp_path / "calc" / unfinished.name / "01-relax" / "INCAR").is_file()
+    assert not {"02-relax", "INCAR.orig", "pipe"} & {p.name for p in taken}
+
+
 def test_a_result_takes_the_place_of_a_failure(world, tmp_path):
     (tmp_path / "new").mkdir()
     store = relaxations(tmp_path / "new")

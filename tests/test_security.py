@@ -19,6 +19,7 @@ import pytest
 import toy_jobs
 from fireworks import Firework, ScriptTask, Workflow
 from jobflow.managers.fireworks import flow_to_workflow
+from maggma.stores import MemoryStore
 from monty.json import MontyDecoder
 from outcomes import outcome_of
 from pydantic import ValidationError
@@ -28,6 +29,7 @@ from test_campaign import command
 from test_cluster import Here
 from test_results import EVERY
 
+from ccdcgan.dft.engines.vasp.record import read_record
 from ccdcgan.dft.errors import UserError
 from ccdcgan.launchers.cli.app import explain
 from ccdcgan.launchers.cli.terminal import Console
@@ -35,9 +37,11 @@ from ccdcgan.launchers.cluster.launch import launch
 from ccdcgan.launchers.cluster.trusted import UntrustedError, objection, restrict
 from ccdcgan.launchers.results.export import export
 from ccdcgan.launchers.results.outcome import write_results
+from ccdcgan.launchers.results.retry import Again, prepare_retry
 from ccdcgan.launchers.results.tables import csv_text
 from ccdcgan.launchers.workdir import embedded_store
 from ccdcgan.workflows.documents import Outcome, RelaxationDocument
+from ccdcgan.workflows.failures import FailedStructure
 from ccdcgan.workflows.storage.stores import PHASES
 
 #: A module that says when it is imported.
@@ -548,6 +552,33 @@ def test_a_packed_table_is_read_within_limits(
         assert code == (0 if content in (b"{}", b"[1, null]") else 2)
     packed.write_bytes(b"no gzip")
     assert command(monkeypatch, capsys, "query", "--workdir", str(tmp_path))[0] == 2
+
+
+def test_retry_writes_into_folders_of_content_keys_alone(tmp_path: Path) -> None:
+    """Others may write into a database."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    store = MemoryStore(key="key")
+    store.connect()
+    keys = ["a" * 32, str(elsewhere), "../elsewhere", "..", "", "A" * 32]
+    failed = [FailedStructure.of({"key": key, "origin": {"kind": "k", "id": "i"}}) for key in keys]
+    store.update([{"key": key, "converged": False} for key in keys])
+    prepare_retry(store, tmp_path / "calculations", failed, Again(incar={"ALGO": "Normal"}))
+    assert [p.relative_to(tmp_path) for p in tmp_path.rglob("retry.json")] == [
+        Path("calculations", "a" * 32, "retry.json")
+    ]
+    assert not list(elsewhere.iterdir())
+    assert store.distinct("key", {"retry": True}) == ["a" * 32]
+
+
+@pytest.mark.parametrize(
+    "folder", ["../../victim", "/victim", "..", ".", "", "a\0b", ["x"], None, "01-relax/../x"]
+)
+def test_a_record_names_folders_of_its_calculation_alone(tmp_path: Path, folder: object) -> None:
+    (tmp_path / "01-relax").mkdir()
+    record = [{"folder": folder, "stage": 0, "rung": 0, "outcome": "done"}]
+    (tmp_path / "calculation.json").write_text(json.dumps(record))
+    assert [(a.folder, a.retired) for a in read_record(tmp_path)] == [("01-relax", True)]
 
 
 def test_a_stored_document_that_is_damaged_gets_one_line() -> None:

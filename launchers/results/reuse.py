@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked
-from ccdcgan.dft.relaxation.key import content_key, elements_of
+from ccdcgan.dft.relaxation.key import content_key, elements_of, is_content_key
 from ccdcgan.launchers.workdir import (
     CALCULATIONS,
     campaign_of,
@@ -225,7 +225,13 @@ def _relaxes_alike(there: Campaign, here: Campaign) -> bool:
 
 def _calculations_in(folder: Path) -> list[Path]:
     found = (folder / CALCULATIONS).glob("*")
-    return sorted(p for p in found if re.fullmatch("[0-9a-f]{32}", p.name) and p.is_dir())
+    return sorted(p for p in found if is_content_key(p.name) and p.is_dir() and not p.is_symlink())
+
+
+def _not_copied(folder: str, names: Sequence[str]) -> set[str]:
+    """What of a folder is no file or folder, and its lock."""
+    modes = {name: (Path(folder) / name).lstat().st_mode for name in names}
+    return {n for n, m in modes.items() if not (stat.S_ISREG(m) or stat.S_ISDIR(m))} | {".lock"}
 
 
 def _copy(source: Path, target: Path) -> bool:
@@ -244,7 +250,7 @@ def _copy(source: Path, target: Path) -> bool:
         if lock.exists() and os.access(lock, os.W_OK):
             stack.enter_context(locked(lock, f"{source} is being calculated"))
         part = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=target.parent)))
-        ignored = shutil.ignore_patterns(".lock")
-        shutil.copytree(source, part / target.name, symlinks=True, ignore=ignored)
+        # Another's links lead to where our runs would write.
+        shutil.copytree(source, part / target.name, symlinks=True, ignore=_not_copied)
         os.replace(part / target.name, target)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ KILLED, INTERRUPTED = "killed", "interrupted"
 
 #: What somebody has asked for when a calculation is tried again.
 RETRY = "retry.json"
+
+#: Name of a run's folder, which lies in that of its calculation.
+RUN = re.compile(r"\w[\w.-]*", re.ASCII)
 
 #: Value of a tag in INCAR.
 Tag = bool | int | float | str
@@ -60,6 +64,11 @@ class Attempt:
     said: str | None = None
     retired: bool = False
 
+    def __post_init__(self) -> None:
+        # The record may be another's.
+        if not RUN.fullmatch(self.folder):
+            raise ValueError(f"no name of a run's folder: {self.folder!r}")
+
 
 def read_record(folder: Path) -> list[Attempt]:
     """The runs of a calculation's folder.
@@ -72,9 +81,11 @@ def read_record(folder: Path) -> list[Attempt]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError):
-        runs = sorted(f.name for f in folder.glob("[0-9][0-9]-*") if f.is_dir())
+        names = sorted(f.name for f in folder.glob("[0-9][0-9]-*") if f.is_dir())
         return [
-            Attempt(name, 0, 0, outcome="stopped", reason=KILLED, retired=True) for name in runs
+            Attempt(name, 0, 0, outcome="stopped", reason=KILLED, retired=True)
+            for name in names
+            if RUN.fullmatch(name)
         ]
 
 
