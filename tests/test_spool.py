@@ -8,7 +8,7 @@ import pytest
 from crystals import CSCL, ROCKSALT
 from deadly import LEVEL
 from maggma.stores import MemoryStore, MongoStore
-from pymongo.errors import BulkWriteError, DocumentTooLarge
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.relaxation.document import Relaxation
@@ -94,10 +94,60 @@ def test_what_the_database_refuses_does_not_stop_the_others(spool, store):
     spool.put("results", store, {"key": "b"})
     assert keys(store) == ["b"]
     assert [p.name for p in spool.folder.iterdir()] == ["results-a.refused"]
-    # One's own is an error.
-    with pytest.raises((BulkWriteError, DocumentTooLarge)):
-        spool.put("results", store, {**poison["document"], "key": "c"})
+    # One's own is an error, and stays, too.
+    for key, value in (("c", poison["document"]["much"]), ("d", 2**70)):
+        with pytest.raises((BulkWriteError, DocumentTooLarge, OverflowError)):
+            spool.put("results", store, {"key": key, "much": value})
+        kept = json.loads((spool.folder / f"results-{key}.refused").read_text())
+        assert kept["document"]["much"] == value
     assert spool.waiting() == []
+
+
+#: What a database says that is full, or whose user has lost rights.
+PASSING = [
+    OperationFailure("available disk space of 524 bytes is less than required", 14031),
+    OperationFailure("you are over your space quota, using 512 MB of 512 MB", 8000),
+    OperationFailure("not authorized on ccdcgan to execute command", 13),
+    OperationFailure("Authentication failed.", 18),
+    BulkWriteError({"writeErrors": [{"index": 0, "code": 14031, "errmsg": "disk"}]}),
+]
+
+
+@pytest.mark.parametrize("trouble", PASSING)
+def test_a_database_that_is_full_or_revokes_rights_is_waited_for(
+    spool, store, monkeypatch, caplog, trouble
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setenv("CCDCGAN_PATIENCE", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "update", refuse)
+        for key in "ab":
+            spool.put("results", store, {"key": key, "energy": -3.0})
+        assert "the database takes nothing" in caplog.text
+        with pytest.raises(UserError, match="takes nothing .*2 results are in .*ccdcgan retry"):
+            spool.settle({"results": store})
+    assert len(spool.waiting()) == len(list(spool.folder.iterdir())) == 2
+    Spool(spool.folder).settle({"results": store})
+    assert keys(store) == ["a", "b"] and spool.waiting() == []
+
+
+def test_a_full_disk_waits_for_a_full_database(spool, store, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    update, troubles = store.update, [*PASSING]
+
+    def sometimes(*arguments: object, **options: object) -> None:
+        if troubles:
+            raise troubles.pop()
+        update(*arguments, **options)
+
+    monkeypatch.setattr(store, "update", sometimes)
+    spool.put("results", store, {"key": "a"})
+    assert keys(store) == ["a"]
 
 
 @pytest.mark.parametrize(

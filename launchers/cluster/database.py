@@ -143,7 +143,8 @@ def address_in(where: object) -> Iterator[None]:
 def explain(error: PyMongoError) -> str:
     """One line for an error of the database, without an address that may hold a password."""
     if isinstance(error, OperationFailure):
-        if error.code in (18, 8000):
+        # Atlas has one code for all that it refuses.
+        if error.code == 18 or (error.code == 8000 and "auth" in str(error)):
             return "the database rejects the user or the password"
         if error.code == 13:
             return "the database user has no right to do this"
