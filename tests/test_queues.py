@@ -151,6 +151,14 @@ def test_a_queue_that_does_not_exist_is_told_at_once(site, kind):
         ("SLURM", "Unable to contact slurm controller (connect failure)", "away"),
         ("SLURM", "Slurm temporarily unable to accept job, sleeping and retrying", "away"),
         ("SLURM", "Please name your project", "unknown"),
+        ("SLURM", "Please name your project, and try again", "unknown"),
+        ("SLURM", "QOSGrpSubmitJobsLimit\nJob violates accounting/QOS policy", "full"),
+        ("SLURM", "AssocGrpSubmitJobsLimit\nJob violates accounting/QOS policy", "full"),
+        ("SLURM", "MaxSubmitJobsPerAccount\nJob violates accounting/QOS policy", "full"),
+        ("SLURM", "QOSMaxNodePerJobLimit\nJob violates accounting/QOS policy", "wrong"),
+        ("SLURM", "AssocGrpCPUMinutesLimit\nJob violates accounting/QOS policy", "wrong"),
+        ("SLURM", "Batch job submission failed: Invalid user id", "away"),
+        ("SLURM", "Batch job submission failed: Protocol authentication error", "away"),
         ("PBS", "qsub: Unknown queue", "wrong"),
         ("PBS", "qsub: Invalid Account", "wrong"),
         ("PBS", "qsub: Job violates queue and/or server resource limits", "wrong"),
@@ -158,10 +166,25 @@ def test_a_queue_that_does_not_exist_is_told_at_once(site, kind):
         ("PBS", "qsub: would exceed queue main's per-user limit", "full"),
         ("PBS", "qsub: Maximum number of jobs already in queue", "full"),
         ("PBS", "qsub: cannot connect to server pbs01 (errno=111)", "away"),
+        (
+            "PBS",
+            "pbs_iff: cannot read reply from pbs_server\nNo Permission.\n"
+            "qsub: cannot connect to server head (errno=15007) Unauthorized Request",
+            "away",
+        ),
+        ("PBS", "qsub: Unauthorized Request", "wrong"),
+        ("PBS", "qsub: Invalid credential", "away"),
         ("SGE", 'job rejected: the requested project "x" does not exist', "wrong"),
         ("SGE", 'unknown resource "foo"', "wrong"),
         ("SGE", "job rejected: only 3 jobs are allowed per user (current job count: 3)", "full"),
         ("SGE", "commlib error: got select error (Connection refused)", "away"),
+        (
+            "SGE",
+            'commlib error: access denied (client IP resolved to host name "")\n'
+            'Unable to run job: unable to contact qmaster using port 6444 on host "qm".',
+            "away",
+        ),
+        ("SGE", "Unable to run job: access denied", "wrong"),
     ],
 )
 def test_refusals_that_last_and_that_pass(kind, words, meaning):

@@ -74,7 +74,7 @@ class Scheduler:
     #: Of a queue that was not reached.
     away: ClassVar[str] = (
         r"timed out|unable to contact|cannot connect|can't connect|connection refused"
-        r"|temporarily (un)?a|not connected|end of file|try again|zero bytes|standby mode"
+        r"|temporarily (un)?a|not connected|end of file|try again later|zero bytes|standby mode"
     )
     #: Where the number of a job stands in the answer to a submission.
     number: ClassVar[str] = r"(\d+)"
@@ -114,7 +114,8 @@ class Scheduler:
 
     def kind_of(self, words: str) -> Kind:
         """What kind of refusal the words of a queue are."""
-        kinds: dict[Kind, str] = {"wrong": self.wrong, "full": self.full, "away": self.away}
+        # A queue that is not reached, in whole or in part, may deny whatever it is asked.
+        kinds: dict[Kind, str] = {"away": self.away, "wrong": self.wrong, "full": self.full}
         low = " ".join(words.lower().split())
         return next((kind for kind, words in kinds.items() if re.search(words, low)), "unknown")
 
@@ -154,12 +155,14 @@ class Slurm(Scheduler):
     """Slurm."""
 
     wrong = (
-        r"invalid (partition|account|qos|user|feature|generic|job|node|gres|license)"
+        r"invalid (partition|account|qos|feature|generic|job|node|gres|license)"
         r"|requested (time limit|node configuration)|partition not available|limit is invalid"
         r"|max\w*perjob\w*limit|min\w*limit|invalidaccount|unrecognized option"
         r"|access/permission denied"
     )
-    full = r"max\w*submit\w*limit|max\w*jobs\w*limit"
+    full = r"(max|grp)\w*submit\w*(limit|per)|(max|grp)\w*jobs\w*(limit|per)"
+    # The last two are of munge, and of the service that knows users.
+    away = Scheduler.away + r"|protocol authentication error|invalid user id"
     number = r"Submitted batch job (\d+)"
     #: States in which a job does nothing any more.
     over: ClassVar[set[str]] = {
@@ -202,11 +205,12 @@ class PBS(Scheduler):
     """OpenPBS, PBS Pro and TORQUE."""
 
     wrong = (
-        r"unknown queue|not enabled|unknown resource|illegal|invalid (account|group|credential)"
+        r"unknown queue|not enabled|unknown resource|illegal|invalid (account|group)"
         r"|unauthorized|no permission|access to queue is denied|cannot be used|bad uid"
         r"|violates queue|exceeds allowable|rejected by all possible"
     )
     full = r"would exceed|maximum number of jobs|job limit"
+    away = Scheduler.away + r"|invalid credential"
     number = r"^(\d+)"
     over: ClassVar[frozenset[str]] = frozenset("CFX")
 
