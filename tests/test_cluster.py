@@ -815,8 +815,12 @@ def test_lost_jobs_run_again(here):
     code, said = here.command("retry")
     assert code == 0 and sorted(said.splitlines()) == [
         "1 job state that lagged behind its run was set right",
-        "3 lost jobs run again",
+        "1 lost job runs again",
+        "2 jobs give no sign of life: lost only if that stays so; ask again in 60 s with ccdcgan "
+        "retry",
     ]
+    here.watch_for(70)
+    assert here.command("retry") == (0, "2 lost jobs run again\n")
     states = {f["fw_id"]: f["state"] for f in here.handle.fireworks.find()}
     assert states[alive.fw_id] == states[ending.fw_id] == "RUNNING"
     assert states[done.fw_id] == "COMPLETED"
@@ -853,12 +857,28 @@ def test_after_an_absence_of_the_database_nothing_is_lost_before_it_is_silent_ag
     here.watch_for(50)
     assert not mend(pad, settings, {}, by_hand=False).lost
     # A person who does not know better meanwhile.
-    assert here.command("retry") == (0, "nothing to run again\n")
+    code, said = here.command("retry")
+    assert code == 0 and "2 jobs give no sign of life: lost only if that stays so" in said
     here.pad.ping_launch(launch)
     here.watch_for(20)
     assert mend(pad, settings, {}, by_hand=False).lost == [dead.fw_id]
     assert here.counts() == {"RUNNING": 1, "READY": 1, "WAITING": 2}
     assert here.handle.fireworks.find_one({"state": "RUNNING"})["fw_id"] == alive.fw_id
+
+
+def test_a_living_job_by_a_slow_clock_is_lost_for_nobody(here):
+    here.submit(toy_jobs.tree(1, 1))
+    _, launch = here.begin()
+    for beat in range(5):
+        moment = datetime.now(UTC) - timedelta(seconds=150 - beat)
+        change = {"$set": {"state_history.0.updated_on": moment.isoformat()}}
+        here.handle.launches.update_one({"launch_id": launch}, change)
+        code, said = here.command("retry")
+        assert code == 0 and "1 job gives no sign of life" in said
+        assert not mend(here.pad, here.cluster, {}, by_hand=False).lost
+        # Both look, and between two beats less than it takes to be lost.
+        here.watch_for(50)
+    assert here.counts()["RUNNING"] == 1
 
 
 def test_jobs_that_cannot_be_read_block_no_others(here):
@@ -937,6 +957,8 @@ def test_a_lock_that_was_left_behind_stops_no_command(locked):
         "from ccdcgan.launchers.cli import app; from ccdcgan.launchers.cluster import files; "
         "files.LOCKED = 1.0; app.main()"
     )
+    mend(locked.pad, locked.cluster, {})
+    locked.watch_for(1)
     for arguments, said in {
         ("retry",): "1 lost job runs again\n",
         ("pause", "toys"): "5 jobs paused\n",

@@ -158,24 +158,23 @@ def lost_jobs(pad: Pad, query: Query, lost_after: float) -> tuple[list[int], lis
     return lost, stale
 
 
-def doubted(pad: Pad, query: Query, least: float, note: bool) -> dict[int, float]:
+def doubted(pad: Pad, query: Query, least: float) -> dict[int, float]:
     """Running jobs without a sign of life for some time, and the seconds since that was noted.
 
-    While the database is away nobody gives signs: only what somebody has watched is known.
+    Those that nobody has noted are noted now. While the database is away nobody gives signs, and
+    clocks differ: only what somebody has watched is known.
 
     Parameters
     ----------
     least
         Seconds without a sign.
-    note
-        Whether those that nobody has noted are noted now.
     """
     running = pad.fireworks.find({**query, "state": "RUNNING"}, {"fw_id": 1, "launches": 1})
     found = {}
     for fw_id, launch in last_launches(pad, running).items():
         if launch.doubt is not None:
             found[fw_id] = age(launch.doubt)
-        elif note and launch.state == "RUNNING" and launch.silent > least:
+        elif launch.state == "RUNNING" and launch.silent > least:
             doubt = {"seen": str(launch.seen), "since": now()}
             pad.launches.update_one({"launch_id": launch.number}, {"$set": {"doubt": doubt}})
             found[fw_id] = 0.0

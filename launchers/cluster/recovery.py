@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from math import ceil
 from typing import Any
 
 from fireworks.core.launchpad import WFLock
@@ -45,6 +46,8 @@ class Mended:
     orphans: list[int] = field(default_factory=list)
     delivered: int = 0
     given_up: list[int] = field(default_factory=list)
+    #: Silent ones, and the seconds until they count as lost.
+    doubtful: dict[int, float] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
@@ -75,6 +78,13 @@ class Mended:
         ):
             if number:
                 yield counted(number, one, more)
+        if self.doubtful:
+            silent = counted(len(self.doubtful), "job gives", "jobs give")
+            seconds = ceil(max(self.doubtful.values()))
+            yield (
+                f"{silent} no sign of life: lost only if that stays so; ask again in {seconds} s "
+                "with ccdcgan retry"
+            )
         for fw_id, reason in self.unreadable.items():
             yield f"job {fw_id} cannot run again: {reason}"
 
@@ -154,10 +164,13 @@ class _Mender:
         """Jobs whose worker is gone."""
         pad, done, lost_after = self.pad, self.done, cluster.lost_after
         gone, stale = lost_jobs(pad, self.query, lost_after)
-        # After an absence of the database all have been silent for long. What a launcher watches is
-        # lost when it stays so; a person who asks where none does knows.
-        watched = doubted(pad, self.query, lost_after / MISSED_HEARTBEATS, not self.by_hand)
-        gone = [fw_id for fw_id in gone if watched.get(fw_id, lost_after) >= lost_after]
+        # After an absence of the database, or by another clock, all have been silent for long: what
+        # is lost stays so while somebody looks.
+        watched = doubted(pad, self.query, lost_after / MISSED_HEARTBEATS)
+        left = {fw_id: lost_after - watched.get(fw_id, 0.0) for fw_id in gone}
+        gone = [fw_id for fw_id in gone if left[fw_id] <= 0]
+        if self.by_hand:
+            done.doubtful = {fw_id: seconds for fw_id, seconds in left.items() if seconds > 0}
         # Their workers died between noting the end of a run and telling the workflow.
         done.refreshed = [fw_id for fw_id in stale if self.attempt(Pad._refresh_wf, fw_id)]
         # And those between taking a job and noting its run.
