@@ -17,7 +17,8 @@ PREFIX = "CCDCGAN_"
 
 def _seconds(value: Any) -> Any:
     """Queues that set no end have words for it."""
-    return value if str(value).isdigit() else None
+    text = str(value).strip()
+    return text if any(map(str.isdigit, text)) else None
 
 
 class Variables(BaseSettings):
@@ -41,6 +42,8 @@ class Variables(BaseSettings):
     )
     end_time: Annotated[float | None, BeforeValidator(_seconds)] = Field(
         None,
+        ge=0,
+        allow_inf_nan=False,
         validation_alias=AliasChoices(f"{PREFIX}END_TIME", "SLURM_JOB_END_TIME"),
         description="the end of the queue job, in seconds since 1970; our queue scripts set it, "
         "Slurm (from 23.02) SLURM_JOB_END_TIME",
@@ -72,7 +75,8 @@ def _variables(_: tuple[str | None, ...]) -> Variables:
     try:
         return Variables()
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
+        # Where a variable has two names, the first of them.
+        name = str(error.errors()[0]["loc"][0]).removeprefix(PREFIX).lower()
         given = str(error.errors()[0]["input"])[:40]
         meant = Variables.model_fields[name].description
         raise UserError(f"{PREFIX}{name.upper()}={given!r}: give {meant}") from None

@@ -24,6 +24,7 @@ from ccdcgan.launchers.cluster import launch, queue_jobs, scheduler
 from ccdcgan.launchers.cluster.recovery import Mended, mend
 from ccdcgan.launchers.cluster.scheduler import scheduler_of
 from ccdcgan.launchers.cluster.settings import Queue as Settings
+from ccdcgan.launchers.cluster.walltime import unclear_walltimes, walltime_seconds
 from ccdcgan.launchers.cluster.worker import _sign_in
 from ccdcgan.workflows.campaign import Campaign
 
@@ -189,6 +190,46 @@ def test_a_queue_that_does_not_exist_is_told_at_once(site, kind):
 )
 def test_refusals_that_last_and_that_pass(kind, words, meaning):
     assert scheduler_of(Settings(type=kind)).kind_of(f"x: error: {words}") == meaning
+
+
+H, D = 3600, 86400
+
+
+@pytest.mark.parametrize(
+    ("kind", "walltimes"),
+    [
+        ("SLURM", {"90": 90 * 60, 90: 90 * 60, "24:30": 24 * 60 + 30, "24:00:00": 24 * H}),
+        ("SLURM", {"1-12": 36 * H, "1-12:30": 36.5 * H, "1-00:00:10": D + 10, "90:00:00": 90 * H}),
+        ("SLURM", {"UNLIMITED": None, "infinite": None, "0": None, 0: None}),
+        ("PBS", {"90": 90, "90:00": 90 * 60, "1:30:00": 1.5 * H, "1:00:00:00": D}),
+        ("SGE", {"90": 90, "4:0:0": 4 * H, "24::": 24 * H, "1::1": H + 1, ":30:": 30 * 60}),
+        ("LoadSharingFacility", {"90": 90 * 60, "24:00": 24 * H}),
+        ("Cobalt", {"90": 90 * 60, "01:30:00": 1.5 * H}),
+        ("MOAB", {"90": 90, "1:00:00:00": D}),
+    ],
+)
+def test_walltimes_are_those_of_the_queue(here, kind, walltimes):
+    for text, seconds in walltimes.items():
+        queue = Settings(type=kind, walltime=text)
+        assert walltime_seconds(queue) == seconds, text
+        worker = here.cluster.workers["dft"].model_copy(update={"queue": queue})
+        cluster = here.cluster.model_copy(update={"workers": {"dft": worker}})
+        assert not list(unclear_walltimes(cluster))
+
+
+def test_a_walltime_that_is_not_understood_is_told(site):
+    """No worker would know its end."""
+    site.queue("PBS")
+    site.here.change({"workers.light.queue.walltime": "1-12"})
+    told = (
+        "light queue: walltime '1-12' is none of PBS's (s, m:s, h:m:s, d:h:m:s): "
+        "its workers do not know when they end"
+    )
+    (site.here.folder / "campaign.yaml").write_text("system: Bi-Se\n")
+    assert told in site.here.command("submit", "campaign.yaml")[1]
+    assert told in site.look()
+    said = site.here.command("check", "campaign.yaml", "--config", site.here.config)[1]
+    assert told in " ".join(said.split())
 
 
 def test_each_sees_the_queue_jobs_of_his_own_cluster(site):

@@ -48,7 +48,17 @@ def test_they_are_read_anew_where_they_change(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("ours", "slurms", "left"),
-    [(None, None, None), ("50", None, 10), (None, "60", 20), ("50", "60", 10), (None, "no", None)],
+    [
+        (None, None, None),
+        ("50", None, 10),
+        (None, "60", 20),
+        ("50", "60", 10),
+        (None, "no", None),
+        ("50.5", None, 10.5),
+        (" 50 ", None, 10),
+        ("5e1", None, 10),
+        ("N/A", "60", None),
+    ],
 )
 def test_the_end_of_the_queue_job(
     ours: str | None, slurms: str | None, left: float | None, monkeypatch: pytest.MonkeyPatch
@@ -64,6 +74,13 @@ def test_the_end_of_the_queue_job(
     [
         ("PATIENCE", "long", "CCDCGAN_PATIENCE='long': give the seconds to wait"),
         ("PATIENCE", "nan", "as in 3600"),
+        (
+            "END_TIME",
+            "-5",
+            "CCDCGAN_END_TIME='-5': give the end of the queue job, in seconds since",
+        ),
+        ("END_TIME", "2026-12-01", "CCDCGAN_END_TIME='2026-12-01': give the end of the queue job"),
+        ("END_TIME", "1e999", "seconds since 1970"),
         ("MAX_UNPACKED", "0", "CCDCGAN_MAX_UNPACKED='0': give a number of megabytes, as in 1000"),
         ("MAX_UNPACKED", "9" * 100, "megabytes"),
     ],
@@ -75,4 +92,4 @@ def test_bad_values_get_one_line(
     with pytest.raises(UserError) as caught:
         variables()
     assert words in str(caught.value) and "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 150
+    assert len(str(caught.value)) < 200

@@ -27,6 +27,7 @@ from ccdcgan.launchers.cluster.launchpad import (
 )
 from ccdcgan.launchers.cluster.scheduler import scheduler_of
 from ccdcgan.launchers.cluster.settings import Cluster, Worker
+from ccdcgan.launchers.cluster.walltime import unclear_walltimes
 from ccdcgan.launchers.wording import counted
 from ccdcgan.workflows.storage.spool import DEADLINE
 
@@ -69,6 +70,7 @@ def cluster_findings(cluster: Cluster) -> Generator[Finding, None, Parts]:
         if found.state == "ok":
             queues.append(name)
         yield found
+    yield from (Finding("note", line) for line in unclear_walltimes(cluster))
     obstacle = None
     if away:
         obstacle = "the database is away"

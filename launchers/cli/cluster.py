@@ -97,10 +97,13 @@ def submit(
 
     settings, cluster = load_campaign(campaign), load_cluster(config)
     from ccdcgan.launchers.cluster.submit import submit
+    from ccdcgan.launchers.cluster.walltime import unclear_walltimes
     from ccdcgan.launchers.results.reuse import reuse_on_cluster
 
     for taken in reuse_on_cluster(reuse or (), settings, cluster):
         say(str(taken))
+    for line in unclear_walltimes(cluster):
+        say(line)
     done = submit(settings, campaign.stem, cluster, again)
     console.print(
         f"submitted {campaign.stem} as {done.campaign}, {counted(done.jobs, 'job')} to begin with"

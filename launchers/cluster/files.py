@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -15,15 +14,13 @@ from ruamel.yaml import YAML
 
 from ccdcgan.dft.files import write_atomically
 from ccdcgan.dft.variables import PREFIX
-from ccdcgan.launchers.cluster.settings import Cluster, Queue, Worker
+from ccdcgan.launchers.cluster.settings import Cluster, Worker
 from ccdcgan.launchers.cluster.variables import ENVIRONMENT, environment_text
+from ccdcgan.launchers.cluster.walltime import walltime_seconds
 from ccdcgan.workflows.storage.stores import DATA, PHASES, RESULTS
 
 #: Least timeout of a lock that a killed worker left on a campaign, s.
 LOCKED = 60.0
-
-#: What a walltime without colons is counted in, s.
-UNITS = {"SLURM": 60, "PBS": 1, "SGE": 1}
 
 #: Names of the files that the workers of a folder share.
 JOBSTORE, FIREWORKS = "jobflow.yaml", "FW_config.yaml"
@@ -116,18 +113,6 @@ def adapter_settings(
         "pre_rocket": "\n".join(before),
         "rocket_launch": shlex.join(command) + f" --idle {worker.idle:g}",
     }
-
-
-def walltime_seconds(queue: Queue) -> int | None:
-    """Seconds of a queue's ``walltime``: HH:MM:SS, D-HH:MM:SS, or a number of the queue's unit."""
-    text = str(queue.parameters.get("walltime", ""))
-    if text.isdigit() and queue.type in UNITS:
-        return UNITS[queue.type] * int(text)
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)", text)
-    if found is None:
-        return None
-    days, hours, minutes, seconds = (int(x or 0) for x in found.groups())
-    return ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 def _environment(cluster: Cluster, folder: Path) -> str:

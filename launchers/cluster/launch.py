@@ -30,6 +30,7 @@ from ccdcgan.launchers.cluster.scheduler import (
     scheduler_of,
 )
 from ccdcgan.launchers.cluster.settings import Cluster, Worker
+from ccdcgan.launchers.cluster.walltime import unclear_walltimes
 from ccdcgan.launchers.wording import counted
 from ccdcgan.workflows.storage.spool import is_away
 
@@ -83,6 +84,8 @@ def launch(
     UserError
         The queue rejects a job for good, or its jobs end before their workers start.
     """
+    for line in unclear_walltimes(cluster):
+        say(line)
     notifier = Notifier(notify, say)
     pad = connect(cluster)
     claim_folder(cluster)

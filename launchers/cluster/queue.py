@@ -9,9 +9,10 @@ from pathlib import Path
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.mistakes import shown, validated
-from ccdcgan.launchers.cluster.files import walltime_seconds, write_class
+from ccdcgan.launchers.cluster.files import write_class
 from ccdcgan.launchers.cluster.launchpad import Pad, can_run
 from ccdcgan.launchers.cluster.settings import Cluster, Queue, Worker
+from ccdcgan.launchers.cluster.walltime import walltime_seconds
 from ccdcgan.workflows.campaign import Campaign
 
 #: Values that go into the script of a queue job as they are: no shell takes them for more.
