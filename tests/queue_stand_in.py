@@ -105,6 +105,11 @@ class Queue:
         with _changed(self.folder / "jobs.json") as jobs:
             return _add(jobs, name, user or getpass.getuser())
 
+    def tell(self, number: str, state: str) -> None:
+        """Let lists have another state of a job, in the queue's own words."""
+        with _changed(self.folder / "jobs.json") as jobs:
+            jobs[number]["state"] = state
+
     def end(self, *numbers: str, known: bool = True) -> None:
         """End jobs; the queue may know of them for a while."""
         with _changed(self.folder / "jobs.json") as jobs:
@@ -217,7 +222,8 @@ class Command:
     def squeue_slurm(self, jobs: Jobs) -> None:
         shape = self.option("-o") or ""
         for number, job in self.mine(jobs).items():
-            fields = {"%i": number, "%j": job["name"], "%T": "RUNNING", "%r": "None"}
+            state, _, reason = job.get("state", "RUNNING None").partition(" ")
+            fields = {"%i": number, "%j": job["name"], "%T": state, "%r": reason}
             print(re.sub(r"%\w", lambda field, known=fields: known[field[0]], shape))
 
     def scontrol_slurm(self, jobs: Jobs) -> None:
@@ -267,7 +273,7 @@ class Command:
             short = job["name"] if len(job["name"]) <= 10 else f"{job['name'][:9]}*"
             print(
                 f"{number + '.' + self.queue:<15} {job['user'][:8]:<8} main     {short:<10}   4242"
-                "   1   1    --  00:10 R 00:00"
+                f"   1   1    --  00:10 {job.get('state', 'R 00:00')}"
             )
 
     def qselect_pbs(self, jobs: Jobs) -> None:
@@ -289,7 +295,8 @@ class Command:
             print(
                 f'    <job_list state="running">\n      <JB_job_number>{number}</JB_job_number>\n'
                 f"      <JAT_prio>0.50000</JAT_prio>\n      <JB_name>{job['name']}</JB_name>\n"
-                f"      <JB_owner>{job['user']}</JB_owner>\n      <state>Rr</state>\n"
+                f"      <JB_owner>{job['user']}</JB_owner>\n"
+                f"      <state>{job.get('state', 'Rr')}</state>\n"
                 "      <queue_name>main@here</queue_name>\n      <slots>1</slots>\n    </job_list>"
             )
         print("  </queue_info>\n  <job_info>\n  </job_info>\n</job_info>")

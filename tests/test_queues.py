@@ -417,6 +417,43 @@ def test_a_list_that_is_empty_once_is_not_believed(launcher, site):
     assert [d["state"] for d in site.documents()] == ["stillborn", "queued", "queued"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "state", "word"),
+    [
+        ("SLURM", "PENDING launch failed requeued held", "PENDING launch failed requeued held"),
+        ("SLURM", "PENDING JobHeldAdmin", "PENDING JobHeldAdmin"),
+        ("SLURM", "PENDING Resources", None),
+        ("SLURM", "PENDING QOSMaxJobsPerUserLimit", None),
+        ("PBS", "H   -- ", "H"),
+        ("PBS", "Q   -- ", None),
+        ("SGE", "Eqw", "Eqw"),
+        ("SGE", "hqw", "hqw"),
+        ("SGE", "qw", None),
+    ],
+)
+def test_a_queue_job_that_never_starts_is_told_once(site, kind, state, word):
+    queue = site.queue(kind)
+    site.here.submit(toy_jobs.tree(2, 2))
+    made = launch._Launcher(site.here.pad, site.here.cluster, {"light": 1})
+    launch.write_files(site.here.cluster, site.here.root / "config")
+
+    def look() -> list[str]:
+        said: list[str] = []
+        assert made.look(said.append)
+        return said
+
+    assert len(look()) == 1
+    (number,) = queue.jobs
+    queue.tell(number, state)
+    told = look()
+    assert len(told) == (word is not None)
+    if word is not None:
+        begin, _, remedies = told[0].partition(": queue job ")
+        assert begin == "light" and remedies.startswith(f"{number} does not start ({word}): ")
+        assert f"qdel {number}" in remedies or f"scancel {number}" in remedies
+    assert look() == [] and list(queue.jobs) == [number]
+
+
 def test_work_of_others_needs_no_queue_job(site):
     """What runs elsewhere is not submitted for again and again."""
     queue = site.queue()

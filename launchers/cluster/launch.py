@@ -187,6 +187,7 @@ class _Launcher:
     listed: dict[str, dict[str, QueueJob]] = field(default_factory=dict)
     waits: dict[str, _Wait] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
     stores: dict[str, Any] = field(default_factory=dict)
 
     def look(self, say: Callable[[str], None]) -> bool:
@@ -226,7 +227,14 @@ class _Launcher:
         queue = self._queue(worker)
         if worker.queue.type not in self.listed:
             self.listed[worker.queue.type] = queue.scheduler.jobs()
-        alive = queue.alive(name, self.listed[worker.queue.type])
+        listed = self.listed[worker.queue.type]
+        alive = queue.alive(name, listed)
+        for job in alive:
+            known = listed.get(job.number or "")
+            obstacle = known and queue.scheduler.obstacle(str(job.number), known)
+            if obstacle and job.id not in self.held:
+                self.held.add(job.id)
+                say(f"{name}: {obstacle}")
         if name in self.waits and monotonic() < self.waits[name].until:
             return
         busy = sum(job.state == "running" for job in alive)

@@ -78,6 +78,9 @@ class Scheduler:
     )
     #: Where the number of a job stands in the answer to a submission.
     number: ClassVar[str] = r"(\d+)"
+    #: What a list says of a job that never starts by itself, and the commands that help.
+    held: ClassVar[str] = r"(?!)"
+    remedies: ClassVar[str] = ""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -133,6 +136,13 @@ class Scheduler:
         """Number of the job of a name, if the queue has it and tells names."""
         return next((number for number, job in listed.items() if job.name == name), None)
 
+    def obstacle(self, number: str, job: QueueJob) -> str | None:
+        """What keeps a listed job from starting until somebody acts, and how; None of others."""
+        found = re.search(self.held, job.said)
+        if found is None:
+            return None
+        return f"queue job {number} does not start ({found[0]}): {self.remedies.format(number)}"
+
     def is_over(self, number: str) -> bool | None:
         """Whether a job has ended, asked by its number; None if the queue does not know it."""
         return None
@@ -164,6 +174,8 @@ class Slurm(Scheduler):
     # The last two are of munge, and of the service that knows users.
     away = Scheduler.away + r"|protocol authentication error|invalid user id"
     number = r"Submitted batch job (\d+)"
+    held = r"(?i)^pending .*(held|jobhold|badconstraints|neversatisfied|partition\w*limit).*"
+    remedies = "scontrol release {0}, or scancel {0}"
     #: States in which a job does nothing any more.
     over: ClassVar[set[str]] = {
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
@@ -212,6 +224,8 @@ class PBS(Scheduler):
     full = r"would exceed|maximum number of jobs|job limit"
     away = Scheduler.away + r"|invalid credential"
     number = r"^(\d+)"
+    held = r"\bH(?= \S+$)"
+    remedies = "qrls {0}, or qdel {0}"
     over: ClassVar[frozenset[str]] = frozenset("CFX")
 
     def cluster(self) -> str:
@@ -255,6 +269,8 @@ class SGE(Scheduler):
     full = r"only \d+ jobs are allowed|job limit"
     away = Scheduler.away + r"|commlib|unable to send message|failed receiving"
     number = r"Your job (\d+)"
+    held = r"^\w*[Eh]\w*w\w*$"
+    remedies = "qmod -cj {0} clears an error, qrls {0} a hold; or qdel {0}"
 
     def cluster(self) -> str:
         """Host of the queue's master."""
