@@ -105,10 +105,10 @@ class Queue:
         with _changed(self.folder / "jobs.json") as jobs:
             return _add(jobs, name, user or getpass.getuser())
 
-    def tell(self, number: str, state: str) -> None:
-        """Let lists have another state of a job, in the queue's own words."""
+    def tell(self, number: str, **values: str) -> None:
+        """Let lists have another ``state``, in the queue's own words, or ``name`` of a job."""
         with _changed(self.folder / "jobs.json") as jobs:
-            jobs[number]["state"] = state
+            jobs[number].update(values)
 
     def end(self, *numbers: str, known: bool = True) -> None:
         """End jobs; the queue may know of them for a while."""

@@ -408,7 +408,7 @@ def test_a_list_that_is_empty_once_is_not_believed(launcher, site):
     unknown = {"says": "slurm_load_jobs error: Invalid job id specified"}
     queue.faults("scontrol", *[unknown] * 2)
     assert launcher() == [] and launcher() == []
-    assert [d | {"missed": False} for d in site.documents()] == before
+    assert [d | {"missed": False, "named": False} for d in site.documents()] == before
     assert len(queue.jobs) == 2
     # What is gone twice is gone.
     (gone, _) = queue.jobs
@@ -444,7 +444,7 @@ def test_a_queue_job_that_never_starts_is_told_once(site, kind, state, word):
 
     assert len(look()) == 1
     (number,) = queue.jobs
-    queue.tell(number, state)
+    queue.tell(number, state=state)
     told = look()
     assert len(told) == (word is not None)
     if word is not None:
@@ -452,6 +452,29 @@ def test_a_queue_job_that_never_starts_is_told_once(site, kind, state, word):
         assert begin == "light" and remedies.startswith(f"{number} does not start ({word}): ")
         assert f"qdel {number}" in remedies or f"scancel {number}" in remedies
     assert look() == [] and list(queue.jobs) == [number]
+
+
+@pytest.mark.parametrize("kind", ["SLURM", "SGE"])
+def test_a_number_that_is_given_again_is_another_job(site, kind):
+    queue = site.queue(kind)
+    site.here.submit(toy_jobs.tree(4, 2))
+    assert len(site.look()) == 2 and site.look() == []
+    again, other = queue.jobs
+    queue.tell(again, name="mine-of-another-project")
+    assert len(site.look()) == 1 and site.look() == []
+    states = {d["number"]: d["state"] for d in site.documents()}
+    assert len(states) == 3 and states[again] == "stillborn" and states[other] == "queued"
+
+
+def test_a_site_that_names_jobs_itself(site):
+    """As by SBATCH_JOB_NAME: what never had its name is no other job for that."""
+    queue = site.queue()
+    site.here.submit(toy_jobs.tree(4, 2))
+    assert len(site.look()) == 2
+    for number in queue.jobs:
+        queue.tell(number, name="site")
+    assert site.look() == site.look() == [] and len(queue.jobs) == 2
+    assert {d["state"] for d in site.documents()} == {"queued"}
 
 
 def test_work_of_others_needs_no_queue_job(site):

@@ -47,6 +47,9 @@ class QueueJobDocument(BaseModel):
         0.0, description="When one without a number counts as never taken, s since 1970."
     )
     missed: bool = Field(False, description="The queue did not list it the last time.")
+    named: bool = Field(
+        True, description="The queue has listed it under its name, which not every site leaves."
+    )
 
 
 class QueueJobs:
@@ -111,6 +114,7 @@ class QueueJobs:
             folder=str(self._launches / name / datetime.now().strftime("%Y%m%d-%H%M%S-%f")),
             submitted_at=now(),
             settles=time() + 2 * TIMEOUT,
+            named=False,
             **self._own,
         )
         self._jobs.insert_one(job.model_dump(by_alias=True))
@@ -144,18 +148,22 @@ class QueueJobs:
     def _is_alive(self, job: QueueJobDocument, listed: Mapping[str, QueueJob]) -> bool:
         if job.number is None:
             return self._is_found(job, listed)
-        if job.number in listed:
-            if job.missed:
-                self._set(job, missed=False)
+        known = listed.get(job.number)
+        named = known is not None and known.name == job.name
+        # Queues give their numbers again.
+        another = known is not None and bool(known.name and job.name) and job.named and not named
+        if known is not None and not another:
+            if job.missed or (named and not job.named):
+                self._set(job, missed=False, named=named or job.named)
             return True
         # A list may be wrong once: the job is asked for, and the list is asked again.
-        over = self.scheduler.is_over(job.number)
+        over = another or self.scheduler.is_over(job.number)
         if over or (over is None and job.missed):
             # The worker may have signed out since.
             state: State = "ended" if job.state == "running" else "stillborn"
             self._jobs.update_one({"_id": job.id, "state": job.state}, {"$set": {"state": state}})
             return False
-        self._set(job, missed=True)
+        self._set(job, missed=True, named=job.named)
         return True
 
     def _is_found(self, job: QueueJobDocument, listed: Mapping[str, QueueJob]) -> bool:
@@ -176,8 +184,8 @@ class QueueJobs:
             {"_id": job.id, "state": {"$in": ["sent", None]}}, {"$set": {"state": "queued"}}
         )
 
-    def _set(self, job: QueueJobDocument, *, missed: bool) -> None:
-        self._jobs.update_one({"_id": job.id}, {"$set": {"missed": missed}})
+    def _set(self, job: QueueJobDocument, *, missed: bool, named: bool) -> None:
+        self._jobs.update_one({"_id": job.id}, {"$set": {"missed": missed, "named": named}})
 
     def _forget(self, job: QueueJobDocument) -> None:
         """Nothing is left of a job that was not taken, unless its worker has signed in."""
