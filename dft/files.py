@@ -102,7 +102,7 @@ def locked(path: Path, in_use: str) -> Iterator[None]:
     InUseError
         Another process holds it.
     UserError
-        It is a symbolic link, or the disk knows no locks.
+        It is a symbolic link, may not be written, or the disk knows no locks.
     """
     kind = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     try:
@@ -110,6 +110,11 @@ def locked(path: Path, in_use: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path} is a symbolic link, which no lock is: remove it") from None
+        if isinstance(error, PermissionError):
+            raise UserError(
+                f"{path}: no permission to write: choose another folder, or have its owner let the "
+                f"group write (chmod -R g+w {path.parent})"
+            ) from None
         raise
     try:
         try:

@@ -66,7 +66,7 @@ class Here:
         }
         self.change({})
         monkeypatch.setenv("CCDCGAN_MONGODB_URI", database.uri)
-        monkeypatch.setenv("FW_CONFIG_FILE", str(self.root / "config" / "FW_config.yaml"))
+        monkeypatch.setenv("FW_CONFIG_FILE", str(self.cluster.config / "FW_config.yaml"))
         monkeypatch.setenv("PYTHONPATH", PYTHON_PATH)
         give_up_soon(monkeypatch, 200)
         monkeypatch.chdir(folder)
@@ -159,7 +159,7 @@ class Here:
 
     def worker(self, name: str = "light") -> str:
         """Run what a class has to do in a process of its own, and return what it says."""
-        config = self.root / "config"
+        config = self.cluster.config
         self.command("cluster", "write", config)
         done = self.run("ccdcgan", "worker", config / name, "--idle", 0)
         assert done.returncode == 0, done.stdout
@@ -673,7 +673,7 @@ def test_addresses_are_in_no_document_and_in_private_files_only(here, monkeypatc
         for path in here.root.rglob("*")
         if path.is_file() and "secretmarker" in path.read_text()
     }
-    config = here.root / "config"
+    config = here.cluster.config
     assert {path.relative_to(config).as_posix() for path in holders} == {
         "jobflow.yaml",
         "my_launchpad.yaml",

@@ -3,6 +3,7 @@
 Single faults, each in a campaign of its own, are those of the drill (`test_drill`).
 """
 
+import getpass
 import signal
 import subprocess
 import time
@@ -81,7 +82,7 @@ class Campaign:
 
     def worker(self, name: str) -> psutil.Process:
         """The process that works for a class."""
-        mine = str(self.root / "config" / name)
+        mine = str(self.root / "config" / getpass.getuser() / name)
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             if "worker" in words and mine in words:

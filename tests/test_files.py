@@ -125,6 +125,22 @@ def test_one_holds_a_lock(tmp_path: Path, name: str) -> None:
         pass
 
 
+def test_a_lock_of_another_user_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user who may not write it: root may."""
+
+    def denied(path: Path, *_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "open", denied)
+    told = pytest.raises(UserError, match="no permission to write")
+    with told as caught, locked(tmp_path / ".lock", "held"):
+        pass
+    assert str(tmp_path / ".lock") in str(caught.value) and "\n" not in str(caught.value)
+    assert not isinstance(caught.value, InUseError)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_disk_without_locks_is_not_in_use(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch

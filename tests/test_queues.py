@@ -85,8 +85,7 @@ def launcher(site, monkeypatch):
     site.queue()
     site.here.submit(toy_jobs.tree(2, 2))
     made = launch._Launcher(site.here.pad, site.here.cluster, {"light": 2})
-    config = site.here.root / "config"
-    launch.write_files(site.here.cluster, config)
+    launch.write_files(site.here.cluster, site.here.cluster.config)
 
     def look() -> list[str]:
         said: list[str] = []
@@ -259,6 +258,28 @@ def test_each_sees_his_own_queue_jobs(site, monkeypatch):
         assert site.look() == []
     assert {d["user"] for d in site.documents()} == {"ann", "bob"}
     assert len(queue.jobs) == 4 and {d["state"] for d in site.documents()} == {"queued"}
+
+
+def test_each_has_files_for_his_own_workers(site, monkeypatch):
+    """What holds the database's address only its owner may read."""
+    site.queue()
+    site.here.submit(toy_jobs.tree(8, 2))
+    files = {}
+    for user in ("ann", "bob"):
+        monkeypatch.setenv("LOGNAME", user)
+        site.look()
+        config = site.here.root / "config" / user
+        assert site.here.cluster.config == config
+        files |= {path: path.stat().st_ino for path in config.rglob("*")}
+    assert files == {path: path.stat().st_ino for path in files}
+    scripts = [Path(d["folder"]) / "FW_submit.script" for d in site.documents()]
+    for user in ("ann", "bob"):
+        own = [
+            s for s in scripts if f"worker {site.here.root}/config/{user}/light" in s.read_text()
+        ]
+        assert len(own) == 2
+    monkeypatch.setenv("LOGNAME", "../../etc")
+    assert site.here.cluster.config.parent == site.here.root / "config"
 
 
 def test_queue_jobs_of_earlier_versions_count(site, monkeypatch):
@@ -435,7 +456,7 @@ def test_a_queue_job_that_never_starts_is_told_once(site, kind, state, word):
     queue = site.queue(kind)
     site.here.submit(toy_jobs.tree(2, 2))
     made = launch._Launcher(site.here.pad, site.here.cluster, {"light": 1})
-    launch.write_files(site.here.cluster, site.here.root / "config")
+    launch.write_files(site.here.cluster, site.here.cluster.config)
 
     def look() -> list[str]:
         said: list[str] = []

@@ -267,7 +267,7 @@ def _fireworks_settings(cluster: Cluster) -> Finding:
     folders = (Path.cwd(), Path.home() / ".fireworks", Path(spec.origin).parent.parent)
     for folder in folders:
         path = folder / FIREWORKS
-        if path.exists() and folder != cluster.root / "config":
+        if path.exists() and folder != cluster.config:
             raise UserError(
                 f"FireWorks reads {path} in place of the settings of ccdcgan, such as heartbeats: "
                 "move it away"

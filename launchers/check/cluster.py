@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -66,7 +65,7 @@ def cluster_findings(cluster: Cluster) -> Generator[Finding, None, Parts]:
     yield folder
     queues = []
     for name, worker in cluster.workers.items():
-        found = tried(partial(_queue, name, worker, cluster.root))
+        found = tried(partial(_queue, name, worker, cluster))
         if found.state == "ok":
             queues.append(name)
         yield found
@@ -171,8 +170,8 @@ def _fields(index: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple("-" * (direction == -1) + name for name, direction in index["key"])
 
 
-def _queue(name: str, worker: Worker, root: Path) -> Finding:
-    adapter = CommonAdapter.from_dict(adapter_settings(worker, name, root / "config"))
+def _queue(name: str, worker: Worker, cluster: Cluster) -> Finding:
+    adapter = CommonAdapter.from_dict(adapter_settings(worker, name, cluster.config))
     scheduler = scheduler_of(worker.queue)
     command = scheduler.submit_command
     if shutil.which(command) is None:
@@ -180,7 +179,7 @@ def _queue(name: str, worker: Worker, root: Path) -> Finding:
             f"{name} queue: there is no {command!r} on this machine: check on a node of the "
             "cluster, or change the queue's type in my_fireworks.yaml"
         )
-    adapter.get_script_str(str(root / "launches" / name))
+    adapter.get_script_str(str(cluster.root / "launches" / name))
     try:
         jobs = scheduler.jobs()
     except UserError as error:

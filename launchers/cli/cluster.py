@@ -259,9 +259,8 @@ def _fireworks_settings(cluster: Cluster) -> None:
 
     cluster.launchpad.ping()
     claim_folder(cluster)
-    config = cluster.root / "config"
-    write_files(cluster, config)
-    os.environ["FW_CONFIG_FILE"] = str(config / FIREWORKS)
+    write_files(cluster, cluster.config)
+    os.environ["FW_CONFIG_FILE"] = str(cluster.config / FIREWORKS)
 
 
 def open_pad(config: Path, to_change: bool = False) -> tuple[Cluster, Pad]:

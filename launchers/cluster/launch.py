@@ -89,7 +89,7 @@ def launch(
     notifier = Notifier(notify, say)
     pad = connect(cluster)
     claim_folder(cluster)
-    write_files(cluster, cluster.root / "config")
+    write_files(cluster, cluster.config)
     launcher = _Launcher(pad, cluster, numbers)
     with notifier.watching(pad):
         _look_until_done(launcher, say, poll, once, notifier)
@@ -197,7 +197,7 @@ class _Launcher:
         for line in done.lines():
             say(line)
         workers: dict[str, Worker] = {str(n): w for n, w in self.cluster.workers.items()}
-        config = self.cluster.root / "config"
+        config = self.cluster.config
         for name, number in self.numbers.items():
             with _lease(self.pad, self._lease_of(workers[name], name), self.owner) as ours:
                 if not ours:
@@ -240,7 +240,7 @@ class _Launcher:
         busy = sum(job.state == "running" for job in alive)
         for _ in range(min(number, self._work(name, number, busy)) - len(alive)):
             try:
-                job = queue.submit(name, worker, self.cluster.root / "config")
+                job = queue.submit(name, worker, self.cluster.config)
             except RefusedError as error:
                 self._wait(name, error, say)
                 return

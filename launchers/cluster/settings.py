@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import string
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ccdcgan.dft.errors import UserError
+from ccdcgan.dft.files import file_stem
 from ccdcgan.dft.mistakes import did_you_mean, shown, validated
 from ccdcgan.dft.settings import FilePath
 from ccdcgan.dft.trusted import PackageName
@@ -154,6 +156,11 @@ class Cluster(Section):
     def root(self) -> Path:
         """The folder on the shared disk."""
         return self.folder.expanduser().absolute()
+
+    @property
+    def config(self) -> Path:
+        """Folder of what this user's workers read, which holds the database's address."""
+        return self.root / "config" / file_stem(getpass.getuser())
 
     @property
     def lost_after(self) -> float:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ccdcgan.dft.engines.espresso import SCRATCH
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import TEMPORARY, InUseError, locked
+from ccdcgan.dft.files import TEMPORARY, locked
 from ccdcgan.dft.relaxation.key import is_content_key
 from ccdcgan.launchers.workdir import CALCULATIONS, campaign_of, embedded_store
 from ccdcgan.workflows.campaign import Campaign
@@ -76,7 +76,7 @@ class Leftovers:
             try:
                 with _unused(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            except (InUseError, OSError):
+            except (UserError, OSError):
                 stay += 1
         if self.collection is not None:
             self.collection.delete_many(self.query)
