@@ -658,6 +658,18 @@ def test_word_is_sent_of_the_first_failure_and_of_the_end(site, letters):
     assert not (site.here.folder / "x-failure").exists()
 
 
+def test_word_is_sent_of_a_campaign_with_an_odd_name(site, letters):
+    """As somebody else may have written it into the database."""
+    site.queue()
+    run = site.here.submit(toy_jobs.tree(1, 1))
+    site.here.handle.campaigns.update_one({"_id": run}, {"$set": {"name": "odd\0name"}})
+    _, number = site.here.begin()
+    site.meanwhile(lambda: site.here.pad.mark_fizzled(number))
+    code, said = site.here.command("launch", "--poll", "0.1", "--notify", letters.command)
+    assert code == 1 and "the notification" not in said
+    assert "CCDCGAN_CAMPAIGNS=odd name" in letters("failure")
+
+
 def test_word_is_sent_of_a_stop(site, letters):
     site.queue()
     site.here.change({"workers.light.queue.queue": "nosuch"})

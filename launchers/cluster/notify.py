@@ -91,12 +91,14 @@ class Notifier:
         self._campaigns.update(map(str, pad.fireworks.distinct("spec.campaign", live)))
 
     def _tell(self, event: Event, lines: list[str], campaigns: list[str]) -> None:
-        values = {"EVENT": event, **self._numbers(campaigns)}
+        told = {"EVENT": event, **self._numbers(campaigns)}
+        # A name out of a database may hold what no variable can.
+        values = {f"CCDCGAN_{key}": value.replace("\0", " ") for key, value in told.items()}
         try:
             ended = subprocess.run(
                 self._words,
                 input="\n".join(lines) + "\n",
-                env={**os.environ, **{f"CCDCGAN_{key}": value for key, value in values.items()}},
+                env={**os.environ, **values},
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -105,7 +107,7 @@ class Notifier:
             )
             said = " ".join((ended.stderr or ended.stdout).split())[:200]
             fault = f"exit status {ended.returncode}: {said}" if ended.returncode else None
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             fault = str(error)[:200]
         if fault:
             self._say(f"the notification of {event} failed: {self._words[0]}: {fault}")
