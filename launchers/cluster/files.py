@@ -68,7 +68,8 @@ def write_class(
     trusted = {"trusted": list(cluster.trusted)}
     fworker = {"name": name, "category": "", "query": json.dumps(query), "env": trusted}
     _write(own / "my_fworker.yaml", fworker)
-    _write(own / "my_qadapter.yaml", adapter_settings(worker, name, folder))
+    # The environment of my_fireworks.yaml may hold a key, and that file be its owner's alone.
+    _write(own / "my_qadapter.yaml", adapter_settings(worker, name, folder), secret=True)
 
 
 def _launchpad_settings(cluster: Cluster) -> dict[str, object]:

@@ -14,7 +14,7 @@ from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
 from pydantic import BaseModel, ConfigDict, Field
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.files import lies_in
+from ccdcgan.dft.files import lies_in, write_atomically
 from ccdcgan.launchers.cluster.files import adapter_settings
 from ccdcgan.launchers.cluster.launchpad import QUEUE_JOBS, Pad, now
 from ccdcgan.launchers.cluster.scheduler import TIMEOUT, QueueJob, RefusedError, Scheduler
@@ -229,7 +229,7 @@ def write_script(
     settings = adapter_settings(worker, name, config, identity)
     script = folder / "FW_submit.script"
     adapter = CommonAdapter.from_dict({**settings, "job_name": title})
-    script.write_text(adapter.get_script_str(str(folder)))
+    write_atomically(script, adapter.get_script_str(str(folder)), private=True)
     return script
 
 
