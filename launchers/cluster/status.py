@@ -164,7 +164,7 @@ def overview(pad: Pad) -> list[Row]:
     The states are read from the one document that each workflow has.
     """
     stored = pad.db[CAMPAIGNS].find({}).sort("submitted_at", -1)
-    rows = {found["_id"]: Row(Submission.model_validate(found), {}) for found in stored}
+    rows = {found.id: Row(found, {}) for found in Submission.whole(stored)}
     fields = {"metadata.campaign": 1, "fw_states": 1}
     for workflow in pad.workflows.find({"metadata.campaign": {"$in": list(rows)}}, fields):
         counts = rows[workflow["metadata"]["campaign"]].states

@@ -42,11 +42,17 @@ class Submission(BaseModel):
         return parse_campaign(self.settings, self.id)
 
     @classmethod
-    def readable(cls, documents: Iterable[Mapping[str, Any]]) -> Iterator[Submission]:
-        """Of stored documents those that this version reads."""
+    def whole(cls, documents: Iterable[Mapping[str, Any]]) -> Iterator[Submission]:
+        """Of stored documents those of submissions, also of other versions' campaigns."""
         for document in documents:
+            with contextlib.suppress(ValidationError):
+                yield cls.model_validate(document)
+
+    @classmethod
+    def readable(cls, documents: Iterable[Mapping[str, Any]]) -> Iterator[Submission]:
+        """Of stored documents those whose campaigns this version reads."""
+        for found in cls.whole(documents):
             with contextlib.suppress(UserError, ValidationError):
-                found = cls.model_validate(document)
                 found.campaign()
                 yield found
 

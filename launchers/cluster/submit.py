@@ -212,9 +212,9 @@ def find_campaign(pad: Pad, text: str) -> Submission:
         found = list(campaigns.find({"$or": [{"_id": text}, {"name": text}]}))
         if not found:
             found = [d for d in campaigns.find({}) if str(d["_id"]).startswith(text)]
-    if not found:
+    meant = list(Submission.whole(found))
+    if not meant:
         raise UserError(f"no campaign {text!r} was submitted: ccdcgan status lists them")
-    meant = [Submission.model_validate(document) for document in found]
     return meant[0] if len(meant) == 1 else _latest(pad, text, meant)
 
 
