@@ -30,6 +30,7 @@ from ccdcgan.dft.queue_time import OutOfTimeError
 from ccdcgan.launchers.cluster import launchpad
 from ccdcgan.launchers.cluster.files import write_files
 from ccdcgan.launchers.cluster.moved import MOVED
+from ccdcgan.launchers.cluster.queue_jobs import write_script
 from ccdcgan.launchers.cluster.recovery import TRIES, mend
 from ccdcgan.launchers.cluster.settings import CLASSES, Cluster, load_cluster
 from ccdcgan.launchers.cluster.status import counts_pipeline
@@ -846,6 +847,42 @@ def test_what_is_lost_again_and_again_waits_for_a_person(here):
     assert here.command("status", "toys")[1].splitlines()[-1].startswith("failed: toys: lost")
     assert here.command("retry")[1] == "1 lost job runs again\n"
     assert here.counts() == {"READY": 1}
+
+
+def test_failures_of_its_own_are_no_losses(here):
+    failing = toy_jobs.total_once_mended("/nowhere", "no licence")
+    here.submit(toy_jobs.toys(*toy_jobs.staged("toys", failing)))
+    for _ in range(TRIES - 1):
+        here.worker()
+        assert here.command("retry") == (0, "1 failed job runs again\n")
+    here.begin(seconds_ago=100)
+    mend(here.pad, here.cluster, {}, by_hand=False)
+    here.watch_for(70)
+    done = mend(here.pad, here.cluster, {}, by_hand=False)
+    assert done.lost and not done.given_up and here.counts() == {"READY": 1}
+
+
+def test_what_is_no_campaign_hides_none(here):
+    """Somebody else has written it among them."""
+    run = here.submit(toy_jobs.tree(1, 1), "mine")
+    here.handle.campaigns.insert_many([{"_id": "junk"}, {"_id": "junk2", "name": "mine"}])
+    code, said = here.command("status")
+    assert code == 0 and run in said and "junk" not in said
+    for name in ("mine", run[:6]):
+        assert "mine" in here.command("status", name)[1]
+    assert "no campaign 'junk' was submitted" in here.complaint("status", "junk")
+
+
+def test_keys_in_the_environment_of_workers_are_their_owners(here):
+    """`my_fireworks.yaml` may be, too."""
+    here.change({"workers.light.environment": {"MP_API_KEY": "secretkey"}})
+    write_files(here.cluster, here.cluster.config)
+    worker = here.cluster.workers["light"]
+    write_script("x", "x", worker, "light", here.cluster.config, here.root / "launches" / "1")
+    files = [path for path in here.root.rglob("*") if path.is_file()]
+    holders = {path.name: path for path in files if "secretkey" in path.read_text()}
+    assert set(holders) == {"my_qadapter.yaml", "FW_submit.script"}
+    assert {path.stat().st_mode & 0o777 for path in holders.values()} == {0o600}
 
 
 def test_after_an_absence_of_the_database_nothing_is_lost_before_it_is_silent_again(here):

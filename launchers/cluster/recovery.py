@@ -16,11 +16,13 @@ from pymongo.errors import PyMongoError
 
 from ccdcgan.launchers.cluster.failed_jobs import (
     LOST,
+    Launch,
     age,
     doubted,
     failures,
     lost_jobs,
     message_of,
+    reason_of,
 )
 from ccdcgan.launchers.cluster.launchpad import CAMPAIGNS, PROGRESS, Pad, Query, now
 from ccdcgan.launchers.cluster.reservations import reserved_in_vain
@@ -182,11 +184,7 @@ class _Mender:
         for fw_id in gone:
             self.attempt(_note_lost, fw_id)
         # A first failure may have been noted and not told to the workflow.
-        noted = [
-            f.fw_id
-            for f in failures(pad, self.query)
-            if f.reason == LOST or "(SIGTERM)" in f.reason
-        ]
+        noted = [f.fw_id for f in failures(pad, self.query) if _is_lost(f.reason)]
         for fw_id in dict.fromkeys([*gone, *noted]):
             if not self.by_hand and _times_lost(pad, fw_id) >= TRIES:
                 done.given_up.append(fw_id)
@@ -219,10 +217,17 @@ def _taken(pad: Pad, query: Query, lost_after: float) -> list[int]:
 
 
 def _times_lost(pad: Pad, fw_id: int) -> int:
-    firework = pad.fireworks.find_one({"fw_id": fw_id}, {"launches": 1, "archived_launches": 1})
-    if firework is None:
-        return 0
-    return len(firework["launches"]) + len(firework.get("archived_launches") or [])
+    """Runs of a job that have ended without a fault of its own."""
+    fields = {"launches": 1, "archived_launches": 1}
+    firework = pad.fireworks.find_one({"fw_id": fw_id}, fields) or {}
+    numbers = [n for field in fields for n in firework.get(field) or []]
+    query = {"launch_id": {"$in": numbers}, "state": "FIZZLED"}
+    ended = [Launch.of(launch) for launch in pad.launches.find(query, list(Launch.FIELDS))]
+    return sum(_is_lost(reason_of({}, launch)) for launch in ended)
+
+
+def _is_lost(reason: str) -> bool:
+    return reason == LOST or "(SIGTERM)" in reason
 
 
 def _run_again(pad: Pad, fw_id: int) -> bool:
