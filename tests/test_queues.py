@@ -405,6 +405,14 @@ def test_no_folder_but_its_own_goes_with_a_queue_job(launcher, site, named):
     assert precious.read_text() == "years" and (root / "launches" / "light" / "link").is_symlink()
 
 
+def test_what_is_no_queue_job_stops_no_launcher(launcher, site):
+    """Others may write into the database."""
+    own = {"user": getpass.getuser(), "cluster": "one@head", "class": "light"}
+    junk = [{"_id": "a", "state": "queued", "settles": "soon"}, {"_id": "b"}, {"_id": "c"}]
+    site.here.handle.queue_jobs.insert_many([{**own, **job} for job in junk])
+    assert len(launcher()) == 2 and launcher() == []
+
+
 def test_a_queue_that_hangs_is_waited_for(site, monkeypatch):
     monkeypatch.setattr(scheduler, "TIMEOUT", 1.0)
     queue = site.queue(runs=True)

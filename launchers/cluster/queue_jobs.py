@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from time import time
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from fireworks.user_objects.queue_adapters.common_adapter import CommonAdapter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import lies_in, write_atomically
@@ -51,6 +52,13 @@ class QueueJobDocument(BaseModel):
         True, description="The queue has listed it under its name, which not every site leaves."
     )
 
+    @classmethod
+    def whole(cls, documents: Iterable[Mapping[str, Any]]) -> Iterator[QueueJobDocument]:
+        """Of stored documents those of queue jobs."""
+        for document in documents:
+            with contextlib.suppress(ValidationError):
+                yield cls.model_validate(document)
+
 
 class QueueJobs:
     """The queue jobs of one user in one queue; those of others are not seen.
@@ -86,7 +94,7 @@ class QueueJobs:
         """
         self._adopt(name, listed)
         query = {**self._own, "class": name, "state": {"$in": ["sent", "queued", "running"]}}
-        found = map(QueueJobDocument.model_validate, list(self._jobs.find(query)))
+        found = list(QueueJobDocument.whole(self._jobs.find(query)))
         # Of two documents of one job, one is of a worker of an earlier version.
         alive = {job.number or job.id: job for job in found if self._is_alive(job, listed)}
         self._require_starts(name)
@@ -198,13 +206,13 @@ class QueueJobs:
     def _require_starts(self, name: str) -> None:
         query = {**self._own, "class": name}
         last = list(self._jobs.find(query).sort("submitted_at", -1).limit(FAILED_STARTS))
-        if len(last) < FAILED_STARTS or any(job["state"] != "stillborn" for job in last):
+        if len(last) < FAILED_STARTS or any(job.get("state") != "stillborn" for job in last):
             return
         # Told once; the next try counts from anew.
         self._jobs.update_many({**query, "state": "stillborn"}, {"$set": {"state": "ended"}})
         raise UserError(
             f"{FAILED_STARTS} queue jobs of class {name} ended before a worker started: "
-            f"{last_words(Path(last[0]['folder']))}"
+            f"{last_words(Path(str(last[0].get('folder'))))}"
         )
 
 

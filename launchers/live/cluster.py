@@ -102,8 +102,8 @@ class Campaigns:
     def _submission(self, name: str) -> Submission | None:
         """The newest run of a name, which comes from outside: never that of a file."""
         query = {"$or": [{"_id": name}, {"name": name}]}
-        found = self._pad.db[CAMPAIGNS].find(query).sort("submitted_at", -1).limit(1)
-        return next(map(Submission.model_validate, found), None)
+        found = self._pad.db[CAMPAIGNS].find(query).sort("submitted_at", -1)
+        return next(Submission.whole(found), None)
 
     def asked(self, query: PhaseQuery) -> list[str]:
         """See `Source`."""
