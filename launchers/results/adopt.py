@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Adopted:
     ----------
     taken, there
         Places of runs that are results now, and of those that are the results of structures which
-        the campaign knows already.
+        the campaign knows already, or of which another run has come to a lower energy.
     refused
         Places of the others, with the reasons.
     """
@@ -82,7 +83,8 @@ def adopt(
         Number of runs for the progress, as far as it is known.
     """
     found = Adopted()
-    seen: set[str] = set()
+    # Place and energy, eV/atom, by content key.
+    lowest: dict[str, tuple[str, float]] = {}
     sources = iter(sources)
     # One look into the store for many: the embedded one has no index.
     while batch := list(islice(sources, BATCH)):
@@ -97,10 +99,15 @@ def adopt(
             progress.report("runs", done, max(done, total))
         known = {} if store is None else store.converged(key for key, _, _ in runs)
         for key, place, run in runs:
-            if known.get(key) or key in seen:
+            energy = run.run.energy_per_atom
+            other, lower = lowest.get(key, (None, math.inf))
+            if (known.get(key) and other is None) or energy >= lower:
                 found.there.append(place)
                 continue
-            seen.add(key)
+            if other is not None:
+                found.taken.remove(other)
+                found.there.append(other)
+            lowest[key] = place, energy
             found.taken.append(place)
             if store is not None and not dry_run:
                 store.put(_document(key, place, run, campaign))

@@ -34,7 +34,7 @@ from ccdcgan.dft.engines.vasp.tags import (
 )
 from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
-from ccdcgan.dft.structures.moments import with_moments
+from ccdcgan.dft.structures.moments import NOISE, is_magnetic, with_moments
 
 #: Tags that VASP takes for true where INCAR has none, beside those that are `NEUTRAL`.
 ON_BY_DEFAULT = {"GGA_COMPAT", "LDIAG"}
@@ -164,7 +164,8 @@ def complete_tags(
 def ordered_moments(structure: Structure, incar: Mapping[str, Any]) -> Structure:
     """The structure with the moments of INCAR where some are up and some down.
 
-    Moments of one sign are no order of their own, but a guess that VASP begins with.
+    Moments of one sign are no order of their own, but a guess that VASP begins with; of none at all
+    see `_magnets_without_moments`.
     """
     moments = incar.get("MAGMOM")
     if isinstance(moments, (list, tuple)) and len(moments) == len(structure):
@@ -192,6 +193,11 @@ def judge(found: ExistingRun, settings: RelaxationSettings, library: Library) ->
             f"another level of theory: {kinds[found.is_static]}, where the campaign's energies are "
             f"those of {kinds[not found.is_static]}"
         )
+    if magnets := _magnets_without_moments(found, engine):
+        raise UnsuitableError(
+            f"another start: {' and '.join(magnets)} without moments in MAGMOM, which VASP gives "
+            "them no more; the campaign begins with some"
+        )
     if changed := _differences(found, engine, library):
         told = [difference(tag, values) for tag, values in changed.items()]
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
@@ -201,6 +207,26 @@ def judge(found: ExistingRun, settings: RelaxationSettings, library: Library) ->
         found.run.ionic = True
     if reason := refused(found.run, engine, "relax", settings):
         raise UnsuitableError(reason)
+
+
+def _magnets_without_moments(found: ExistingRun, engine: VaspEngine) -> list[str]:
+    """Elements that a run has kept nonmagnetic, and that the engine starts with moments.
+
+    Without ISPIN = 2 it is another level of theory, where the engine has that.
+    """
+    moments = found.incar.get("MAGMOM")
+    has_spin = found.incar.get("ISPIN") == 2 or is_noncollinear(found.incar)
+    # A charge density that it began with may have had moments all the same.
+    if moments is None or not has_spin or is_magnetic(found.run.structure):
+        return []
+    try:
+        rows = np.array(moments, float).reshape(len(found.initial), -1)
+    except (TypeError, ValueError):
+        return []
+    symbols = [site.specie.symbol for site in found.initial]
+    magnets = np.array([bool(engine.starting_moments.get(symbol)) for symbol in symbols])
+    kept = not (np.abs(rows[magnets]) > NOISE).any()
+    return sorted({symbols[i] for i in np.flatnonzero(magnets)}) if kept else []
 
 
 def _differences(

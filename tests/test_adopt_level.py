@@ -1,0 +1,169 @@
+"""Which runs of VASP are of a campaign's level of theory, and which only look so."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pymatgen.core
+import pytest
+from potcars import write_potcars
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Poscar, Potcar
+from vasp_stand_in import Minimiser, pair_potential
+
+from ccdcgan.dft.engines.vasp.existing import ExistingRun, Library, UnsuitableError, read_folder
+from ccdcgan.dft.engines.vasp.existing import judge as judged
+from ccdcgan.dft.engines.vasp.inputs import write_inputs
+from ccdcgan.dft.engines.vasp.task import potcar_specs, read_task
+from ccdcgan.dft.relaxation.settings import RelaxationSettings
+from ccdcgan.launchers.results.adopt import adopt, runs_in
+from ccdcgan.workflows.campaign import Campaign
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
+    pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.inputs.UnknownPotcarWarning"),
+    pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.outputs.UnconvergedVASPWarning"),
+]
+
+
+def minimum(start: Structure) -> Structure:
+    """Where the stand-in's forces and stress are nearly none."""
+    minimiser = Minimiser(np.array(start.lattice.matrix), start.cart_coords, free_cell=True)
+    for _ in range(400):
+        cell, positions = minimiser.geometry()
+        _, *rest = pair_potential(np.array(start.atomic_numbers), cell, positions)
+        push = minimiser.push(*rest)
+        if np.linalg.norm(push, axis=1).max() < 1e-3:
+            break
+        minimiser.move(push)
+    return Structure(cell, start.species, positions, coords_are_cartesian=True)
+
+
+IRON = minimum(Structure(Lattice.cubic(2.87), ["Fe"] * 2, [[0, 0, 0], [0.5] * 3]))
+OXIDE = minimum(
+    Structure(
+        Lattice.orthorhombic(8.4, 4.1, 4.1),
+        ["Fe", "Fe", "O", "O"],
+        [[0, 0, 0], [0.5, 0, 0], [0.25, 0.5, 0.5], [0.75, 0.5, 0.5]],
+    )
+)
+
+
+def campaign(**engine: Any) -> Campaign:
+    chosen = {"name": "vasp", **engine}
+    return Campaign.model_validate(
+        {"system": "Fe-O", "relaxation": {"engine": chosen, "fmax": 0.01}}
+    )
+
+
+PLAIN = campaign()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A machine with POTCARs."""
+    root = tmp_path_factory.mktemp("machine")
+    with pytest.MonkeyPatch.context() as patch:
+        psp = str(write_potcars(root / "psp", ["Fe", "O", "Fe_pv"]))
+        patch.setenv("PMG_VASP_PSP_DIR", psp)
+        patch.setitem(pymatgen.core.SETTINGS, "PMG_VASP_PSP_DIR", psp)
+        yield root
+
+
+def vasp(folder: Path) -> Path:
+    stand_in = Path(__file__).with_name("vasp_stand_in.py")
+    with (folder / "vasp.out").open("w") as out:
+        subprocess.run([sys.executable, stand_in], cwd=folder, stdout=out, check=True)
+    return folder
+
+
+def computed(folder: Path, structure: Structure, settings: RelaxationSettings, **tags: Any) -> Path:
+    """A static run, with tags as INCAR has them in place of the campaign's."""
+    folder.mkdir(parents=True)
+    write_inputs(settings.engine, structure, -1, {}, folder)  # type: ignore[arg-type]
+    with_tags(folder / "INCAR", tags)
+    return vasp(folder)
+
+
+def with_tags(incar: Path, tags: dict[str, Any]) -> None:
+    lines = incar.read_text().splitlines()
+    kept = [line for line in lines if line.split("=")[0].strip() not in tags]
+    incar.write_text("\n".join([*kept, *(f"{t} = {v}" for t, v in tags.items())]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def oxide(machine: Path) -> Path:
+    return computed(machine / "oxide", OXIDE, PLAIN.relaxation)
+
+
+@pytest.fixture
+def changed(oxide: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the run on the oxide that had other tags, by its vasprun.xml."""
+
+    def change(**tags: Any) -> Path:
+        folder = tmp_path / "-".join(tags)
+        shutil.copytree(oxide, folder)
+        text = (folder / "vasprun.xml").read_text()
+        head, incar, rest = re.split(r"(<incar>.*?</incar>)", text, maxsplit=1, flags=re.DOTALL)
+        for tag, value in tags.items():
+            kind = {str: "string", int: "int", bool: "logical"}.get(type(value), "float")
+            written = {True: "T", False: "F"}.get(value, value) if kind == "logical" else value
+            incar = re.sub(rf'<[iv][^>]* name="{tag}">.*?</[iv]>\n', "", incar)
+            row = f'<i type="{kind}" name="{tag}">{written}</i>\n'
+            incar = incar.replace("</incar>", f"{row}</incar>")
+        (folder / "vasprun.xml").write_text(head + incar + rest)
+        return folder
+
+    return change
+
+
+def judge(found: ExistingRun, of: Campaign = PLAIN) -> None:
+    judged(found, of.relaxation, Library(of.relaxation.engine, ["Fe", "O"]))  # type: ignore[arg-type]
+
+
+def reason(folder: Path, of: Campaign = PLAIN) -> str:
+    """Why a run is left out; nothing if it is adopted."""
+    try:
+        judge(read_folder(folder), of)
+    except UnsuitableError as error:
+        return str(error)
+    return ""
+
+
+def task_of(folder: Path) -> ExistingRun:
+    from atomate2.vasp.jobs.base import get_vasp_task_document
+
+    document = get_vasp_task_document(folder).model_dump(mode="json")
+    library = Library(PLAIN.relaxation.engine, ["Fe", "O"])  # type: ignore[arg-type]
+    return read_task(document, library, potcar_specs(library))
+
+
+def test_a_magnet_without_moments_is_another_start(machine: Path) -> None:
+    """The lower one of two runs with one start is taken, whatever their names."""
+    runs, settings = machine / "iron", PLAIN.relaxation
+    computed(runs / "1_nonmagnetic", IRON, settings, MAGMOM="2*0.0")
+    computed(runs / "2_ferromagnetic", IRON, settings)
+    # It has found another solution, as VASP does with fewer k-points or another mixing.
+    higher = shutil.copytree(runs / "1_nonmagnetic", runs / "1_higher") / "vasprun.xml"
+    text = higher.read_text()
+    higher.write_text(re.sub(r'(name="MAGMOM">)0.0 0.0', r"\g<1>5.0 5.0", text))
+    assert higher.read_text() != text
+    library = Library(PLAIN.relaxation.engine, ["Fe", "O"])  # type: ignore[arg-type]
+    found = adopt(runs_in([runs]), PLAIN, library, None)
+    assert [Path(place).name for place in found.taken] == ["2_ferromagnetic"]
+    assert [Path(place).name for place in found.there] == ["1_higher"]
+    ((place, why),) = found.refused
+    assert Path(place).name == "1_nonmagnetic" and why.startswith("another start: Fe without")
+    with pytest.raises(UnsuitableError, match="another start: Fe"):
+        judge(task_of(runs / "1_nonmagnetic"))
+    judge(task_of(runs / "2_ferromagnetic"))
+    # Where nothing is to be magnetic there is no other start.
+    none = campaign(incar={"MAGMOM": {"O": 0.0}})
+    assert reason(runs / "1_nonmagnetic", none) == ""
