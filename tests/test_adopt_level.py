@@ -15,7 +15,6 @@ import pymatgen.core
 import pytest
 from potcars import write_potcars
 from pymatgen.core import Lattice, Structure
-from pymatgen.io.vasp import Poscar, Potcar
 from vasp_stand_in import Minimiser, pair_potential
 
 from ccdcgan.dft.engines.vasp.existing import ExistingRun, Library, UnsuitableError, read_folder
@@ -108,7 +107,7 @@ def changed(oxide: Path, tmp_path: Path) -> Callable[..., Path]:
     """A copy of the run on the oxide that had other tags, by its vasprun.xml."""
 
     def change(**tags: Any) -> Path:
-        folder = tmp_path / "-".join(tags)
+        folder = tmp_path / "-".join(f"{tag}{value}" for tag, value in tags.items())
         shutil.copytree(oxide, folder)
         text = (folder / "vasprun.xml").read_text()
         head, incar, rest = re.split(r"(<incar>.*?</incar>)", text, maxsplit=1, flags=re.DOTALL)
@@ -167,3 +166,71 @@ def test_a_magnet_without_moments_is_another_start(machine: Path) -> None:
     # Where nothing is to be magnetic there is no other start.
     none = campaign(incar={"MAGMOM": {"O": 0.0}})
     assert reason(runs / "1_nonmagnetic", none) == ""
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"ICHARG": 11, "NEDOS": 3001}, "it is not self-consistent: ICHARG = 11"),
+        ({"ALGO": "None"}, "it is not self-consistent: ALGO = None"),
+        ({"ALGO": "Exact"}, "it is not self-consistent: ALGO = Exact"),
+        ({"ALGO": "Eigenval"}, "it is not self-consistent: ALGO = Eigenval"),
+        ({"IALGO": 2}, "it is not self-consistent: IALGO = 2"),
+        ({"EDIFF": 0.5}, "EDIFF 0.5 instead of 1e-05"),
+        ({"ISMEAR": -1, "SIGMA": 2.0}, "ISMEAR and SIGMA (-1.0, 2.0) instead of (-5.0, 0.05)"),
+        ({"ISMEAR": 1, "SIGMA": 0.5}, "ISMEAR and SIGMA"),
+        ({"ISMEAR": -2}, "ISMEAR and SIGMA"),
+        ({"NBANDS": 5}, "NBANDS 5 instead of at least "),
+        ({"NGX": 6, "NGY": 6, "NGZ": 6}, "NGX 6 instead of at least "),
+        ({"NGXF": 20}, "NGXF 20 instead of at least "),
+        ({"LREAL": True}, "LREAL True instead of False"),
+    ],
+)
+def test_what_decides_an_energy_is_looked_at(
+    changed: Callable[..., Path], tags: dict[str, Any], words: str
+) -> None:
+    assert words in reason(changed(**tags))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        # atomate2's of metals and of what it does not know, the Materials Project's and VASP's own.
+        {"ISMEAR": 2, "SIGMA": 0.2, "EDIFF": 1e-5, "ALGO": "Fast"},
+        {"ISMEAR": 0, "SIGMA": 0.2, "EDIFF": 1e-7, "LREAL": False},
+        {"ISMEAR": -5, "SIGMA": 0.05, "EDIFF": 2e-4, "ALGO": "Normal", "LREAL": "Auto"},
+        {"ISMEAR": 1, "SIGMA": 0.2, "EDIFF": 1e-4, "IALGO": 48, "ICHARG": 1, "ISTART": 1},
+        {"ALGO": "VeryFast", "NBANDS": 80, "NGX": 120, "NGXF": 240},
+        {"ALGO": "all"},
+        {"ALGO": "D"},
+    ],
+)
+def test_runs_by_the_usual_sets_are_good(
+    changed: Callable[..., Path], tags: dict[str, Any]
+) -> None:
+    assert reason(changed(**tags)) == ""
+
+
+def test_a_campaign_with_a_smearing_of_its_own(changed: Callable[..., Path]) -> None:
+    wide = campaign(stages=[{"kind": "static", "incar": {"ISMEAR": -1, "SIGMA": 0.5}}])
+    assert reason(changed(ISMEAR=-1, SIGMA=0.5), wide) == ""
+    assert "ISMEAR and SIGMA (-5.0, 0.05)" in reason(changed(ISMEAR=-5, SIGMA=0.05), wide)
+
+
+def test_a_shifted_grid_has_other_points(machine: Path, oxide: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(oxide, tmp_path / "shifted")
+    lines = (folder / "KPOINTS").read_text().splitlines()
+    (folder / "KPOINTS").write_text("\n".join([*lines[:4], "0.5 0.5 0.5", ""]))
+    vasp(folder)
+    assert "shifted by (0.5, 0.5, 0.5) instead of Gamma" in reason(folder)
+    with pytest.raises(UnsuitableError, match="shifted by"):
+        judge(task_of(folder))
+    judge(task_of(oxide))
+
+
+def test_a_density_of_states_hides_no_energy(oxide: Path, changed: Callable[..., Path]) -> None:
+    """As in FeO/dos beside FeO/static, the first by name."""
+    dos = changed(ICHARG=11, NEDOS=3001)
+    library = Library(PLAIN.relaxation.engine, ["Fe", "O"])  # type: ignore[arg-type]
+    found = adopt(runs_in([dos, oxide]), PLAIN, library, None)
+    assert found.taken == [str(oxide)] and [place for place, _ in found.refused] == [str(dos)]

@@ -220,6 +220,7 @@ class Kpoints(NamedTuple):
     style: str
     divisions: tuple[int, ...]
     points: Array
+    shift: tuple[float, ...] = (0.0, 0.0, 0.0)
 
 
 @dataclass
@@ -328,7 +329,8 @@ def read_kpoints(text: str | None, cell: Array, spacing: float) -> Kpoints:
     """A KPOINTS, or the mesh of KSPACING without one."""
     if text is None:
         lengths = 2 * math.pi * np.linalg.norm(np.linalg.inv(cell), axis=0)
-        style, divisions = "Gamma", tuple(max(1, math.ceil(k / spacing)) for k in lengths)
+        style, own = "Gamma", (0.0, 0.0, 0.0)
+        divisions = tuple(max(1, math.ceil(k / spacing)) for k in lengths)
     else:
         try:
             lines = text.splitlines()
@@ -342,12 +344,14 @@ def read_kpoints(text: str | None, cell: Array, spacing: float) -> Kpoints:
             style = {"G": "Gamma", "M": "Monkhorst-Pack"}[letter]
             divisions = tuple(int(n) for n in lines[3].split()[:3])
             assert len(divisions) == 3 and min(divisions) > 0
+            own = tuple(map(float, lines[4].split()[:3] if lines[4:] else ())) or (0.0, 0.0, 0.0)
+            assert len(own) == 3
         except (AssertionError, IndexError, KeyError, ValueError):
             raise RefusedError("KPOINTS cannot be read") from None
     # A few are enough for readers; thousands of them would only make the files large.
     grid = itertools.islice(itertools.product(*map(range, divisions)), 4)
     shift = [(1 - n) / 2 if style != "Gamma" else 0.0 for n in divisions]
-    return Kpoints(style, divisions, (np.array(list(grid), float) + shift) / divisions)
+    return Kpoints(style, divisions, (np.array(list(grid), float) + shift + own) / divisions, own)
 
 
 def read_job(folder: Path) -> Job:
@@ -770,7 +774,8 @@ class Files:
 
         weights = np.full((len(points), 1), 1 / len(points))
         explicit = f'<v type="int" name="divisions">{" ".join(map(str, job.kpoints.divisions))}</v>'
-        mesh = f'<generation param="{job.kpoints.style}">\n{explicit}\n</generation>\n'
+        shift = f'<v name="usershift">{" ".join(map(str, job.kpoints.shift))}</v>'
+        mesh = f'<generation param="{job.kpoints.style}">\n{explicit}\n{shift}\n</generation>\n'
         atoms, types = "", ""
         for i, (symbol, count) in enumerate(zip(crystal.symbols, crystal.counts, strict=True)):
             atoms += f"<rc><c>{symbol}</c><c>{i + 1}</c></rc>\n" * count

@@ -23,9 +23,11 @@ from ccdcgan.dft.engines.vasp.files import (
     titles,
 )
 from ccdcgan.dft.engines.vasp.inputs import by_element, expected_inputs
+from ccdcgan.dft.engines.vasp.limits import beyond_limits, not_self_consistent
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.tags import (
     DECISIVE,
+    LIMITED,
     NEUTRAL,
     alike,
     decisive,
@@ -87,6 +89,7 @@ class Library:
         # As they stand in a file for several elements.
         self.potcar = Potcar.from_str(str(Potcar(symbols, engine.functional)))
         self.titles = titles(self.potcar)
+        self.electrons = {p.element: float(p.nelectrons) for p in self.potcar}
 
 
 def read_folder(folder: Path) -> ExistingRun:
@@ -193,6 +196,8 @@ def judge(found: ExistingRun, settings: RelaxationSettings, library: Library) ->
             f"another level of theory: {kinds[found.is_static]}, where the campaign's energies are "
             f"those of {kinds[not found.is_static]}"
         )
+    if tag := not_self_consistent(found.incar):
+        raise UnsuitableError(f"it is not self-consistent: {tag}")
     if magnets := _magnets_without_moments(found, engine):
         raise UnsuitableError(
             f"another start: {' and '.join(magnets)} without moments in MAGMOM, which VASP gives "
@@ -237,10 +242,12 @@ def _differences(
     cell = found.run.structure if len(engine.stages) > 1 else found.initial
     incar, kpoints = expected_inputs(engine, cell)
     asked, ran = decisive(incar), decisive(found.incar)
-    for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL):
+    for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL - LIMITED):
         default = tag in ON_BY_DEFAULT
         asked[tag], ran[tag] = (_plain(tags.get(tag, default)) for tags in (incar, found.incar))
     changed = {tag: (asked[tag], ran[tag]) for tag in asked if not alike(asked[tag], ran[tag])}
+    electrons = sum(library.electrons[site.specie.symbol] for site in found.initial)
+    changed |= beyond_limits(incar, found.incar, found.initial, electrons)
     if coarser := coarser_grid(grid_of(kpoints), found.grid):
         changed["KPOINTS"] = coarser
     for element, title in found.run.pseudopotentials.items():

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from monty.io import zopen
@@ -23,8 +23,25 @@ from ccdcgan.dft.structures.moments import Moment, with_moments
 if TYPE_CHECKING:
     from pymatgen.io.vasp import Kpoints, Potcar, Vasprun
 
-#: Style and divisions of a grid of k-points.
-Grid = tuple[str, tuple[int, ...]]
+
+class Grid(NamedTuple):
+    """A grid of k-points: its style, divisions, and its shift beside that of the style."""
+
+    style: str
+    divisions: tuple[int, ...]
+    shift: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+    def __str__(self) -> str:
+        shifted = f" shifted by {self.shift}" if any(self.shift) else ""
+        return f"{self.style} {self.divisions}{shifted}"
+
+    def shifts(self, divisions: tuple[int, ...]) -> tuple[float, ...]:
+        """What it is shifted by with so many divisions, in steps of the grid."""
+        # Monkhorst and Pack's even ones leave Γ out.
+        beside = [0.5 * (self.style[:1] == "M" and n % 2 == 0) for n in divisions]
+        both = zip(self.shift, beside, strict=True)
+        return tuple(round((a + b) % 1.0, 4) % 1.0 for a, b in both)
+
 
 #: Words by which VASP's complaints are known.
 COMPLAINT = re.compile(
@@ -109,16 +126,17 @@ def read_run(folder: Path, pressure: float = 0.0) -> Run:
 
 def grid_of(kpoints: Kpoints) -> Grid:
     """The grid of a KPOINTS."""
-    return kpoints.style.name, tuple(int(n) for n in kpoints.kpts[0])
+    divisions = tuple(int(n) for n in kpoints.kpts[0])
+    return Grid(kpoints.style.name, divisions, tuple(map(float, kpoints.kpts_shift)))
 
 
 def coarser_grid(asked: Grid, ran: Grid) -> tuple[Any, Any] | None:
     """How a grid falls short of what was asked, None if it does not."""
-    if any(b < a for a, b in zip(asked[1], ran[1], strict=True)):
-        return asked[1], ran[1]
-    if asked[0] != ran[0] and any(n % 2 == 0 for n in ran[1]):
-        # Custodian takes the one for the other; with odd divisions they are the same points.
-        return f"{asked[0]} {asked[1]}", f"{ran[0]} {ran[1]}"
+    if any(b < a for a, b in zip(asked.divisions, ran.divisions, strict=True)):
+        return asked.divisions, ran.divisions
+    # Custodian takes one style for the other; with odd divisions they are the same points.
+    if asked.shifts(ran.divisions) != ran.shifts(ran.divisions):
+        return str(asked), str(ran)
     return None
 
 

@@ -19,6 +19,7 @@ from ccdcgan.dft.engines.vasp.doubts import refuse_values
 from ccdcgan.dft.engines.vasp.stages import MakerInputs, MakerStage
 from ccdcgan.dft.engines.vasp.tags import (
     HUBBARD,
+    LIMITED,
     NEUTRAL,
     TECHNICAL,
     decisive,
@@ -257,9 +258,10 @@ def differing(expected: MakerInputs, here: MakerInputs, of_a_structure: bool = F
     Parameters
     ----------
     of_a_structure
-        Leave out what may follow the structure: the grid, and tags that are `NEUTRAL`.
+        Leave out what may follow the structure: the grid, and tags that are `NEUTRAL` or `LIMITED`.
     """
-    tags = (expected.incar.keys() | here.incar.keys()) - (NEUTRAL if of_a_structure else set())
+    free = NEUTRAL | LIMITED if of_a_structure else set()
+    tags = (expected.incar.keys() | here.incar.keys()) - free
     apart: dict[str, tuple[Any, Any]] = {
         tag: (expected.incar.get(tag), here.incar.get(tag)) for tag in sorted(tags)
     }

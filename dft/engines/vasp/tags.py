@@ -60,13 +60,15 @@ TECHNICAL |= {"NELM", "NELMDL", "NELMIN", "NPAR", "NSIM", "POTIM", "SYSTEM", "TI
 #: Those, and what only a run that failed is tried again with.
 HARMLESS = TECHNICAL | {"ISYM", "SYMPREC"}
 
-#: Beside `HARMLESS`, tags that say how a run goes on and what it writes. Any other that differs
-#: from what the engine asks makes another level of theory.
-NEUTRAL = HARMLESS | {"EDIFF", "EDIFFG", "EMAX", "EMIN", "IALGO", "ICHARG", "ISIF", "ISMEAR"}
-NEUTRAL |= {"ISTART", "KBLOCK", "KGAMMA", "KSPACING", "LASYNC", "LDAUPRINT", "LMAXMIX", "LMIXTAU"}
-NEUTRAL |= {"LREAL", "LSCALAPACK", "LSCALU", "LVHAR", "MAGMOM", "NBANDS", "NCSHMEM", "NEDOS"}
-NEUTRAL |= {"NFREE", "NGX", "NGXF", "NGY", "NGYF", "NGZ", "NGZF", "NSW", "NWRITE", "RWIGS"}
-NEUTRAL |= {"SIGMA"}
+#: Tags that leave an energy as it is within limits, which are in `limits`.
+LIMITED = {"ALGO", "EDIFF", "IALGO", "ICHARG", "ISMEAR", "LREAL", "NBANDS", "SIGMA"}
+LIMITED |= {"NGX", "NGXF", "NGY", "NGYF", "NGZ", "NGZF"}
+
+#: Beside `HARMLESS`, tags that say how a run begins and goes on, and what it writes. Any other that
+#: differs from what the engine asks, and is not `LIMITED`, makes another level of theory.
+NEUTRAL = (HARMLESS - LIMITED) | {"EDIFFG", "EMAX", "EMIN", "ISIF", "ISTART", "KBLOCK", "KGAMMA"}
+NEUTRAL |= {"KSPACING", "LASYNC", "LDAUPRINT", "LMAXMIX", "LMIXTAU", "LSCALAPACK", "LSCALU"}
+NEUTRAL |= {"LVHAR", "MAGMOM", "NCSHMEM", "NEDOS", "NFREE", "NSW", "NWRITE", "RWIGS"}
 
 #: What a run that failed, custodian's corrections and all, is tried again with: first as asked,
 #: then slower and steadier. None of it changes the energy of a converged run.
@@ -137,6 +139,16 @@ def alike(asked: Any, ran: Any) -> bool:
 def is_noncollinear(incar: Mapping[str, Any]) -> bool:
     """Whether an INCAR needs vasp_ncl."""
     return bool(incar.get("LSORBIT") or incar.get("LNONCOLLINEAR"))
+
+
+def is_self_consistent(incar: Mapping[str, Any]) -> bool:
+    """Whether electrons are minimised, together with their density, by ALGO and IALGO."""
+    # Of what begins with other letters VASP reads the first one alone.
+    word = str(incar.get("ALGO") or "Normal").strip().upper()
+    by_word = word in ("N", "A", "C") or word.startswith(("NORM", "AL", "CO", "F", "V", "D"))
+    number = incar.get("IALGO", 38)
+    # Below 5 VASP keeps the bands or rotates them; 90 diagonalises once, for many empty ones.
+    return by_word and isinstance(number, (int, float)) and number >= 5 and number != 90
 
 
 def difference(tag: str, values: Sequence[Any]) -> str:

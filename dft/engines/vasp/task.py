@@ -17,7 +17,7 @@ from ccdcgan.dft.engines.vasp.existing import (
     complete_tags,
     ordered_moments,
 )
-from ccdcgan.dft.engines.vasp.files import Run
+from ccdcgan.dft.engines.vasp.files import Grid, Run
 from ccdcgan.dft.engines.vasp.inputs import by_element
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import StoredStructure
@@ -41,6 +41,7 @@ class PotcarSpec(BaseModel):
 class _Grid(BaseModel):
     generation_style: str
     kpoints: list[list[float]]
+    usershift: list[float] = [0.0, 0.0, 0.0]
 
 
 class _Inputs(BaseModel):
@@ -128,7 +129,7 @@ def read_task(
     return ExistingRun(
         ordered_moments(initial, incar),
         plain,
-        (grid.generation_style.replace("_", " "), divisions),
+        Grid(grid.generation_style, divisions, tuple(grid.usershift)),
         run,
         steps,
     )
