@@ -19,8 +19,11 @@ from vasp_stand_in import Minimiser, pair_potential
 
 from ccdcgan.dft.engines.vasp.existing import ExistingRun, Library, UnsuitableError, read_folder
 from ccdcgan.dft.engines.vasp.existing import judge as judged
+from ccdcgan.dft.engines.vasp.files import read_run
 from ccdcgan.dft.engines.vasp.inputs import write_inputs
+from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.task import potcar_specs, read_task
+from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.launchers.results.adopt import adopt, runs_in
 from ccdcgan.workflows.campaign import Campaign
@@ -234,3 +237,28 @@ def test_a_density_of_states_hides_no_energy(oxide: Path, changed: Callable[...,
     library = Library(PLAIN.relaxation.engine, ["Fe", "O"])  # type: ignore[arg-type]
     found = adopt(runs_in([dos, oxide]), PLAIN, library, None)
     assert found.taken == [str(oxide)] and [place for place, _ in found.refused] == [str(dos)]
+
+
+def test_a_loop_that_was_told_to_stop_has_not_converged(machine: Path, tmp_path: Path) -> None:
+    """By LABORT in STOPCAR, of our own runs and of others'."""
+    folder, engine = tmp_path / "aborted", PLAIN.relaxation.engine
+    assert isinstance(engine, VaspEngine)
+    folder.mkdir()
+    write_inputs(engine, OXIDE, -1, {}, folder)
+    (folder / "STOPCAR").write_text("LABORT = .TRUE.\n")
+    vasp(folder)
+    run = read_run(folder)
+    assert refused(run, engine, "static", PLAIN.relaxation) == "electrons did not converge"
+    assert reason(folder) == "electrons did not converge"
+    with pytest.raises(UnsuitableError, match="electrons did not converge"):
+        judge(task_of(folder))
+    (folder / "OUTCAR").unlink()
+    assert reason(folder) == "electrons did not converge"
+
+
+def test_a_run_without_outcar_is_judged_by_its_electronic_steps(
+    oxide: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(oxide, tmp_path / "oxide")
+    (folder / "OUTCAR").unlink()
+    assert reason(folder) == ""

@@ -834,6 +834,7 @@ class Files:
         positions: Array,
         results: tuple[float, Array, Array],
         electronic: list[float],
+        settled: bool,
         seconds: float,
     ) -> None:
         """A finished ionic step in all files but CONTCAR."""
@@ -852,7 +853,7 @@ class Files:
         kbar = -KBAR * stress
         order = [(0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)]
         parts = []
-        if len(electronic) < self.parameters["NELM"]:
+        if settled:
             parts += ["------------------------ aborting loop because EDIFF is reached --------\n"]
         parts += [f" E-fermi :   {0:.4f}     XC(G=0):  -6.0000     alpha+bet : -5.0000\n\n"]
         # One component is in the table of x.
@@ -1026,6 +1027,9 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
                 time.sleep(fault.seconds / electronic_steps)
             if stopcar() == "LABORT":
                 break
+        # A loop that was told to stop has the energy that it came to.
+        settled = len(electronic) == electronic_steps < nelm
+        results = electronic[-1], forces, stress
         hits_now = hit not in ("", *LASTING, "truncated_vasprun", "unconverged_scf", "ionic_steps")
         if fault and hits_now and (last or number == 2):
             strike(fault, files, record)
@@ -1035,7 +1039,7 @@ def run(job: Job, fault: Fault | None, record: Record) -> None:
         record.steps, record.energy_last, record.converged = number, results[0], accurate
         if record.energy_first is None:
             record.energy_first = results[0]
-        files.ionic_step(number, cell, positions, results, electronic, seconds)
+        files.ionic_step(number, cell, positions, results, electronic, settled, seconds)
         stop = stopcar()
         if job.nsw and not accurate:
             # Slow enough that NSW steps go most of the way, and not all of it.

@@ -6,19 +6,21 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.frames import Frame, vasp_frames
 from ccdcgan.dft.engines.vasp.files import (
+    Convergence,
     Grid,
     Run,
+    are_settled,
     coarser_grid,
+    convergence,
     file_of,
     grid_of,
-    is_accurate,
     run_of,
     titles,
 )
@@ -37,6 +39,9 @@ from ccdcgan.dft.engines.vasp.tags import (
 from ccdcgan.dft.engines.vasp.verdict import refused
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import NOISE, is_magnetic, with_moments
+
+if TYPE_CHECKING:
+    from pymatgen.io.vasp import Vasprun
 
 #: Tags that VASP takes for true where INCAR has none, beside those that are `NEUTRAL`.
 ON_BY_DEFAULT = {"GGA_COMPAT", "LDIAG"}
@@ -111,7 +116,7 @@ def read_folder(folder: Path) -> ExistingRun:
         initial, final = found.initial_structure, found.final_structure
         sites = [site.specie.symbol for site in initial]
         outcar = file_of(folder, "OUTCAR").exists()
-        run = run_of(found, folder, is_accurate(folder) if outcar else found.converged_ionic)
+        run = run_of(found, folder, convergence(folder) if outcar else _convergence(found))
         grid = grid_of(found.kpoints)
         frames = vasp_frames(folder)
     except Exception:  # noqa: BLE001  files that are cut or not VASP's fail in many ways
@@ -133,6 +138,13 @@ def read_folder(folder: Path) -> ExistingRun:
         len(found.ionic_steps),
         frames,
     )
+
+
+def _convergence(run: Vasprun) -> Convergence:
+    """Whether a run converged, as far as vasprun.xml says."""
+    steps = run.ionic_steps[-1]["electronic_steps"]
+    settled = are_settled(steps, float(run.parameters["EDIFF"]))
+    return Convergence(settled, bool(run.converged_ionic))
 
 
 def _poscar(folder: Path, initial: Structure) -> Structure | None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,6 +55,13 @@ COMPLAINT = re.compile(
 MAGNETIZATION = re.compile(
     rb"magnetization \(([xyz])\)\s+# of ion[^\n]*\n\s*-+\n((?:[ \t]*\d+[ \t][^\n]*\n)+)"
 )
+
+
+class Convergence(NamedTuple):
+    """Whether VASP says that the electrons of its last geometry, and its ions, are converged."""
+
+    electrons: bool
+    ions: bool
 
 
 @dataclass
@@ -118,7 +125,7 @@ def read_run(folder: Path, pressure: float = 0.0) -> Run:
     grids = (grid_of(Kpoints.from_file(asked_kpoints)), grid_of(run.kpoints))
     if coarser := coarser_grid(*grids):
         changed["KPOINTS"] = coarser
-    found = run_of(run, folder, is_accurate(folder), pressure)
+    found = run_of(run, folder, convergence(folder), pressure)
     found.changed = changed
     found.pseudopotentials = titles(Potcar.from_file(file_of(folder, "POTCAR")))
     return found
@@ -140,14 +147,14 @@ def coarser_grid(asked: Grid, ran: Grid) -> tuple[Any, Any] | None:
     return None
 
 
-def run_of(run: Vasprun, folder: Path, accurate: bool, pressure: float = 0.0) -> Run:
+def run_of(run: Vasprun, folder: Path, reached: Convergence, pressure: float = 0.0) -> Run:
     """What the vasprun.xml of a folder holds.
 
     Parameters
     ----------
-    accurate
-        Whether VASP reached the accuracy that was asked of the ions: pymatgen counts any relaxation
-        that ends early, even one that is told to stop.
+    reached
+        What VASP says itself: pymatgen counts any loop that ends early, even one that is told to
+        stop.
     pressure
         That was asked for, GPa.
     """
@@ -164,15 +171,29 @@ def run_of(run: Vasprun, folder: Path, accurate: bool, pressure: float = 0.0) ->
         energy_per_atom=float(energy) / len(run.final_structure),
         max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
         max_stress=float(np.abs(beyond).max() / KBAR),
-        electronic=bool(run.converged_electronic),
-        ionic=accurate,
+        electronic=bool(run.converged_electronic) and reached.electrons,
+        ionic=reached.ions,
     )
 
 
-def is_accurate(folder: Path) -> bool:
-    """Whether OUTCAR says that the ions are where they were asked to be."""
+def convergence(folder: Path) -> Convergence:
+    """What OUTCAR says of its end."""
     with zopen(file_of(folder, "OUTCAR"), "rb") as stream:
-        return b"reached required accuracy" in stream.read()
+        text = stream.read()
+    last = text[max(0, text.rfind(b" Iteration ")) :]
+    # A loop that STOPCAR ends is as short as one that converges.
+    settled = b"aborting loop because EDIFF is reached" in last and b"hard stop" not in last
+    return Convergence(settled, b"reached required accuracy" in text)
+
+
+def are_settled(steps: Sequence[Mapping[str, Any]], ediff: float) -> bool:
+    """Whether electronic steps end with a change of the free energy below EDIFF, eV.
+
+    That is half of what VASP asks for, and all that is left where OUTCAR is not there.
+    """
+    energies = [float(step["e_fr_energy"]) for step in steps[-2:]]
+    # With the digits that vasprun.xml has.
+    return len(energies) == 2 and abs(energies[1] - energies[0]) <= ediff + 2e-8
 
 
 def titles(potcar: Potcar) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ccdcgan.dft.engines.vasp.existing import (
     complete_tags,
     ordered_moments,
 )
-from ccdcgan.dft.engines.vasp.files import Grid, Run
+from ccdcgan.dft.engines.vasp.files import Grid, Run, are_settled
 from ccdcgan.dft.engines.vasp.inputs import by_element
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import StoredStructure
@@ -56,6 +56,7 @@ class _Step(BaseModel):
     forces: list[list[float]]
     stress: list[list[float]]
     num_electronic_steps: int
+    electronic_steps: list[dict[str, Any]] | None = None
 
 
 class _Outputs(BaseModel):
@@ -110,10 +111,13 @@ def read_task(
         incar = complete_tags(last.input.incar, last.input.parameters, names)
         most = int(incar.get("NELM") or last.input.parameters.get("NELM") or 60)
         plain = by_element(incar, sites)
+        ediff = float(incar.get("EDIFF") or last.input.parameters.get("EDIFF") or 1e-4)
+        # Documents of earlier versions have but their number.
+        settled = not step.electronic_steps or are_settled(step.electronic_steps, ediff)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         raise UnsuitableError(f"the document lacks {place}") from None
-    except (IndexError, TypeError, ValueError, UserError):
+    except (IndexError, KeyError, TypeError, ValueError, UserError):
         raise UnsuitableError("the document cannot be read") from None
     complete = last.has_vasp_completed in (True, "successful")
     steps = len(last.output.ionic_steps)
@@ -122,7 +126,7 @@ def read_task(
         energy_per_atom=last.output.energy / len(final),
         max_force=force,
         max_stress=stress,
-        electronic=complete and step.num_electronic_steps < most,
+        electronic=complete and settled and step.num_electronic_steps < most,
         ionic=complete and steps < int(incar.get("NSW") or 0),
         pseudopotentials=_pseudopotentials(sites, last.input.potcar_spec, library, specs),
     )
