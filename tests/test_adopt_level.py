@@ -15,6 +15,7 @@ import pymatgen.core
 import pytest
 from potcars import write_potcars
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Poscar, Potcar
 from vasp_stand_in import Minimiser, pair_potential
 
 from ccdcgan.dft.engines.vasp.existing import ExistingRun, Library, UnsuitableError, read_folder
@@ -262,3 +263,64 @@ def test_a_run_without_outcar_is_judged_by_its_electronic_steps(
     folder = shutil.copytree(oxide, tmp_path / "oxide")
     (folder / "OUTCAR").unlink()
     assert reason(folder) == ""
+
+
+def test_a_potcar_that_did_not_run_is_not_believed(machine: Path, tmp_path: Path) -> None:
+    soft = campaign(potcars={"Fe": "Fe_pv"})
+    folder = computed(tmp_path / "soft", OXIDE, soft.relaxation)
+    assert "POTCAR of Fe PAW_PBE Fe_pv" in reason(folder)
+    write_inputs(PLAIN.relaxation.engine, OXIDE, -1, {}, tmp_path)  # type: ignore[arg-type]
+    shutil.copy(tmp_path / "POTCAR", folder / "POTCAR")
+    assert reason(folder).startswith("POTCAR is not what ran, which was PAW_PBE Fe_pv")
+
+
+@pytest.mark.parametrize(
+    ("asked", "ran"), [("R2SCAN", "R2SCANL"), ("SCANL", "SCAN"), ("M06L", "M06"), ("M06", "M06L")]
+)
+def test_functionals_whose_names_begin_alike(
+    changed: Callable[..., Path], asked: str, ran: str
+) -> None:
+    of = campaign(stages=[{"kind": "static", "incar": {"METAGGA": asked, "ALGO": "All"}}])
+    assert f"METAGGA {ran} instead of {asked}" in reason(changed(METAGGA=ran), of)
+    assert reason(changed(METAGGA=asked), of) == ""
+    assert reason(changed(METAGGA=asked, PREC="accura"), of) == ""
+
+
+#: A campaign with a U of its own.
+WITH_U = campaign(incar={"LDAU": True, "LDAUU": {"Fe": 4.0}, "LDAUL": {"Fe": 2}})
+
+
+def test_u_counts_where_it_is_not_zero(machine: Path, tmp_path: Path) -> None:
+    good = computed(tmp_path / "good", OXIDE, WITH_U.relaxation, LDAUL="2 -1")
+    assert reason(good, WITH_U) == ""
+    assert "LDAUL {'Fe': 3.0} instead of {'Fe': 2.0}" in reason(
+        computed(tmp_path / "f", OXIDE, WITH_U.relaxation, LDAUL="3 -1"), WITH_U
+    )
+    none = computed(tmp_path / "none", OXIDE, WITH_U.relaxation, LDAUU="0 0")
+    assert reason(none) == "" and "LDAU" in reason(none, WITH_U)
+
+
+@pytest.mark.parametrize(
+    ("potcars", "u", "words"),
+    [
+        (("Fe", "O", "Fe", "O"), "0 0 4 0", "U of Fe differs between its sites"),
+        (("Fe_pv", "O", "Fe", "O"), "4 0 4 0", "POTCAR of Fe differs between its sites"),
+        (("Fe", "O", "Fe", "O"), "4 0 4 0", ""),
+    ],
+)
+def test_sites_of_an_element_have_one_level(
+    machine: Path, tmp_path: Path, potcars: tuple[str, ...], u: str, words: str
+) -> None:
+    """As VASP takes them where an element stands in POSCAR twice."""
+    folder = tmp_path / "apart"
+    folder.mkdir()
+    write_inputs(WITH_U.relaxation.engine, OXIDE, -1, {}, folder)  # type: ignore[arg-type]
+    Poscar(Structure.from_sites([OXIDE[i] for i in (0, 2, 1, 3)])).write_file(folder / "POSCAR")
+    Potcar(list(potcars), "PBE").write_file(folder / "POTCAR")
+    tags = {"LDAUU": u, "LDAUL": "2 -1 2 -1", "LDAUJ": "4*0", "MAGMOM": "5 0.6 5 0.6"}
+    with_tags(folder / "INCAR", tags)
+    vasp(folder)
+    said = reason(folder, WITH_U)
+    assert words in said and bool(words) == bool(said)
+    with pytest.raises(UnsuitableError, match=words or "LDAU"):
+        judge(task_of(folder))

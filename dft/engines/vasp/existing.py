@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pymatgen.core import Structure
@@ -42,6 +43,8 @@ from ccdcgan.dft.structures.moments import NOISE, is_magnetic, with_moments
 
 if TYPE_CHECKING:
     from pymatgen.io.vasp import Vasprun
+
+T = TypeVar("T")
 
 #: Tags that VASP takes for true where INCAR has none, beside those that are `NEUTRAL`.
 ON_BY_DEFAULT = {"GGA_COMPAT", "LDIAG"}
@@ -122,9 +125,15 @@ def read_folder(folder: Path) -> ExistingRun:
     except Exception:  # noqa: BLE001  files that are cut or not VASP's fail in many ways
         raise UnsuitableError("vasprun.xml is cut or cannot be read") from None
     try:
-        run.pseudopotentials = titles(Potcar.from_file(file_of(folder, "POTCAR")))
+        potcar = Potcar.from_file(file_of(folder, "POTCAR"))
+        own = [str(p.keywords["TITEL"]).strip() for p in potcar]
     except Exception:  # noqa: BLE001  the same
         raise UnsuitableError("POTCAR cannot be read") from None
+    # The file may be another run's; vasprun.xml cuts long titles.
+    used = [str(title).strip() for title in found.potcar_symbols]
+    if len(own) != len(used) or not all(map(str.startswith, own, used)):
+        raise UnsuitableError(f"POTCAR is not what ran, which was {', '.join(used)}")
+    run.pseudopotentials = one_level(partial(titles, potcar))
     if initial.composition != final.composition:
         raise UnsuitableError("it ends with other atoms than it begins with")
     incar = complete_tags(found.incar, found.parameters, found.potcar_symbols)
@@ -132,12 +141,26 @@ def read_folder(folder: Path) -> ExistingRun:
     poscar = _poscar(folder, initial)
     return ExistingRun(
         ordered_moments(poscar or initial, incar),
-        by_element(incar, sites),
+        one_level(partial(by_element, incar, sites)),
         grid,
         run,
         len(found.ionic_steps),
         frames,
     )
+
+
+def one_level(read: Callable[[], dict[str, T]]) -> dict[str, T]:
+    """What is read of each element.
+
+    Raises
+    ------
+    UnsuitableError
+        Sites of one element differ in it, as no campaign of ours has them.
+    """
+    try:
+        return read()
+    except ValueError as error:
+        raise UnsuitableError(f"another level of theory: {error}") from None
 
 
 def _convergence(run: Vasprun) -> Convergence:
@@ -257,7 +280,7 @@ def _differences(
     for tag in sorted({*incar, *found.incar} - DECISIVE.keys() - NEUTRAL - LIMITED):
         default = tag in ON_BY_DEFAULT
         asked[tag], ran[tag] = (_plain(tags.get(tag, default)) for tags in (incar, found.incar))
-    changed = {tag: (asked[tag], ran[tag]) for tag in asked if not alike(asked[tag], ran[tag])}
+    changed = {t: (asked[t], ran[t]) for t in asked if not alike(t, asked[t], ran[t])}
     electrons = sum(library.electrons[site.specie.symbol] for site in found.initial)
     changed |= beyond_limits(incar, found.incar, found.initial, electrons)
     if coarser := coarser_grid(grid_of(kpoints), found.grid):

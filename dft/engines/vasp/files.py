@@ -16,7 +16,7 @@ from monty.io import zopen
 from pymatgen.core import Structure
 
 from ccdcgan.dft.engines.frames import KBAR, left_out_pressure
-from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive
+from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive, one_each
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.moments import Moment, with_moments
 
@@ -121,7 +121,7 @@ def read_run(folder: Path, pressure: float = 0.0) -> Run:
     run = Vasprun(file_of(folder, "vasprun.xml"), parse_dos=False, parse_eigen=False)
     asked = decisive(Incar.from_file(asked_incar))
     ran = decisive(run.incar)
-    changed = {t: (asked[t], ran[t]) for t in DECISIVE if not alike(asked[t], ran[t])}
+    changed = {t: (asked[t], ran[t]) for t in DECISIVE if not alike(t, asked[t], ran[t])}
     grids = (grid_of(Kpoints.from_file(asked_kpoints)), grid_of(run.kpoints))
     if coarser := coarser_grid(*grids):
         changed["KPOINTS"] = coarser
@@ -197,8 +197,15 @@ def are_settled(steps: Sequence[Mapping[str, Any]], ediff: float) -> bool:
 
 
 def titles(potcar: Potcar) -> dict[str, str]:
-    """Title and hash of each element's POTCAR."""
-    return {p.element: f"{p.keywords['TITEL']} {digest(p.data, 8)}" for p in potcar}
+    """Title and hash of each element's POTCAR.
+
+    Raises
+    ------
+    ValueError
+        An element has several.
+    """
+    each = ((p.element, f"{p.keywords['TITEL']} {digest(p.data, 8)}") for p in potcar)
+    return one_each("POTCAR", each)
 
 
 def file_of(folder: Path, name: str) -> Path:

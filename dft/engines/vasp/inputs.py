@@ -12,7 +12,7 @@ from pymatgen.core import Structure
 from ccdcgan.dft.engines.vasp.makers import inputs_by_maker
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.stages import MakerStage
-from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR, TECHNICAL, is_noncollinear
+from ccdcgan.dft.engines.vasp.tags import HUBBARD, INCAR, TECHNICAL, is_noncollinear, one_each
 from ccdcgan.dft.structures.moments import Moment, along_z, moments_of, with_moments
 from ccdcgan.dft.systems import electronegativity
 
@@ -51,17 +51,37 @@ def expected_inputs(
 
 
 def by_element(incar: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
-    """INCAR with tags of U by element in place of their order; none of them where LDAU is off."""
+    """INCAR with tags of U by element in place of their order.
+
+    None of them where LDAU is off, or no element has U or J; without elements that have neither,
+    whose LDAUL is nothing's.
+
+    Raises
+    ------
+    ValueError
+        Sites of one element differ in them.
+    """
     plain = {tag: value for tag, value in incar.items() if not tag.startswith("LDAU")}
     if not incar.get("LDAU"):
         return plain
     symbols = [symbol for symbol, _ in groupby(sites)]
-    for tag, value in incar.items():
-        if tag in HUBBARD and isinstance(value, (list, tuple)):
-            plain[tag] = dict(zip(symbols, map(float, value), strict=True))
-        elif tag.startswith("LDAU") and tag != "LDAUPRINT":
-            plain[tag] = value
-    return plain
+    columns = {t: incar[t] for t in HUBBARD if isinstance(incar.get(t), (list, tuple))}
+    rows = [dict(zip(columns, map(float, row), strict=True)) for row in _rows(columns, symbols)]
+    # Of what LDAUU does not name VASP has a U of its own.
+    with_u = [row if any(row.get(t, 1.0) for t in ("LDAUU", "LDAUJ")) else None for row in rows]
+    found = {e: row for e, row in one_each("U", zip(symbols, with_u, strict=True)).items() if row}
+    if columns and not found:
+        return plain
+    others = {t: v for t, v in incar.items() if t.startswith("LDAU") and t not in columns}
+    others.pop("LDAUPRINT", None)
+    return plain | others | {t: {e: row[t] for e, row in found.items()} for t in columns}
+
+
+def _rows(
+    columns: Mapping[str, Sequence[Any]], symbols: Sequence[str]
+) -> Sequence[tuple[Any, ...]]:
+    """Values of each element's place in the columns; ValueError where those are shorter."""
+    return list(zip(*columns.values(), strict=True)) if columns else [()] * len(symbols)
 
 
 def _inputs(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from pymatgen.core import Element
 
 from ccdcgan.dft.engines.vasp.doubts import refuse_values
+
+T = TypeVar("T")
 
 #: The paper's settings (Methods), and files that nobody needs left unwritten. What is not here is
 #: atomate2's choice for relaxations, which shall not decide on an energy: U for oxides of some
@@ -122,17 +125,33 @@ def plain(value: Any) -> Any:
     return float(value) if isinstance(value, (int, float)) else value
 
 
-def alike(asked: Any, ran: Any) -> bool:
-    """Whether two values are the same as VASP writes them.
+def one_each(what: str, values: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Values by element, of an order in which one may stand several times.
 
-    vasprun.xml cuts long words, as in PREC = accura, and numbers, as in AEXX = 0.33333333.
+    Raises
+    ------
+    ValueError
+        It differs from one time to the next.
     """
-    if isinstance(asked, str) and isinstance(ran, str):
+    found: dict[str, T] = {}
+    for element, value in values:
+        if found.setdefault(element, value) != value:
+            raise ValueError(f"{what} of {element} differs between its sites")
+    return found
+
+
+def alike(tag: str, asked: Any, ran: Any) -> bool:
+    """Whether two values of a tag are the same as VASP writes them.
+
+    vasprun.xml cuts PREC, as in accura, of which VASP reads the first letter, and numbers, as in
+    AEXX = 0.33333333. Words of other tags may begin alike: SCAN and SCANL.
+    """
+    if tag == "PREC" and isinstance(asked, str) and isinstance(ran, str):
         return asked.startswith(ran) or ran.startswith(asked)
     if isinstance(asked, float) and isinstance(ran, float):
         return math.isclose(asked, ran, rel_tol=1e-7, abs_tol=5e-9)
     if isinstance(asked, list) and isinstance(ran, list):
-        return len(asked) == len(ran) and all(map(alike, asked, ran))
+        return len(asked) == len(ran) and all(map(partial(alike, tag), asked, ran))
     return bool(asked == ran)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ from ccdcgan.dft.engines.vasp.existing import (
     Library,
     UnsuitableError,
     complete_tags,
+    one_level,
     ordered_moments,
 )
 from ccdcgan.dft.engines.vasp.files import Grid, Run, are_settled
 from ccdcgan.dft.engines.vasp.inputs import by_element
+from ccdcgan.dft.engines.vasp.tags import one_each
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.decoding import StoredStructure
 
@@ -110,7 +112,7 @@ def read_task(
         names = [p.titel or "" for p in last.input.potcar_spec]
         incar = complete_tags(last.input.incar, last.input.parameters, names)
         most = int(incar.get("NELM") or last.input.parameters.get("NELM") or 60)
-        plain = by_element(incar, sites)
+        plain = one_level(partial(by_element, incar, sites))
         ediff = float(incar.get("EDIFF") or last.input.parameters.get("EDIFF") or 1e-4)
         # Documents of earlier versions have but their number.
         settled = not step.electronic_steps or are_settled(step.electronic_steps, ediff)
@@ -128,7 +130,9 @@ def read_task(
         max_stress=stress,
         electronic=complete and settled and step.num_electronic_steps < most,
         ionic=complete and steps < int(incar.get("NSW") or 0),
-        pseudopotentials=_pseudopotentials(sites, last.input.potcar_spec, library, specs),
+        pseudopotentials=one_level(
+            partial(_pseudopotentials, sites, last.input.potcar_spec, library, specs)
+        ),
     )
     return ExistingRun(
         ordered_moments(initial, incar),
@@ -145,11 +149,18 @@ def _pseudopotentials(
     library: Library,
     specs: Mapping[str, PotcarSpec],
 ) -> dict[str, str]:
-    """Titles of the POTCARs, by element; said of those that are not the library's."""
-    symbols = [symbol for symbol, _ in groupby(sites)]
-    return {
-        symbol: library.titles[symbol]
-        if symbol in specs and spec.is_as(specs[symbol])
-        else f"{spec.titel}, another file"
-        for symbol, spec in zip(symbols, used, strict=False)
-    }
+    """Titles of the POTCARs, by element; said of those that are not the library's.
+
+    Raises
+    ------
+    ValueError
+        An element has several.
+    """
+    found: list[tuple[str, str]] = []
+    for spec in used:
+        # Where an element stands in POSCAR twice, pymatgen has more of them than VASP.
+        name = " ".join((spec.titel or "").split()[1:2])
+        element = name.partition("_")[0]
+        own = element in specs and spec.is_as(specs[element])
+        found.append((element, library.titles[element] if own else f"{spec.titel}, another file"))
+    return dict.fromkeys(sites, "none that the document tells") | one_each("POTCAR", found)
