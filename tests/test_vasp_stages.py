@@ -33,6 +33,7 @@ pytestmark = [
 
 STAND_IN = f"{sys.executable} {Path(__file__).with_name('vasp_stand_in.py')}"
 BISE = Structure(Lattice.orthorhombic(3.9, 3.8, 4.1), ["Bi", "Se"], [[0, 0, 0], [0.53, 0.49, 0.5]])
+IRON = Structure(Lattice.cubic(2.8), ["Fe"] * 2, [[0, 0, 0], [0.5] * 3])
 R2SCAN = {"METAGGA": "R2SCAN", "ALGO": "All"}
 
 
@@ -108,6 +109,20 @@ def test_a_stage_runs_with_its_own_tags(machine: Path) -> None:
     # Geometries on the way are those of the energy's level; of technical tags, all are.
     assert len(result.frames) == 1
     assert len(relax("relax", static(ALGO="All")).frames) > 1
+
+
+def test_a_stage_with_spin_begins_without_the_waves_of_one_that_has_none(machine: Path) -> None:
+    """A magnet would stay without moments, and higher."""
+    write_potcars(machine / "psp", ["Fe"])
+    settings = [
+        RelaxationSettings(engine=engine(*stages), fmax=0.05, max_steps=200)
+        for stages in (({"kind": "relax", "incar": {"ISPIN": 1}}, "static"), ("relax", "static"))
+    ]
+    paired, plain = (relax_by_vasp(IRON, s)[0] for s in settings)
+    assert (machine / "ran").read_text() == "std\nstd\nstd\nstd waves\n"
+    assert paired.converged and plain.converged
+    assert moments_of(paired.structure) == moments_of(plain.structure) == [2.0, 2.0]
+    assert paired.energy_per_atom == pytest.approx(plain.energy_per_atom, abs=1e-4)
 
 
 def test_each_stage_has_its_program(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

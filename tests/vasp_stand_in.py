@@ -450,6 +450,10 @@ def moments(job: Job) -> Array:
         raise RefusedError("Error reading item 'MAGMOM' from file INCAR.")
     if job.incar.get("ISPIN", 1) != 2 and not free:
         return np.zeros((len(sites), 1))
+    # Of waves without spin VASP makes both spins alike, and they stay so.
+    waves = Path("WAVECAR")
+    if waves.is_file() and "ISPIN = 1" in waves.read_text() and not free:
+        return np.zeros((len(sites), 1))
     start = np.array(given, float).reshape(-1, components)
     size = np.linalg.norm(start, axis=1, keepdims=True)
     magnetic = np.array([[s in MAGNETIC] for s in sites])
@@ -960,7 +964,7 @@ class Files:
             final = Crystal(crystal.comment, cell, crystal.symbols, crystal.counts, fractional)
             Path("CHGCAR").write_text(final.poscar() + grid)
         if incar.get("LWAVE", True):
-            Path("WAVECAR").write_text("stand-in for wavefunctions\n")
+            Path("WAVECAR").write_text(f"stand-in for wavefunctions, ISPIN = {self.spin}\n")
         for file in (self.oszicar, self.outcar, self.vasprun, self.xdatcar):
             file.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.vasp.command import program_of
+from ccdcgan.dft.engines.vasp.command import layout_of
 from ccdcgan.dft.engines.vasp.files import (
     corrections,
     final_moments,
@@ -160,9 +160,8 @@ class Calculation:
         # A wavefunction of a run that failed may be what made it fail, one of a killed run is cut.
         if last is None or last.outcome == "failed" or last.reason == KILLED:
             return
-        # Each program has a layout of its own.
         with contextlib.suppress(OSError, ValueError):
-            if program_of(self.path(last)) == program_of(path):
+            if layout_of(self.path(last)) == layout_of(path):
                 for file in REUSED:
                     old = self.path(last) / file
                     if old.exists() and old.stat().st_size:

@@ -6,9 +6,9 @@ import os
 import shlex
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ccdcgan.dft.engines.vasp.tags import is_noncollinear
+from ccdcgan.dft.engines.vasp.tags import NONCOLLINEAR, is_noncollinear
 from ccdcgan.dft.errors import UserError
 
 #: Programs after which a word of the command is no program of this machine.
@@ -48,6 +48,19 @@ def program_of(folder: Path) -> Program:
     kpoints = Kpoints.from_file(folder / "KPOINTS")
     gamma = kpoints.style is Kpoints.supported_modes.Gamma and set(kpoints.kpts[0]) == {1}
     return "gam" if gamma and vasp_command("gam") != vasp_command() else "std"
+
+
+def layout_of(folder: Path) -> tuple[Any, ...]:
+    """What the waves and densities that a folder's inputs make have to share with those they read.
+
+    Each program has a layout of its own. Of spins that were paired VASP makes no others: from such
+    waves a magnet stays without moments.
+    """
+    from pymatgen.io.vasp import Incar
+
+    incar = Incar.from_file(folder / "INCAR")
+    spins = int(incar.get("ISPIN", 1)), *(bool(incar.get(tag)) for tag in NONCOLLINEAR)
+    return program_of(folder), *spins
 
 
 def check_command(program: Program = "std") -> None:

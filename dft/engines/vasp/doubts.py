@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Words that VASP knows, by their first letters as it reads them.
+#: Words that VASP knows, by their first letters as it reads them; of ALGO see `minimises`.
 WORDS = {
-    "ALGO": "ABCDEFGNSV4TIMQ",
+    "ALGO": "ABCDEFGNSV4TIMQR",
     "PREC": "LMHNAS",
 }
+
+#: Largest SYMPREC, beside VASP's own 1e-5: atoms as far apart as that would be taken for equal.
+ROUGHEST = 1e-2
 
 #: Tags whose value is a number above nothing.
 POSITIVE = ("ENCUT", "EDIFF", "KPAR", "NCORE", "NPAR", "NSIM", "NELM", "POTIM")
@@ -40,6 +43,16 @@ def refuse_values(incar: Mapping[str, Any]) -> None:
         word = str(incar.get(tag) or letters[0]).strip().upper()
         if word[:1] not in letters:
             raise ValueError(f"{tag}: VASP knows no {incar[tag]!r}")
+    for tag in ("ALGO", "IALGO"):
+        if tag in incar and not minimises({tag: incar[tag]}):
+            raise ValueError(
+                f"{tag}: {incar[tag]!r} gives no energy of a ground state: Normal, Fast, VeryFast, "
+                "All, Damped and Conjugate do"
+            )
+    if "SYMPREC" in incar and not (_is_positive(incar["SYMPREC"]) and incar["SYMPREC"] <= ROUGHEST):
+        raise ValueError(f"SYMPREC: {incar['SYMPREC']!r} is no number from 0 to {ROUGHEST:g}")
+    if incar.get("ISYM", 2) not in (-1, 0, 1, 2, 3):
+        raise ValueError(f"ISYM: VASP knows no {incar['ISYM']!r}")
     if "NELECT" in incar:
         raise ValueError("NELECT: one number cannot fit cells of different size: leave it out")
     icharg = incar.get("ICHARG", 0)
@@ -55,6 +68,16 @@ def refuse_values(incar: Mapping[str, Any]) -> None:
         numbers = moment if isinstance(moment, (list, tuple)) and len(moment) == 3 else [moment]
         if not all(isinstance(m, (int, float)) and math.isfinite(m) for m in numbers):
             raise ValueError(f"MAGMOM: {name}: {moment!r} is no number")
+
+
+def minimises(incar: Mapping[str, Any]) -> bool:
+    """Whether electrons are made self-consistent by ALGO and IALGO."""
+    # Of words that begin with other letters VASP reads the first one alone.
+    word = str(incar.get("ALGO") or "Normal").strip().upper()
+    by_word = word in ("N", "A", "C") or word.startswith(("NORM", "AL", "CO", "F", "V", "D"))
+    number = incar.get("IALGO", 38)
+    # Below 5 VASP keeps the bands or rotates them; 90 diagonalises, for many empty ones.
+    return by_word and isinstance(number, (int, float)) and number >= 5 and number != 90
 
 
 def doubts(incar: Mapping[str, Any]) -> Iterator[str]:

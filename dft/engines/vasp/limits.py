@@ -8,7 +8,8 @@ from typing import Any
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.vasp.tags import is_noncollinear, is_self_consistent
+from ccdcgan.dft.engines.vasp.doubts import minimises
+from ccdcgan.dft.engines.vasp.tags import is_noncollinear
 
 #: Largest EDIFF of each atom, in that of the engine's whole cell. With 1e-5 eV it is 1e-4 eV/atom:
 #: the Materials Project's relaxations have 5e-5, and hulls tell 0.025 eV/atom apart.
@@ -30,7 +31,7 @@ def not_self_consistent(incar: Mapping[str, Any]) -> str | None:
     if not _number(incar, "ICHARG") < 10:
         return f"ICHARG = {incar['ICHARG']}"
     for tag in ("ALGO", "IALGO"):
-        if tag in incar and not is_self_consistent({tag: incar[tag]}):
+        if tag in incar and not minimises({tag: incar[tag]}):
             return f"{tag} = {incar[tag]}"
     return None
 

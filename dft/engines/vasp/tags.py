@@ -107,6 +107,9 @@ SPIN_ORBIT: dict[str, Any] = {
     "GGA_COMPAT": False,
 }
 
+#: Tags of which any has spins point anywhere.
+NONCOLLINEAR = ("LSORBIT", "LNONCOLLINEAR")
+
 #: Parameters of D3(BJ) for r2SCAN (Ehlert et al., J. Chem. Phys. 154, 061101 (2021)).
 R2SCAN_D3BJ = {"VDW_S8": 0.78981345, "VDW_A1": 0.49484001, "VDW_A2": 5.73083694}
 
@@ -157,17 +160,7 @@ def alike(tag: str, asked: Any, ran: Any) -> bool:
 
 def is_noncollinear(incar: Mapping[str, Any]) -> bool:
     """Whether an INCAR needs vasp_ncl."""
-    return bool(incar.get("LSORBIT") or incar.get("LNONCOLLINEAR"))
-
-
-def is_self_consistent(incar: Mapping[str, Any]) -> bool:
-    """Whether electrons are minimised, together with their density, by ALGO and IALGO."""
-    # Of what begins with other letters VASP reads the first one alone.
-    word = str(incar.get("ALGO") or "Normal").strip().upper()
-    by_word = word in ("N", "A", "C") or word.startswith(("NORM", "AL", "CO", "F", "V", "D"))
-    number = incar.get("IALGO", 38)
-    # Below 5 VASP keeps the bands or rotates them; 90 diagonalises once, for many empty ones.
-    return by_word and isinstance(number, (int, float)) and number >= 5 and number != 90
+    return any(incar.get(tag) for tag in NONCOLLINEAR)
 
 
 def difference(tag: str, values: Sequence[Any]) -> str:
