@@ -12,7 +12,7 @@ from maggma.core import Store
 
 from ccdcgan.dft.engines.vasp.record import Tag, retry_calculation
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
-from ccdcgan.dft.engines.vasp.tags import HARMLESS
+from ccdcgan.dft.engines.vasp.tags import HARMLESS, check_incar
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import locked
 from ccdcgan.dft.relaxation.key import is_content_key
@@ -215,7 +215,7 @@ def parse_incar(settings: Sequence[str], campaign: Campaign) -> dict[str, Tag]:
     Raises
     ------
     UserError
-        One is no tag with a value, or would change the energies.
+        One is no tag with a value, cannot work, or would change the energies.
     """
     found: dict[str, Tag] = {}
     for text in settings:
@@ -229,6 +229,10 @@ def parse_incar(settings: Sequence[str], campaign: Campaign) -> dict[str, Tag]:
                 f"the campaign's: without that, {', '.join(sorted(HARMLESS))} can be changed"
             )
         found[tag] = _value(value)
+    try:
+        check_incar(found)
+    except ValueError as error:
+        raise UserError(f"--incar {error}") from None
     engines = [relaxation.engine for relaxation in campaign.relaxations.values()]
     if found and not any(isinstance(engine, VaspEngine) for engine in engines):
         raise UserError("--incar is for campaigns whose engine is vasp")

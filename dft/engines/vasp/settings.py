@@ -129,6 +129,8 @@ class VaspEngine(EngineSettings):
                 f"{tag} would change the energy from one step to the next: only "
                 f"{', '.join(sorted(HARMLESS))} belong there"
             )
+        for step in steps:
+            check_incar(step)
         return steps
 
     @field_validator("incar")
