@@ -16,6 +16,7 @@ import pytest
 from potcars import write_potcars
 from pydantic import ValidationError
 from pymatgen.core import Lattice, Structure
+from vasp_stand_in import DISPERSION, pair_potential
 
 from ccdcgan.dft.engines.base import same_level
 from ccdcgan.dft.engines.potentials import SevenNetEngine
@@ -34,6 +35,7 @@ from ccdcgan.dft.relaxation.relaxer import calculations_folder
 from ccdcgan.dft.relaxation.settings import RelaxationSettings
 from ccdcgan.dft.structures.moments import with_moments
 from ccdcgan.workflows.campaign import parse_campaign
+from ccdcgan.workflows.documents import Candidate, Origin, RelaxationDocument
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pymatgen.io.vasp.sets.BadInputSetWarning"),
@@ -1018,6 +1020,27 @@ def test_dispersion_is_written(tmp_path, incar, parameters):
         assert parameters or not {"VDW_S8", "VDW_A1", "VDW_A2"} & set(written)
     functional = "r2SCAN" if "METAGGA" in incar else {"PS": "PBEsol"}.get(incar.get("GGA"), "PBE")
     assert engine.level_of_theory().dispersion == f"D3(BJ) of {functional}"
+
+
+@pytest.mark.parametrize("version", ["5.4.4", "6.4.2"])
+@pytest.mark.parametrize("pressure", [0.0, 5.0])
+def test_dispersion_is_in_energies_and_frames(monkeypatch, version, pressure):
+    """Beside pV, with which VASP adds it to the ionic step alone."""
+    monkeypatch.setenv("VASP_STAND_IN_VERSION", version)
+    both = [
+        settings(**chosen).model_copy(update={"pressure": pressure})
+        for chosen in ({}, {"dispersion": "d3bj"})
+    ]
+    plain, result = (relax_by_vasp(BISE, s)[0] for s in both)
+    assert plain.converged and result.converged
+    assert result.energy_per_atom - plain.energy_per_atom == pytest.approx(DISPERSION, abs=1e-6)
+    candidate = Candidate(origin=Origin(kind="generated", id="x"), structure=BISE)
+    for found, part in ((plain, 0.0), (result, DISPERSION)):
+        assert RelaxationDocument.of(found, candidate, "x").has_own_frames
+        lattice = found.structure.lattice.matrix
+        numbers = np.array(found.structure.atomic_numbers)
+        energy, *_ = pair_potential(numbers, lattice, found.structure.cart_coords)
+        assert found.frames[-1].energy == pytest.approx(energy + 2 * part, abs=1e-4)
 
 
 def test_a_run_with_dispersion(tmp_path):

@@ -466,6 +466,10 @@ def exchange(moments: Array) -> float:
     return float(0.02 * np.linalg.norm(moments.sum(axis=0)) - 0.1 * sizes.sum())
 
 
+#: Dispersion with IVDW, eV of an atom.
+DISPERSION = -0.05
+
+
 def coupling(numbers: Array) -> float:
     """Energy of spins with their orbits, eV: of heavy atoms."""
     return float(-0.3 * ((numbers / 83) ** 4).sum())
@@ -844,9 +848,10 @@ class Files:
         """A finished ionic step in all files but CONTCAR."""
         energy, forces, stress = results
         fractional = positions @ np.linalg.inv(cell)
-        # Those of electronic steps have no pV.
+        # Those of electronic steps have no pV and no dispersion.
         target = self.parameters["PSTRESS"]
-        energy += target / KBAR * abs(np.linalg.det(cell))
+        dispersion = DISPERSION * len(positions) if self.parameters.get("IVDW") else 0.0
+        energy += dispersion + target / KBAR * abs(np.linalg.det(cell))
         change = energy - (self.energy if self.energy is not None else 0.0)
         self.energy = energy
         line = f"{number:4} F= {energy:.8E} E0= {energy:.8E}  d E ={change:.6E}"
@@ -859,6 +864,7 @@ class Files:
         parts = []
         if settled:
             parts += ["------------------------ aborting loop because EDIFF is reached --------\n"]
+        parts += [f"  Edisp (eV): {dispersion:14.5f}\n"] if dispersion else []
         parts += [f" E-fermi :   {0:.4f}     XC(G=0):  -6.0000     alpha+bet : -5.0000\n\n"]
         # One component is in the table of x.
         for axis, column, net in zip("xyz", self.moments.T, self.net, strict=False):

@@ -99,7 +99,7 @@ def vasp_frames(folder: Path) -> list[Frame]:
                 Frame._rounded(
                     step["structure"].lattice.matrix,
                     step["structure"].cart_coords,
-                    _energy_of(step),
+                    energy_of(run, step),
                     np.array(step["forces"], float),
                     stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)],
                 )
@@ -121,11 +121,16 @@ def left_out_pressure(run: Vasprun, folder: Path) -> float:
     return target if abs(mean - external) < abs(mean - external - target) else 0.0
 
 
-def _energy_of(step: dict[str, Any]) -> float:
-    """Energy of an ionic step at zero smearing, eV.
+def energy_of(run: Vasprun, step: dict[str, Any]) -> float:
+    """Energy of an ionic step at zero smearing, with dispersion and without pV, eV.
 
-    From its last electronic step: in the step's own block VASP 5 writes the entropy's part under
-    the name that VASP 6 has for the energy.
+    VASP adds dispersion and pV after the electronic loop, to the ionic step's own energies alone
+    (aiida-vasp's issue 524 and pull request 525; numbers of VASP 6 in pymatgen's issue 2370). Of
+    those the free energy counts, less the entropy's part of the last electronic step: VASP 5 writes
+    the entropy's part under the name that VASP 6 has for the energy.
     """
     last = (step.get("electronic_steps") or [{}])[-1]
-    return float(last.get("e_0_energy", step["e_fr_energy"]))
+    free = float(step["e_fr_energy"])
+    part = float(last.get("e_0_energy", free)) - float(last.get("e_fr_energy", free))
+    pressure = float(run.incar.get("PSTRESS") or 0.0) / KBAR
+    return free + part - pressure * float(step["structure"].volume)

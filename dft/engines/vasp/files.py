@@ -15,7 +15,7 @@ import numpy as np
 from monty.io import zopen
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.frames import KBAR, left_out_pressure
+from ccdcgan.dft.engines.frames import KBAR, energy_of, left_out_pressure
 from ccdcgan.dft.engines.vasp.tags import DECISIVE, alike, decisive, one_each
 from ccdcgan.dft.files import digest
 from ccdcgan.dft.structures.moments import Moment, with_moments
@@ -159,16 +159,13 @@ def run_of(run: Vasprun, folder: Path, reached: Convergence, pressure: float = 0
         That was asked for, GPa.
     """
     last = run.ionic_steps[-1]
-    # With PSTRESS the energy of an ionic step has pV in it, those of its electronic steps do not.
-    has_pv = bool(run.incar.get("PSTRESS"))
-    energy = last["electronic_steps"][-1]["e_0_energy"] if has_pv else run.final_energy
     beyond = np.array(last["stress"], float)
     beyond += (left_out_pressure(run, folder) - 10.0 * pressure) * np.eye(3)
     return Run(
         structure=with_moments(
             run.final_structure, final_moments(folder, len(run.final_structure))
         ),
-        energy_per_atom=float(energy) / len(run.final_structure),
+        energy_per_atom=energy_of(run, last) / len(run.final_structure),
         max_force=float(np.linalg.norm(last["forces"], axis=1).max()),
         max_stress=float(np.abs(beyond).max() / KBAR),
         electronic=bool(run.converged_electronic) and reached.electrons,
