@@ -651,6 +651,26 @@ def test_geometries(tmp_path, damage):
     assert list(geometries(tmp_path)) == []
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_geometry_that_is_cut_within_its_last_number(end):
+    """A file that was not flushed, of a run that is done, or was killed."""
+    from pymatgen.io.vasp import Poscar, Vasprun
+
+    _, folder = relax(stages=("relax", "static"))
+    calculation = Calculation(folder.parent, BISE, settings(stages=("relax", "static")))
+    for attempt in calculation.attempts:
+        path = calculation.path(attempt)
+        judged = Vasprun(path / "vasprun.xml", parse_dos=False, parse_eigen=False).final_structure
+        digits = Poscar.from_file(path / "CONTCAR", check_for_potcar=False).structure
+        assert next(geometries(path, is_done=True)) == digits, "which vasprun.xml has not all of"
+        text = (path / "CONTCAR").read_text().rstrip()
+        (path / "CONTCAR").write_text(text[: text.rindex(".") + 2] + end)
+        if not end:
+            left = next(geometries(path))
+            np.testing.assert_allclose(left.frac_coords, judged.frac_coords, atol=1e-6)
+    np.testing.assert_allclose(calculation.geometry().frac_coords, judged.frac_coords, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "left",
     [

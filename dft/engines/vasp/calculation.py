@@ -126,7 +126,7 @@ class Calculation:
             if self.settings.engine.is_magnetic and a.outcome != "failed"
         )
         moments = next((m for m in left if m is not None), moments_of(start))
-        found = (s for a in runs for s in geometries(self.path(a)))
+        found = (s for a in runs for s in geometries(self.path(a), a.outcome == "done"))
         sane = (
             s for s in found if s.composition == start.composition and self.settings.gate(s) is None
         )

@@ -24,6 +24,7 @@ from ccdcgan.dft.engines.vasp.files import (
     grid_of,
     run_of,
     titles,
+    with_all_digits,
 )
 from ccdcgan.dft.engines.vasp.inputs import by_element, expected_inputs
 from ccdcgan.dft.engines.vasp.limits import beyond_limits, not_self_consistent
@@ -137,10 +138,9 @@ def read_folder(folder: Path) -> ExistingRun:
     if initial.composition != final.composition:
         raise UnsuitableError("it ends with other atoms than it begins with")
     incar = complete_tags(found.incar, found.parameters, found.potcar_symbols)
-    # The POSCAR has more digits than what VASP has written of it.
-    poscar = _poscar(folder, initial)
+    initial = with_all_digits(initial, file_of(folder, "POSCAR"))
     return ExistingRun(
-        ordered_moments(poscar or initial, incar),
+        ordered_moments(initial, incar),
         one_level(partial(by_element, incar, sites)),
         grid,
         run,
@@ -168,20 +168,6 @@ def _convergence(run: Vasprun) -> Convergence:
     steps = run.ionic_steps[-1]["electronic_steps"]
     settled = are_settled(steps, float(run.parameters["EDIFF"]))
     return Convergence(settled, bool(run.converged_ionic))
-
-
-def _poscar(folder: Path, initial: Structure) -> Structure | None:
-    """The POSCAR of a folder, if it is still what the run began with."""
-    from pymatgen.io.vasp import Poscar
-
-    with contextlib.suppress(Exception):
-        found = Poscar.from_file(file_of(folder, "POSCAR"), check_for_potcar=False).structure
-        moved = (found.frac_coords - initial.frac_coords + 0.5) % 1 - 0.5
-        strained = found.lattice.matrix - initial.lattice.matrix
-        same = [s.specie.symbol for s in found] == [s.specie.symbol for s in initial]
-        if same and max(np.abs(moved).max(), np.abs(strained).max()) < 1e-6:
-            return found
-    return None
 
 
 def complete_tags(

@@ -287,14 +287,24 @@ def own_words(folder: Path) -> str | None:
     return None
 
 
-def geometries(folder: Path) -> Iterator[Structure]:
+def geometries(folder: Path, is_done: bool = False) -> Iterator[Structure]:
     """Geometries that a run, ended or broken off, has left, the latest first.
 
     Those of CONTCAR, XDATCAR and vasprun.xml, and POSCAR, where custodian may have put an earlier
     CONTCAR.
+
+    Parameters
+    ----------
+    is_done
+        Whether the last one was judged: that is what vasprun.xml has.
     """
     from pymatgen.io.vasp import Vasprun, Xdatcar
 
+    if is_done:
+        with contextlib.suppress(Exception):
+            path = file_of(folder, "vasprun.xml")
+            judged = Vasprun(path, parse_dos=False, parse_eigen=False).final_structure
+            yield with_all_digits(judged, file_of(folder, "CONTCAR"))
     if (last := geometry(file_of(folder, "CONTCAR"))) is not None:
         yield last
     try:
@@ -325,9 +335,22 @@ def geometry(path: Path) -> Structure | None:
     from pymatgen.io.vasp import Poscar
 
     try:
-        return Poscar.from_file(path, check_for_potcar=False).structure
+        with zopen(path, "rt", encoding="utf-8") as stream:
+            text = str(stream.read())
+        # One that ends within its last number would be another geometry.
+        return Poscar.from_str(text).structure if text.endswith("\n") else None
     except Exception:  # noqa: BLE001  a file that was being written can be cut anywhere
         return None
+
+
+def with_all_digits(written: Structure, path: Path) -> Structure:
+    """The geometry in a file, which has more digits than vasprun.xml, if it is still that one."""
+    found = geometry(path)
+    if found is None or [s.specie for s in found] != [s.specie for s in written]:
+        return written
+    moved = (found.frac_coords - written.frac_coords + 0.5) % 1 - 0.5
+    strained = found.lattice.matrix - written.lattice.matrix
+    return found if max(np.abs(moved).max(), np.abs(strained).max()) < 1e-6 else written
 
 
 def final_moments(folder: Path, sites: int) -> list[Moment] | None:
