@@ -731,6 +731,36 @@ def test_a_fault_of_the_machine_blames_no_crystal(wrapper, log, record, script, 
     assert len(log()) == 1
 
 
+CHATTER = [
+    "[node7:$$] PMIX ERROR: ERROR in file gds_ds12_lock_pthread.c at line 168",
+    "ibv_exp_query_device: invalid comp_mask !!! (comp_mask = 0x$$)",
+]
+
+
+@pytest.mark.parametrize("stream", ["", ">&2"])
+@pytest.mark.parametrize("line", CHATTER)
+def test_what_mpi_says_at_each_start_is_no_fault(wrapper, faults, record, line, stream):
+    """VASP itself breaks off later, by the crystal."""
+    wrapper(f"echo '{line.replace('$$', '2211')}' {stream}")
+    faults({"fault": "segfault", "times": None})
+    result, _ = relax(ladder=({}, {"ALGO": "Normal"}))
+    assert result.failure == "crystal" and "SIGSEGV" in result.reason
+    assert [(a["outcome"], a["fault"]) for a in record()] == [("failed", None)] * 2
+
+
+@pytest.mark.parametrize("fault", ["network", "oom"])
+def test_what_the_machine_says_after_that_is_one(wrapper, faults, record, fault):
+    wrapper("; ".join(f"echo '{line}' >&2" for line in CHATTER))
+    faults({"fault": fault, "times": 1})
+    with pytest.raises(MachineError, match=r"Transport retry count|oom-kill"):
+        relax()
+    # Before an electronic step they may be what has ended it.
+    wrapper(f"echo '{CHATTER[0]}' >&2; exit 1")
+    with pytest.raises(MachineError, match="PMIX ERROR"):
+        relax()
+    assert {a["outcome"] for a in record()} == {"stopped"}
+
+
 def test_a_disk_that_fills_on_the_way(wrapper, log, record):
     """What was relaxed before is not relaxed again."""
     _, folder = relax()

@@ -51,6 +51,9 @@ COMPLAINT = re.compile(
 )
 
 
+#: The first electronic step of a loop.
+ELECTRONIC_STEP = re.compile(rb"^\s*\w{2,4}\s*:\s+1\b", re.MULTILINE)
+
 #: A table of the moments within the sites, along one axis; the last column is their sum.
 MAGNETIZATION = re.compile(
     rb"magnetization \(([xyz])\)\s+# of ion[^\n]*\n\s*-+\n((?:[ \t]*\d+[ \t][^\n]*\n)+)"
@@ -263,11 +266,13 @@ def started(folder: Path) -> bool:
     """Whether a run has done an electronic step, or has said itself why it has not."""
     if corrections(folder) != ([], []) or own_words(folder):
         return True
+    return has_electronic_step(folder)
+
+
+def has_electronic_step(folder: Path) -> bool:
+    """Whether a run has done an electronic step."""
     with contextlib.suppress(OSError):
-        return (
-            re.search(rb"^\s*\w{2,4}\s*:\s+1\b", (folder / "OSZICAR").read_bytes(), re.M)
-            is not None
-        )
+        return ELECTRONIC_STEP.search((folder / "OSZICAR").read_bytes()) is not None
     return False
 
 

@@ -20,7 +20,6 @@ from ccdcgan.dft.engines.vasp.files import (
     failure,
     ionic_steps,
     last_words,
-    output_of,
     own_words,
     read_run,
     started,
@@ -35,6 +34,7 @@ from ccdcgan.dft.engines.vasp.record import (
 from ccdcgan.dft.engines.vasp.run import run_under_custodian
 from ccdcgan.dft.engines.vasp.settings import VaspEngine
 from ccdcgan.dft.engines.vasp.stages import Stage
+from ccdcgan.dft.engines.vasp.startup import StartUp
 from ccdcgan.dft.engines.vasp.verdict import FORCE, STRESS, refused
 from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.files import InUseError, locked, to_json, write_atomically
@@ -214,10 +214,12 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
     start = time()
     run: Run | None = None
     left: list[str] = []
+    startup = StartUp(path, engine.polling)
     try:
         write_inputs(engine, geometry, stage, tags, path)
         calculation.take_waves(attempt)
-        run_under_custodian(engine, path, limit)
+        with startup:
+            run_under_custodian(engine, path, limit)
         run = read_run(path, calculation.settings.pressure)
         attempt.reason = _refused(run, attempt, calculation.settings)
         attempt.outcome = "failed" if attempt.reason else "done"
@@ -229,7 +231,7 @@ def _attempt(calculation: Calculation, engine: VaspEngine) -> tuple[Run | None, 
         calculation.attempts.remove(attempt)
         raise
     except Exception as error:  # noqa: BLE001  custodian and the parsers raise many kinds
-        _note_failure(error, calculation, attempt)
+        _note_failure(error, calculation, attempt, startup.later())
     except BaseException:
         attempt.outcome, attempt.reason = "stopped", INTERRUPTED
         raise
@@ -274,8 +276,15 @@ def _tags(calculation: Calculation, attempt: Attempt, kind: Stage) -> dict[str, 
     return {**tags, **attempt.incar, **calculation.asked.get("incar", {})}
 
 
-def _note_failure(error: Exception, calculation: Calculation, attempt: Attempt) -> None:
+def _note_failure(
+    error: Exception, calculation: Calculation, attempt: Attempt, output: str
+) -> None:
     """Note in its record how a run failed.
+
+    Parameters
+    ----------
+    output
+        In which a fault of the machine stands, if it was one.
 
     Raises
     ------
@@ -283,7 +292,7 @@ def _note_failure(error: Exception, calculation: Calculation, attempt: Attempt) 
         It is not the crystal's fault.
     """
     path = calculation.path(attempt)
-    fault = machine_fault(error, output_of(path))
+    fault = machine_fault(error, output)
     if fault is None and (path / "INCAR").exists() and not (path / "OUTCAR").exists():
         # Not this structure's fault, and it would be every structure's.
         calculation.attempts.remove(attempt)
