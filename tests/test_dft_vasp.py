@@ -510,6 +510,12 @@ def test_a_job_whose_queue_time_ends(machine, faults, monkeypatch, record, log):
     assert len({run["start"] for run in log()}) == 2
 
 
+def test_a_job_with_the_end_of_another_one_is_run(machine, monkeypatch):
+    """It would else wait and begin again, for ever."""
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() - 86400)))
+    assert relax(buffer=300.0)[0].converged
+
+
 def rewrite(folder, **values):
     """Change the last run on record."""
     attempts = json.loads((folder / "calculation.json").read_text())

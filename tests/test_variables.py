@@ -2,12 +2,13 @@
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.queue_time import seconds_left
+from ccdcgan.dft.queue_time import STARTED, seconds_left
 from ccdcgan.dft.variables import PREFIX, Variables, variables
 
 
@@ -67,6 +68,19 @@ def test_the_end_of_the_queue_job(
         if value is not None:
             monkeypatch.setenv(name, value)
     assert seconds_left(now=40.0) == left
+
+
+def test_an_end_that_was_over_before_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of yesterday's allocation, in a shell that is still open."""
+    now = time.time()
+    for end, left in ((now - 86400, None), (STARTED - 1, None), (now + 50, 50)):
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(end)))
+        assert seconds_left(now) == (left and pytest.approx(left, abs=1))
+    # One that has come while this process ran is soon kept, or was none.
+    monkeypatch.setattr("ccdcgan.dft.queue_time.STARTED", now - 7200)
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(now - 60)))
+    assert seconds_left(now) == pytest.approx(-60, abs=1)
+    assert seconds_left(now + 3600) is None
 
 
 @pytest.mark.parametrize(
