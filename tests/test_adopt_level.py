@@ -163,8 +163,10 @@ def test_a_magnet_without_moments_is_another_start(machine: Path) -> None:
     assert [Path(place).name for place in found.taken] == ["2_ferromagnetic"]
     assert [Path(place).name for place in found.there] == ["1_higher"]
     ((place, why),) = found.refused
-    assert Path(place).name == "1_nonmagnetic" and why.startswith("another start: Fe without")
-    with pytest.raises(UnsuitableError, match="another start: Fe"):
+    assert Path(place).name == "1_nonmagnetic" and why.startswith(
+        "another start: MAGMOM is 0 for Fe"
+    )
+    with pytest.raises(UnsuitableError, match="another start: MAGMOM"):
         judge(task_of(runs / "1_nonmagnetic"))
     judge(task_of(runs / "2_ferromagnetic"))
     # Where nothing is to be magnetic there is no other start.

@@ -221,8 +221,8 @@ def judge(found: ExistingRun, settings: RelaxationSettings, library: Library) ->
         raise UnsuitableError(f"it is not self-consistent: {tag}")
     if magnets := _magnets_without_moments(found, engine):
         raise UnsuitableError(
-            f"another start: {' and '.join(magnets)} without moments in MAGMOM, which VASP gives "
-            "them no more; the campaign begins with some"
+            f"another start: MAGMOM is 0 for {' and '.join(magnets)}, and VASP gives no moment "
+            "where none is; the campaign begins with some"
         )
     if changed := _differences(found, engine, library):
         told = [difference(tag, values) for tag, values in changed.items()]
