@@ -1067,6 +1067,8 @@ def test_what_is_born_or_runs_again_in_a_held_campaign_waits(here, how, state):
         here.command(how, name)
     here.finish(parent, launch)
     here.command("retry")
+    here.watch_for(70)
+    here.command("retry")
     assert here.counts() == {"COMPLETED": 1, state: 8}
     for name in ("toys", "b"):
         here.command("resume", name)
