@@ -12,6 +12,7 @@ from typing import Any
 from pymatgen.core import Structure
 
 from ccdcgan.dft.structures.archives import VARIABLE, TooLargeError, limit
+from ccdcgan.dft.structures.cif import read_cif
 from ccdcgan.dft.structures.crystal import (
     FAILED,
     Crystal,
@@ -26,7 +27,7 @@ from ccdcgan.dft.structures.decoding import (
     named_type,
 )
 from ccdcgan.dft.structures.layouts import of_ase, of_optimade
-from ccdcgan.dft.structures.texts import one_line, read_cif, read_poscar
+from ccdcgan.dft.structures.texts import one_line, read_poscar
 
 #: Least bytes of JSON for each list or object, on average: fewer are a way to fill memories.
 BYTES_EACH = 25

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import spglib
+from numpy.typing import ArrayLike, NDArray
 from pymatgen.core import Structure
 
 from ccdcgan.dft.errors import UserError
@@ -40,6 +41,10 @@ SYSTEMS: dict[CrystalSystem, tuple[int, int]] = {
 FORMER = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}
 
 
+#: How far a cell's lengths may be from its space group's, as a share; for angles 1 degree.
+METRIC = 0.02
+
+
 def groups_of(system: CrystalSystem) -> range:
     """Numbers of the space groups of a crystal system."""
     first, last = SYSTEMS[system]
@@ -65,26 +70,132 @@ def number_of(name: int | str) -> int:
             f"{shown(name)} is no space group such as 166 or R-3m"
             f"{did_you_mean(plain, _symbols(), 0.8)}"
         )
-    return _symbols()[plain]
+    return group_of(_symbols()[plain][0])
+
+
+def settings_of(name: int | str) -> tuple[int, ...]:
+    """Hall numbers (1 to 530) of the settings that a number or symbol can mean, the usual first.
+
+    A symbol is that of Hermann and Mauguin, with or without the code of its setting as in
+    F d -3 m :2. None where there is no such space group.
+    """
+    text = str(name).strip()
+    if re.fullmatch(r"\d+(\.0*)?", text):
+        number = int(float(text))
+        return tuple(hall for hall in range(1, 531) if group_of(hall) == number)
+    # The Inorganic Crystal Structure Database writes origin choices as S and Z.
+    base, _, code = re.sub("(?<=[^:])([sz])$", r":\1", _plain(text)).partition(":")
+    whole = _symbols().get(base, ())
+    code = {"s": "1", "z": "2"}.get(code, code)
+    chosen = tuple(hall for hall in whole if _kind(hall).choice.lower() == code)
+    # Some write F m -3 m :1, though it has one origin.
+    alone = code == "1" and not any(origin_choice(hall) for hall in whole)
+    return whole if not code or alone else chosen
+
+
+def hall_settings(symbol: str) -> tuple[int, ...]:
+    """Hall numbers of the settings that Hall's symbol means; none where it is not known."""
+    return _hall_symbols().get(_plain(symbol), ())
+
+
+def group_of(hall: int) -> int:
+    """Number of the space group of a setting."""
+    number: int = _kind(hall).number
+    return number
+
+
+def group_of_operations(rotations: ArrayLike, translations: ArrayLike) -> int | None:
+    """Number of the space group of operations on fractional coordinates; None of no group."""
+    turns = np.round(np.asarray(rotations, float)).astype("intc")
+    if not np.isin(np.round(np.linalg.det(turns)), (-1, 1)).all():
+        return None
+    try:
+        # Thirds are often written with four digits.
+        kind: Any = spglib.get_spacegroup_type_from_symmetry(turns, translations, symprec=0.001)
+    except spglib.SpglibError:
+        return None
+    return None if kind is None else int(kind.number)
 
 
 @cache
-def _symbols() -> dict[str, int]:
-    """Numbers by the Hermann-Mauguin symbols of all settings."""
-    found = {_plain(symbol): number for symbol, number in FORMER.items()}
+def operations(hall: int) -> tuple[tuple[str, ...], NDArray[np.int_]]:
+    """Symmetry operations of a setting, as x,y,z and as matrices (n, 3, 3)."""
+    from pymatgen.core.operations import SymmOp
+
+    found: Any = spglib.get_symmetry_from_database(hall)
+    pairs = zip(found["rotations"], found["translations"], strict=True)
+    named = (SymmOp.from_rotation_and_translation(r, t).as_xyz_str() for r, t in pairs)
+    return tuple(named), found["rotations"]
+
+
+def origin_choice(hall: int) -> str | None:
+    """Origin choice of a setting, 1 or 2; None where its space group has no two of them."""
+    choice: str = _kind(hall).choice
+    return choice[0] if choice[:1] in ("1", "2") else None
+
+
+def keep_metric(rotations: ArrayLike, matrix: ArrayLike) -> bool:
+    """Whether matrices (n, 3, 3) leave the lengths and angles of a cell as they are.
+
+    Parameters
+    ----------
+    rotations
+        How operations turn fractional coordinates.
+    matrix
+        Lattice vectors (3, 3) as rows, Å.
+    """
+    turns, vectors = np.asarray(rotations, float), np.asarray(matrix, float)
+    metric = vectors @ vectors.T
+    turned = np.einsum("nji,jk,nkl->nil", turns, metric, turns)
+    lengths = np.sqrt(np.diag(metric))
+    return bool((np.abs(turned - metric) <= METRIC * np.outer(lengths, lengths)).all())
+
+
+@cache
+def _kind(hall: int) -> Any:
+    return spglib.get_spacegroup_type(hall)
+
+
+@cache
+def _symbols() -> dict[str, tuple[int, ...]]:
+    """Hall numbers by the Hermann-Mauguin symbols of all settings."""
+    found: dict[str, tuple[int, ...]] = {}
     for hall in range(1, 531):
-        kind: Any = spglib.get_spacegroup_type(hall)
-        for symbol in (kind.international_short, *kind.international.split("=")):
-            found.setdefault(_plain(symbol), kind.number)
-            if kind.number in groups_of("monoclinic"):
-                # P 1 2_1/n 1 is written as P2_1/n.
-                short = "".join(part for part in symbol.split() if part != "1")
-                found.setdefault(_plain(short), kind.number)
+        kind = _kind(hall)
+        usual = hall == 1 or _kind(hall - 1).number != kind.number
+        names = kind.international.split("=")
+        # P 2_1/c stands for P 1 2_1/c 1 alone.
+        symbols = {names[-1]}
+        if usual:
+            symbols |= {names[0], kind.international_short, kind.international_full}
+        if kind.number in groups_of("monoclinic"):
+            # P 1 2_1/n 1 is written as P2_1/n.
+            symbols |= {"".join(p for p in symbol.split() if p != "1") for symbol in symbols}
+        if kind.number in groups_of("cubic"):
+            # F m -3 m was written as F m 3 m.
+            symbols |= {symbol.replace("-3", "3") for symbol in symbols}
+        for plain in {_plain(symbol) for symbol in symbols}:
+            coded = [_plain(plain + kind.choice)] if kind.choice in ("H", "R") else []
+            for name in (plain, *coded):
+                found[name] = (*found.get(name, ()), hall)
+    for symbol, number in FORMER.items():
+        usual = _kind(settings_of(number)[0]).international_short
+        found.setdefault(_plain(symbol), found[_plain(usual)])
+    return found
+
+
+@cache
+def _hall_symbols() -> dict[str, tuple[int, ...]]:
+    """Hall numbers by Hall's symbols."""
+    found: dict[str, tuple[int, ...]] = {}
+    for hall in range(1, 531):
+        name = _plain(_kind(hall).hall_symbol)
+        found[name] = (*found.get(name, ()), hall)
     return found
 
 
 def _plain(symbol: str) -> str:
-    return re.sub(r"[\s_]", "", symbol).lower()
+    return re.sub(r"[\s_]", "", symbol).replace("\u2212", "-").lower()
 
 
 def named(number: int) -> str:

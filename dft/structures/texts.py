@@ -1,8 +1,9 @@
-"""Structures in text: CIF with any number of blocks, POSCAR, extended XYZ."""
+"""Structures in text: POSCAR and extended XYZ; what all readers of texts share."""
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from bisect import bisect_right
@@ -12,15 +13,9 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
-from ccdcgan.dft.structures.crystal import Crystal, Passed, Skipped, crystal_of
+from ccdcgan.dft.structures.crystal import Crystal, Skipped, crystal_of
 from ccdcgan.dft.structures.decoding import MOST_ATOMS, StructureError, numbers_of
 from ccdcgan.dft.structures.moments import with_moments
-
-#: Most symmetry operations times rows of a CIF file: their time grows with the square.
-MOST_IMAGES = 8_000
-
-#: Longest block of a CIF file, characters: those with reflections are longer.
-MOST_CIF = 2_000_000
 
 
 def one_line(error: BaseException | str, secret: str = "") -> str:
@@ -57,108 +52,24 @@ def as_text(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_cif(text: str, name: str) -> Iterator[Crystal | Skipped | Passed]:
-    """All blocks that hold atoms."""
-    blocks = [b for b in _blocks(text) if re.search(r"^\s*_atom_site[_.]", b, re.M)]
-    if not blocks:
-        if re.search(r"^\s*(data_|_cell_length)", text, re.M):
-            yield Skipped(name, "no atoms: no block has _atom_site lines")
-        else:
-            yield Skipped(name, "not CIF: no data_ block")
-    for i, block in enumerate(blocks):
-        label = name if len(blocks) == 1 else f"{name}#{i}"
-        try:
-            structure, warning = _of_block(block)
-        except Exception as error:  # noqa: BLE001  pymatgen's parser raises many kinds
-            yield Skipped(label, _cif_reason(error))
-        else:
-            yield crystal_of(label, structure, {}, warning)
+def number_in(text: str, name: str) -> float:
+    """The finite number in a text, without its uncertainty as in 1.234(5).
+
+    Raises
+    ------
+    StructureError
+        It is none; the text names what it should be.
+    """
+    if text in ("?", "."):
+        raise StructureError(f"{name} is {text!r}: it was not determined")
+    # A minus sign of typography is one, too.
+    match = _NUMBER.fullmatch(text.strip().replace("\u2212", "-"))
+    if match is None or not math.isfinite(float(match[1])):
+        raise StructureError(f"{name} is {text[:30]!r}, which is no number")
+    return float(match[1])
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """The ``data_`` blocks; such a word within a text between semicolons begins none."""
-    block: list[str] = []
-    quoted = False
-    for line in text.split("\n"):
-        if line.startswith(";"):
-            quoted = not quoted
-        if not quoted and re.match(r"\s*data_", line, re.I):
-            yield "\n".join(block)
-            block = []
-        block.append(line)
-    yield "\n".join(block)
-
-
-def _of_block(block: str) -> tuple[Structure, str | None]:
-    """The structure of a block, and what is odd about it."""
-    from pymatgen.io.cif import CifParser
-
-    lines = block.split("\n")
-    if len(block) > MOST_CIF:
-        raise StructureError(f"a block of more than {MOST_CIF // 10**6} million characters")
-    # pymatgen's search for quotes takes the square of a line.
-    if any(len(line) > 5000 or line.count("'") + line.count('"') > 200 for line in lines):
-        raise StructureError("a line is longer than any of CIF")
-    if not re.match(r"\s*data_", block, re.I):
-        block = f"data_\n{block}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parser = CifParser.from_str(block, check_cif=False)
-        data = next(iter(parser._cif.data.values()))
-        transform = str(data.data.get("_space_group_magn.transform_BNS_Pp_abc", ""))
-        if "**" in transform or len(transform) > 100:
-            raise StructureError("the magnetic space group's transformation is no transformation")
-        rows = len(data.data.get("_atom_site_label", ()))
-        if rows > MOST_ATOMS:
-            raise StructureError(f"more than {MOST_ATOMS} atoms")
-        operations = next((len(v) for k, v in data.data.items() if _is_operations(k, v)), 0)
-        # By the name of the space group; the largest has 192.
-        operations = operations or (len(parser.get_symops(data)) if rows > 40 else 192)
-        if rows * operations > MOST_IMAGES:
-            raise StructureError(
-                f"{rows} rows of atoms and {operations} symmetry operations would take minutes: "
-                "write it in P1"
-            )
-        structure = parser.parse_structures(primitive=False, on_error="raise")[0]
-    return structure, _stoichiometry(data.data, structure)
-
-
-def _is_operations(key: str, value: Any) -> bool:
-    return isinstance(value, list) and key.lower().endswith(("_as_xyz", "operation_xyz", "n.xyz"))
-
-
-def _stoichiometry(data: dict[str, Any], structure: Structure) -> str | None:
-    """How the formula of a CIF file differs from its sites, or None."""
-    from pymatgen.core import Composition
-
-    formula = data.get("_chemical_formula_sum")
-    if not isinstance(formula, str) or not re.fullmatch(r"[A-Za-z0-9.,\s()+-]{1,200}", formula):
-        return None
-    try:
-        written = Composition(formula.replace(",", " ")).fractional_composition
-    except Exception:  # noqa: BLE001  a formula that pymatgen cannot read is no reason
-        return None
-    sites = structure.composition.remove_charges().fractional_composition
-    if written.almost_equals(sites, rtol=0.02, atol=0.02):
-        return None
-    own = structure.composition.remove_charges().reduced_formula
-    return f"its formula is {' '.join(formula.split())}, its sites are {own}"
-
-
-def _cif_reason(error: Exception) -> str:
-    text = one_line(error)
-    text = text.removeprefix("No structure parsed for section 1 in CIF.").strip()
-    if "could not convert string to float: '?'" in text:
-        return "a coordinate or length of the cell is '?': it was not determined"
-    if match := re.fullmatch(r"Occupancy ([0-9.]+) exceeded tolerance\.", text):
-        return f"atoms in one place: occupancies sum to {float(match[1]):g}"
-    if match := re.fullmatch(r"'(\w+)' is not a valid Element", text):
-        return f"no element {match[1]!r}"
-    if match := re.fullmatch(r"'(_\w+)'( is missing)?", text):
-        return f"{match[1]} is missing"
-    if text == "Invalid CIF file with no structures!":
-        return "no atom of a known element, or no cell"
-    return text or type(error).__name__
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d*\)?)?")
 
 
 def read_poscar(text: str, name: str) -> Iterator[Crystal | Skipped]:
