@@ -15,8 +15,9 @@ from ccdcgan.dft.errors import UserError
 from ccdcgan.dft.structures.archives import Member, TooLargeError, members
 from ccdcgan.dft.structures.cif import read_cif
 from ccdcgan.dft.structures.crystal import Crystal, Passed, Skipped, crystal_of
+from ccdcgan.dft.structures.poscar import read_poscar
 from ccdcgan.dft.structures.rows import csv_numbers, read_csv, read_json, read_parquet
-from ccdcgan.dft.structures.texts import as_text, one_line, read_extxyz, read_poscar
+from ccdcgan.dft.structures.texts import as_text, one_line, read_extxyz
 
 #: What is read, for messages.
 FORMATS = "CIF, mCIF, POSCAR, extxyz, JSON, JSON lines, CSV or Parquet, each also .gz or .xz"

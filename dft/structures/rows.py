@@ -27,7 +27,8 @@ from ccdcgan.dft.structures.decoding import (
     named_type,
 )
 from ccdcgan.dft.structures.layouts import of_ase, of_optimade
-from ccdcgan.dft.structures.texts import one_line, read_poscar
+from ccdcgan.dft.structures.poscar import read_poscar
+from ccdcgan.dft.structures.texts import one_line
 
 #: Least bytes of JSON for each list or object, on average: fewer are a way to fill memories.
 BYTES_EACH = 25

@@ -1,4 +1,4 @@
-"""Structures in text: POSCAR and extended XYZ; what all readers of texts share."""
+"""Structures in extended XYZ, and what all readers of texts share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core import Lattice, Structure
 
 from ccdcgan.dft.structures.crystal import Crystal, Skipped, crystal_of
 from ccdcgan.dft.structures.decoding import MOST_ATOMS, StructureError, numbers_of
@@ -72,52 +72,8 @@ def number_in(text: str, name: str) -> float:
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d*\)?)?")
 
 
-def read_poscar(text: str, name: str) -> Iterator[Crystal | Skipped]:
-    """The one structure of a POSCAR of VASP 5 or later."""
-    from pymatgen.io.vasp import Poscar
-
-    try:
-        _check_poscar(text.split("\n"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            structure = Poscar.from_str(text, read_velocities=False).structure
-    except Exception as error:  # noqa: BLE001  pymatgen's parser raises many kinds
-        yield Skipped(name, one_line(error))
-    else:
-        yield crystal_of(name, structure, {})
-
-
-def _check_poscar(lines: list[str]) -> None:
-    """Refuse what pymatgen would guess at, and what would fill the memory."""
-    if len(lines) < 8:
-        raise StructureError(f"not POSCAR: {len(lines)} lines")
-    numbers = [_numbers(line) for line in lines[1:5]]
-    if numbers[0] is None or any(n is None or len(n) != 3 for n in numbers[1:]):
-        raise StructureError("not POSCAR: lines 2 to 5 are no scale and lattice")
-    last = 5
-    while last < min(len(lines), 30) and _counts(lines[last]) is None:
-        last += 1
-    counts = [n for line in lines[last : last + max(1, last - 5)] for n in _counts(line) or []]
-    if sum(counts) > MOST_ATOMS:
-        raise StructureError(f"more than {MOST_ATOMS} atoms")
-    if last == 5:
-        begin = 7 if lines[6].strip()[:1] not in "sS" else 8
-        column = begin - 4
-        ends = [line.split() for line in lines[begin : begin + sum(counts)]]
-        if not all(
-            len(e) > column and Element.is_valid_symbol(e[column].capitalize()) for e in ends
-        ):
-            raise StructureError("no element symbols: VASP 4 format")
-
-
-def _numbers(line: str) -> list[float] | None:
-    try:
-        return [float(part) for part in line.split()] or None
-    except ValueError:
-        return None
-
-
-def _counts(line: str) -> list[int] | None:
+def counts_in(line: str) -> list[int] | None:
+    """The whole numbers that a line is of, or None."""
     parts = line.split()
     return (
         [int(p) for p in parts]
@@ -144,7 +100,7 @@ def read_extxyz(text: str, name: str) -> Iterator[Crystal | Skipped]:
             position += 1
             continue
         later = starts[i] if (i := bisect_right(starts, position)) < len(starts) else len(lines)
-        count = _counts(lines[position])
+        count = counts_in(lines[position])
         end = position + 2 + (count[0] if count and len(count) == 1 else 0)
         if position + 2 < end <= later and not _is_row(lines[end : end + 1], lines[end - 1]):
             label = f"{name}#{number}"
