@@ -8,6 +8,7 @@ import io
 import lzma
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,10 @@ SMALL = 10_000_000
 #: Most members of an archive.
 MOST_MEMBERS = 200_000
 
+#: Why what is not read is none, for messages.
+HIDDEN = "hidden, or a copy that a program keeps"
+DANGLING = "a link to what is not there"
+
 _UNPACKERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda packed: gzip.GzipFile(fileobj=packed),
     ".xz": lzma.LZMAFile,
@@ -37,7 +42,7 @@ _UNPACKERS: dict[str, Callable[[IO[bytes]], Any]] = {
 _MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\x00": ".xz", b"BZh": ".bz2"}
 
 #: Kinds of archives that are not read.
-_FOREIGN = (".tar", ".tgz", ".txz", ".7z", ".rar", ".zst")
+_FOREIGN = (".tar", ".tgz", ".txz", ".7z", ".rar", ".zst", ".z")
 
 
 class TooLargeError(UserError):
@@ -102,12 +107,12 @@ def members(path: Path) -> Iterator[Member | Unread]:
         The path cannot be read at all.
     """
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
+        for file, reason in sorted(_files(path)):
             name = file.relative_to(path).as_posix()
-            if not file.is_file():
-                continue
             if _hidden(name):
-                yield Unread(name, "hidden", bad=False)
+                yield Unread(name, HIDDEN, bad=False)
+            elif reason:
+                yield Unread(name, reason, bad=reason == DANGLING)
             else:
                 yield from _of_file(file, name)
         return
@@ -117,6 +122,35 @@ def members(path: Path) -> Iterator[Member | Unread]:
         if isinstance(member, Unread) and member.bad and member.name == path.name:
             raise UserError(f"cannot read {path}: {member.reason}")
         yield member
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What is in a folder and its folders, linked ones too, and why it is no file where it is none.
+
+    A folder to which several links lead is read once.
+    """
+    entered: set[tuple[int, int]] = set()
+    folders = deque([folder])
+    while folders:
+        here = folders.popleft()
+        try:
+            status = here.stat()
+            inside = sorted(here.iterdir())
+        except OSError:
+            yield here, "a folder that cannot be opened"
+            continue
+        if (status.st_dev, status.st_ino) in entered:
+            yield here, "a link to a folder that is read already"
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        for path in inside:
+            if path.is_dir():
+                # By its own name rather than by that of a link.
+                (folders.append if path.is_symlink() else folders.appendleft)(path)
+            elif path.is_file():
+                yield path, ""
+            else:
+                yield path, DANGLING if path.is_symlink() else "neither a file nor a folder"
 
 
 def _of_file(file: Path, name: str, alone: bool = False) -> Iterator[Member | Unread]:
@@ -156,7 +190,7 @@ def _of_archive(archive: zipfile.ZipFile, packed: int, prefix: str) -> Iterator[
     for info in infos:
         name = prefix + info.filename
         if _hidden(info.filename):
-            yield Unread(name, "hidden", bad=False)
+            yield Unread(name, HIDDEN, bad=False)
         elif info.filename.lower().endswith((".zip", *_FOREIGN)):
             yield Unread(name, "an archive within an archive: unpack it")
         else:
@@ -180,7 +214,9 @@ def _of_archive(archive: zipfile.ZipFile, packed: int, prefix: str) -> Iterator[
 
 def _hidden(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(
+        part.startswith((".", "~$")) or part.endswith("~") or part == "__MACOSX" for part in parts
+    )
 
 
 def _unpacked(stream: IO[bytes], packed: int, name: str) -> bytes:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from pymatgen.core import Structure
+from pymatgen.core import DummySpecies, Structure
 
-from ccdcgan.dft.structures.decoding import StructureError, named_type
+from ccdcgan.dft.structures.decoding import StructureError, named_type, plain_number
 from ccdcgan.dft.structures.moments import moments_of, with_moments
 from ccdcgan.dft.structures.validity import fault
 
@@ -41,6 +41,21 @@ UNTRUSTED = "untrusted"
 
 #: The reason of a row that has no structure because its calculation failed.
 FAILED = "did not converge"
+
+#: Numbers in whose place a text is told of.
+_EXPECTED = (*PER_ATOM, *TOTAL, "formation_energy_per_atom", "e_above_hull")
+
+#: Names of whether a relaxation ended well, in small letters.
+_CONVERGED = {
+    "converged",
+    "is_converged",
+    "has_converged",
+    "converged_ionic",
+    "converged_electronic",
+}
+
+#: What is said of slabs, wires and molecules.
+NOT_PERIODIC = "not periodic in all directions: read as if it were"
 
 #: Objects within a row whose numbers are the row's.
 _INNER = ("properties", "data", "key_value_pairs", "attributes", "info")
@@ -101,6 +116,9 @@ def crystal_of(
     """The crystal of a structure and what stands beside it, or why it is none."""
     if reason := fault(structure):
         return Skipped(name, reason)
+    dummies = [str(e) for e in structure.composition.elements if isinstance(e, DummySpecies)]
+    if dummies:
+        return Skipped(name, f"no element {dummies[0][:20]!r}")
     try:
         converged = is_converged(row)
     except StructureError as error:
@@ -108,6 +126,8 @@ def crystal_of(
     bare = Structure(structure.lattice.matrix, structure.species_and_occu, structure.frac_coords)
     bare = with_moments(bare, moments_of(structure))
     numbers, parameters = _numbers(row, len(bare)), row.get("parameters")
+    open_ends = None if all(structure.lattice.pbc) else NOT_PERIODIC
+    warning = "; ".join(w for w in (warning, open_ends, _no_number(row)) if w) or None
     is_run = isinstance(parameters, Mapping) and "run_type" in parameters
     return Crystal(
         name, bare, numbers, converged, _level(row), warning, parameters if is_run else None
@@ -132,7 +152,12 @@ def is_converged(row: Mapping[str, Any]) -> bool:
             {k: v for k, v in nested.items() if not isinstance(v, Mapping)}
         ):
             return False
-    value = next((v for k, v in row.items() if _plain(k) == "converged"), True)
+    told = [v for k, v in row.items() if _plain(k).lower() in _CONVERGED]
+    # A value that says neither is refused, whatever the others say.
+    return False not in {_is_true(value) for value in told}
+
+
+def _is_true(value: object) -> bool:
     text = str(value).strip().lower()
     if text in ("true", "t", "yes", "1", "1.0"):
         return True
@@ -148,13 +173,9 @@ def _plain(name: str) -> str:
 
 def _numbers(row: Mapping[str, Any], atoms: int) -> dict[str, float]:
     numbers: dict[str, float] = {}
-    for inner in (*(row.get(name) for name in _INNER), row):
-        if isinstance(inner, Mapping):
-            numbers |= {
-                _plain(k): float(v)
-                for k, v in inner.items()
-                if isinstance(k, str) and _is_number(v)
-            }
+    for inner in _parts(row):
+        found = {_plain(str(k)): _number(v) for k, v in inner.items()}
+        numbers |= {name: number for name, number in found.items() if number is not None}
     if str(row.get("@class", "")).endswith("Entry") and "energy" in numbers:
         # pymatgen's entries hold the raw energy and what it is corrected by.
         numbers["energy"] += numbers.get("correction", 0.0)
@@ -168,13 +189,32 @@ def _numbers(row: Mapping[str, Any], atoms: int) -> dict[str, float]:
     return numbers
 
 
-def _is_number(value: Any) -> bool:
+def _parts(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The objects in which a row has its numbers, the one that counts most last."""
+    return [p for p in (*(row.get(name) for name in _INNER), row) if isinstance(p, Mapping)]
+
+
+def _number(value: Any) -> float | None:
+    """The finite number that a value is, itself or as text, or None."""
+    if isinstance(value, str):
+        return plain_number(value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        return False
+        return None
     try:
-        return math.isfinite(value)
+        return float(value) if math.isfinite(value) else None
     except OverflowError:
-        return False
+        return None
+
+
+def _no_number(row: Mapping[str, Any]) -> str | None:
+    """Which energy is there and is no number, or None."""
+    for part in _parts(row):
+        for name, value in part.items():
+            empty = value is None or str(value).strip().lower() in ("", "none", "null", "nan")
+            if _plain(str(name)) in _EXPECTED and not empty and _number(value) is None:
+                text = value if isinstance(value, str) else named_type(value)
+                return f"its {_plain(name)} is {str(text)[:30]!r}, which is no number"
+    return None
 
 
 def _level(row: Mapping[str, Any]) -> str | None:

@@ -7,6 +7,7 @@ they name. Here no name in the data is looked up, but symbols of elements.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from pydantic import BeforeValidator, InstanceOf, PlainSerializer, WithJsonSchem
 from pymatgen.core import DummySpecies, Element, Lattice, Species, Structure
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.structures.moments import Moment, complete
+from ccdcgan.dft.structures.moments import Moment, along_axis, complete
 
 #: Most atoms of a structure: more are no unit cell, and would fill the memory.
 MOST_ATOMS = 5000
@@ -136,7 +137,13 @@ StoredStructure = Annotated[
 
 def named_type(value: object) -> str:
     """The type of a value, in words of JSON."""
-    names = {"dict": "an object", "list": "a list", "str": "text", "NoneType": "nothing"}
+    names = {
+        "dict": "an object",
+        "list": "a list",
+        "str": "text",
+        "NoneType": "nothing",
+        "ndarray": "a list",
+    }
     names |= {"bool": "a truth value", "int": "a number", "float": "a number"}
     return names.get(type(value).__name__, type(value).__name__)
 
@@ -158,6 +165,16 @@ def number_of(value: object, name: str) -> float:
     if not math.isfinite(number):
         raise StructureError(f"{name} is not finite")
     return number
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def plain_number(text: str) -> float | None:
+    """The finite number that a text is, or None; a minus sign of typography is one, too."""
+    text = text.strip().replace("\u2212", "-")
+    number = float(text) if len(text) < 40 and _NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
 
 
 def numbers_of(value: object, shape: tuple[int, ...], name: str) -> NDArray[np.float64]:
@@ -250,10 +267,17 @@ def _moment(properties: object) -> Moment | None:
     moment = properties.get("magmom") if isinstance(properties, Mapping) else None
     if moment is None:
         return None
+    axis = [0.0, 0.0, 1.0]
     if isinstance(moment, Mapping):
         # pymatgen's Magmom, as it is stored.
-        moment = moment.get("moment")
+        axis = numbers_of(_array(moment.get("saxis", axis)), (3,), "axis of a moment").tolist()
+        moment = _array(moment.get("moment"))
     if isinstance(moment, Sequence) and not isinstance(moment, str):
         vector: list[float] = numbers_of(moment, (3,), "magnetic moment").tolist()
-        return vector
-    return number_of(moment, "magnetic moment")
+        return along_axis(vector, axis)
+    return along_axis(number_of(moment, "magnetic moment"), axis)
+
+
+def _array(value: object) -> object:
+    """The numbers of an array of NumPy as monty stores it, or the value as it is."""
+    return value["data"] if isinstance(value, Mapping) and "data" in value else value

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ase.geometry import cellpar_to_cell
 from pymatgen.core import Element, Lattice, Structure
 
 from ccdcgan.dft.structures.decoding import MOST_ATOMS, StructureError, number_of, numbers_of
+from ccdcgan.dft.structures.moments import with_moments
 
 
 def of_optimade(data: Mapping[str, Any]) -> Structure:
@@ -27,7 +29,15 @@ def of_optimade(data: Mapping[str, Any]) -> Structure:
             raise StructureError("species is not a list of objects")
         kinds[str(kind.get("name"))] = kind
     species = [_of_kind(kinds.get(str(name)), str(name)) for name in names]
-    return _made(matrix, species, positions)
+    return with_pbc(_made(matrix, species, positions), data.get("dimension_types"))
+
+
+def with_pbc(structure: Structure, pbc: Any) -> Structure:
+    """The structure, periodic in the directions that a list of three says; in all without one."""
+    if isinstance(pbc, Sequence) and len(pbc) == 3 and all(isinstance(p, (bool, int)) for p in pbc):
+        a, b, c = (bool(p) for p in pbc)
+        structure.lattice = Lattice(structure.lattice.matrix, pbc=(a, b, c))
+    return structure
 
 
 def _of_kind(kind: Mapping[str, Any] | None, name: str) -> dict[str, float]:
@@ -72,7 +82,7 @@ def of_ase(row: Mapping[str, Any]) -> Structure:
     if np.shape(cell) == (3,):
         matrix = np.diag(numbers_of(cell, (3,), "cell"))
     elif np.shape(cell) == (6,):
-        matrix = Lattice.from_parameters(*numbers_of(cell, (6,), "cell")).matrix
+        matrix = cellpar_to_cell(numbers_of(cell, (6,), "cell"))
     else:
         matrix = numbers_of(cell, (3, 3), "cell")
     scaled = "positions" not in row and "scaled_positions" in row
@@ -87,11 +97,26 @@ def of_ase(row: Mapping[str, Any]) -> Structure:
     else:
         symbols = row.get("symbols", row.get("species"))
         if isinstance(symbols, str):
-            symbols = re.findall(r"[A-Z][a-z]?", symbols)
+            symbols = _of_formula(symbols)
         if not isinstance(symbols, list) or len(symbols) != len(positions):
             raise StructureError("symbols is not a list with a symbol for each atom")
         species = [_element(s) for s in symbols]
-    return _made(matrix, species, positions, not scaled)
+    structure = with_pbc(_made(matrix, species, positions, not scaled), _array(row.get("pbc")))
+    moments = next((m for n in ("magmoms", "initial_magmoms") if (m := _array(row.get(n)))), None)
+    if moments is None:
+        return structure
+    shape = (len(positions), 3) if np.ndim(moments) == 2 else (len(positions),)
+    return with_moments(structure, numbers_of(moments, shape, "magnetic moments").tolist())
+
+
+def _of_formula(formula: str) -> list[str]:
+    """The symbols of each atom of a formula as BiSe2, which is in the order of the atoms."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d{0,6})", formula)
+    if "".join(map("".join, parts)) != formula or sum(int(n or 1) for _, n in parts) > MOST_ATOMS:
+        raise StructureError(
+            f"symbols {formula[:30]!r} is no formula of at most {MOST_ATOMS} atoms"
+        )
+    return [symbol for symbol, n in parts for _ in range(int(n or 1))]
 
 
 def _array(value: Any) -> Any:

@@ -56,9 +56,30 @@ def moments_of(structure: Structure) -> list[Moment] | None:
         else None
         for site in structure
     ]
-    # pymatgen has a class of its own for those of three components.
-    given = [getattr(moment, "moment", moment) for moment in given]
-    return complete([None if m is None else np.asarray(m, float).tolist() for m in given])
+    plain: list[Moment | None] = []
+    for moment in given:
+        # pymatgen has a class of its own for those of three components.
+        value, axis = getattr(moment, "moment", moment), getattr(moment, "saxis", (0, 0, 1))
+        plain.append(None if value is None else along_axis(np.asarray(value, float).tolist(), axis))
+    return complete(plain)
+
+
+def along_axis(moment: Moment, axis: Sequence[float]) -> Moment:
+    """A moment whose z axis lies along another axis, in Cartesian components where it matters.
+
+    Parameters
+    ----------
+    moment
+        One number along the axis, or three components.
+    axis
+        Cartesian direction, of any length.
+    """
+    from pymatgen.electronic_structure.core import Magmom
+
+    if not np.any(np.asarray(axis, float)[:2]) and axis[2] > 0:
+        return moment
+    turned: list[float] = Magmom(moment, saxis=axis).global_moment.tolist()
+    return turned
 
 
 def along_z(structure: Structure) -> list[float] | None:
@@ -115,11 +136,12 @@ def order_of(structure: Structure) -> MagneticOrder | None:
     if not is_magnetic(structure):
         return "nonmagnetic"
     vectors = np.array(moments, float).reshape(len(z), -1)
-    if vectors.shape[1] == 3 and np.linalg.matrix_rank(vectors, tol=NOISE) > 1:
-        return "noncollinear"
-    # Along whatever axis they lie.
-    axis = vectors[np.linalg.norm(vectors, axis=1).argmax()]
+    # Along whatever axis they lie: it is that of a larger cell, too.
+    axis = np.linalg.svd(vectors, full_matrices=False)[2][0]
     along = vectors @ axis
+    across = np.linalg.norm(vectors - np.outer(along, axis), axis=1)
+    if (across > NOISE).any():
+        return "noncollinear"
     net = abs(float(along.sum())) / float(np.abs(along).sum())
     if net >= ALIGNED:
         return "ferromagnetic"

@@ -6,6 +6,7 @@ reason; the rest is read all the same. Nothing that stands in a file is executed
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,25 @@ _BINARY = {
     b"SQLite format 3": "a database: write it as extxyz, as by ase convert FILE.db FILE.extxyz",
     b"\x89HDF": "HDF5, which is not read: write it as extxyz or JSON",
     b"%PDF": "a PDF",
+}
+
+#: How texts begin that are of other kinds, and what they are.
+_FOREIGN = {
+    r"\s*<\?xml|\s*<modeling": "XML, as vasprun.xml",
+    r" vasp\.\d": "an OUTCAR",
+    r"(TITL|CELL) .*\n(CELL|ZERR|LATT) ": "a .res file",
+    r"(HEADER|TITLE|CRYST1|ATOM  |HETATM|REMARK)": "a .pdb file",
+    r"\s*(#.*\n\s*)*(CRYSTAL|ANIMSTEPS|PRIMVEC)\b": "an .xsf file",
+    r"\s*\d+ +[CSFH]\s*\n": "a .gen file",
+    r"(?s).{0,2000}&(control|system)\b": "an input of Quantum ESPRESSO",
+    r"\s*<(!doctype )?html": "a page of a web site",
+    r"version https://git-lfs": "a pointer of Git LFS: fetch the file itself by git lfs pull",
+}
+
+#: Endings of texts and programs, however they begin.
+_NO_STRUCTURES = {
+    *(".txt", ".md", ".rst", ".log", ".out", ".err", ".bak", ".old", ".orig", ".tmp", ".swp"),
+    *(".py", ".sh", ".ipynb", ".yaml", ".yml", ".toml", ".ini", ".html", ".xml", ".pdf", ".png"),
 }
 
 #: What may run commands when it is loaded.
@@ -113,11 +133,11 @@ def _tables(path: Path) -> dict[str, dict[str, Any]]:
 
 def _kind(member: Member) -> str | None:
     """The format that a name tells of."""
-    name = PurePosixPath(member.name).name
-    suffix = member.suffixes[-1:]
-    if suffix and suffix[0] in _KINDS:
-        return _KINDS[suffix[0]]
-    return "poscar" if "POSCAR" in name or "CONTCAR" in name else None
+    suffix = member.suffixes[-1] if member.suffixes else ""
+    if suffix in _KINDS or suffix in _NO_STRUCTURES:
+        return _KINDS.get(suffix)
+    parts = re.split("[._ -]+", PurePosixPath(member.name).name.lower())
+    return "poscar" if {"poscar", "contcar"} & {parts[0], *parts[-2:]} else None
 
 
 def _of_member(member: Member, kind: str | None) -> Iterator[Crystal | Skipped | Passed]:
@@ -148,7 +168,14 @@ def _of_content(
             yield Skipped(name, reason)
             return
     text = as_text(content)
-    kind = kind or _sniffed(text)
+    for item in _of_text(text, name, kind or _sniffed(text)):
+        if isinstance(item, Skipped) and item.id == name:
+            yield Skipped(name, _foreign(text) or item.reason)
+        else:
+            yield item
+
+
+def _of_text(text: str, name: str, kind: str) -> Iterator[Crystal | Skipped | Passed]:
     if kind in ("json", "lines"):
         yield from read_json(text, name, kind == "lines")
     elif kind == "csv":
@@ -159,6 +186,12 @@ def _of_content(
         yield from read_extxyz(text, name)
     else:
         yield from read_poscar(text, name)
+
+
+def _foreign(text: str) -> str | None:
+    """What a text is that cannot be read, where its beginning tells it."""
+    what = next((what for begin, what in _FOREIGN.items() if re.match(begin, text, re.I)), None)
+    return what if what is None or ":" in what else f"{what}, which is not read: give {FORMATS}"
 
 
 def _sniffed(text: str) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,8 +26,9 @@ from ccdcgan.dft.structures.decoding import (
     StructureError,
     decode_structure,
     named_type,
+    plain_number,
 )
-from ccdcgan.dft.structures.layouts import of_ase, of_optimade
+from ccdcgan.dft.structures.layouts import of_ase, of_optimade, with_pbc
 from ccdcgan.dft.structures.poscar import read_poscar
 from ccdcgan.dft.structures.texts import one_line
 
@@ -41,6 +43,8 @@ DEEPEST = 4
 
 #: Names of what holds a structure in a row.
 _STRUCTURE = ("structure", "final_structure", "relaxed_structure", "initial_structure", "atoms")
+#: Those of the end of a relaxation.
+_LAST = ("final_structure", "relaxed_structure")
 _CIF = ("cif", "CIF", "cif_string")
 
 Item = Crystal | Skipped | Passed
@@ -84,13 +88,41 @@ def read_json(text: str, name: str, lines: bool = False) -> Iterator[Item]:
         yield Passed(name, "JSON without structures" if text.strip() else "empty")
 
 
+class _Doubled(dict[str, Any]):
+    """An object of JSON in which a name stands twice: which value counts nobody knows."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = Counter(name for name, _ in pairs)
+        self.twice = [name for name, count in names.items() if count > 1]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else _Doubled(pairs)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _name_twice(value: Any) -> str | None:
+    """A name that stands twice in an object, or in one within it; None where there is none."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if isinstance(part, _Doubled):
+            return part.twice[0]
+        inner = part.values() if isinstance(part, dict) else part
+        left += [p for p in inner if isinstance(p, (dict, list))]
+    return None
+
+
 def _values(text: str) -> Iterator[tuple[int | None, Any]]:
     """Values of a list one by one with their numbers, or the only value; or those of lines."""
-    decoder = json.JSONDecoder()
     begin = _next(text, 0)
     if text[begin : begin + 1] != "[":
         try:
-            value, end = decoder.raw_decode(text, begin)
+            value, end = _DECODER.raw_decode(text, begin)
         except (ValueError, RecursionError) as error:
             value, end = Skipped("", _json_reason(error)), len(text)
         if _next(text, end) < len(text) or (isinstance(value, Skipped) and _looks_like_lines(text)):
@@ -101,7 +133,7 @@ def _values(text: str) -> Iterator[tuple[int | None, Any]]:
     position, number = _next(text, begin + 1), 0
     while text[position : position + 1] != "]":
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, position = _DECODER.raw_decode(text, position)
             position = _next(text, position)
             yield number, value
             if text[position : position + 1] == ",":
@@ -117,7 +149,7 @@ def _values(text: str) -> Iterator[tuple[int | None, Any]]:
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(line for line in text.split("\n") if line.strip()):
         try:
-            yield number, json.loads(line)
+            yield number, _DECODER.decode(line)
         except (ValueError, RecursionError) as error:
             yield number, Skipped("", _json_reason(error))
 
@@ -126,7 +158,7 @@ def _looks_like_lines(text: str) -> bool:
     """Whether the second line is an object by itself."""
     second = text.strip().split("\n", 2)[1:2]
     try:
-        return bool(second) and isinstance(json.loads(second[0]), dict)
+        return bool(second) and isinstance(_DECODER.decode(second[0]), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -160,8 +192,10 @@ def _items(value: Any, label: str, depth: int) -> Iterator[Crystal | Skipped]:
             yield of_row(value, label)
         elif depth > 0:
             for key, inner in value.items():
-                if isinstance(inner, (dict, list)):
-                    part = f"{label}#{str(key)[:60]}"
+                part = f"{label}#{str(key)[:60]}"
+                if isinstance(value, _Doubled) and key in value.twice:
+                    yield Skipped(part, "stands twice")
+                elif isinstance(inner, (dict, list)):
                     yield from _items(inner, part, depth - 1)
     elif isinstance(value, list) and depth > 0 and not _is_array(value):
         for i, inner in enumerate(value):
@@ -179,7 +213,7 @@ def _is_row(value: Mapping[str, Any]) -> bool:
         "sites" in keys
         or "lattice" in keys
         or any(name in keys for name in (*_STRUCTURE, *_CIF))
-        or {"positions", "cell"} <= keys
+        or ("cell" in keys and bool({"positions", "scaled_positions"} & keys))
         or {"numbers", "positions"} <= keys
         or "lattice_vectors" in keys
         or value.get("type") == "structures"
@@ -215,6 +249,8 @@ def _failed(row: Mapping[str, Any]) -> bool:
 
 def of_row(row: Mapping[str, Any], label: str) -> Crystal | Skipped:
     """The crystal of an object with a structure in one of the layouts that are known."""
+    if name := _name_twice(row):
+        return Skipped(label, f"{name[:30]!r} stands twice")
     try:
         found = _structure(row)
     except StructureError as error:
@@ -237,9 +273,13 @@ def _holds(row: Mapping[str, Any]) -> bool:
 def _structure(row: Mapping[str, Any]) -> Structure | Crystal | Skipped:
     """What a row holds: the structure, or what became of the text that it is in."""
     if "sites" in row or "lattice" in row:
-        return decode_structure(row)
+        lattice = row.get("lattice")
+        pbc = lattice.get("pbc") if isinstance(lattice, Mapping) else None
+        return with_pbc(decode_structure(row), pbc)
+    unfinished = any(name in row for name in _LAST)
     for name in _STRUCTURE:
-        value = row.get(name)
+        # An initial geometry has not the energy of a final one that is lacking.
+        value = None if unfinished and name == "initial_structure" else row.get(name)
         if isinstance(value, str):
             return _of_text(value)
         if isinstance(value, Mapping):
@@ -255,19 +295,23 @@ def _structure(row: Mapping[str, Any]) -> Structure | Crystal | Skipped:
         return of_optimade(row)
     if "cell" in row or "positions" in row:
         return of_ase(row)
-    raise StructureError("a row without structure")
+    raise StructureError(f"a row without {'final ' if unfinished else ''}structure")
 
 
 def _of_text(text: str) -> Structure | Crystal | Skipped:
     """A structure in a column of text: JSON, CIF or POSCAR."""
+    if not text.strip():
+        raise StructureError("a row without structure")
     if text.lstrip().startswith("{"):
         try:
-            value = json.loads(text)
+            value = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             raise StructureError(_json_reason(error)) from None
         return _structure(value)
     items = read_cif(text, "") if "_cell_length_a" in text else read_poscar(text, "")
     found = [item for item in items if not isinstance(item, Passed)]
+    if len(found) > 1:
+        raise StructureError(f"{len(found)} structures in one text: give each a row")
     return found[0]
 
 
@@ -290,21 +334,26 @@ def csv_numbers(text: str) -> dict[str, dict[str, Any]]:
 
 def _csv_rows(text: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(10**8)
+    head = text.split("\n", 1)[0]
+    delimiter = next((d for d in (",", ";", "\t") if d in head), ",")
+    known = {name.lower(): name for name in (*_STRUCTURE, *_CIF)}
     try:
-        for row in csv.DictReader(io.StringIO(text)):
-            yield {k: v for k, v in row.items() if isinstance(k, str)}
+        rows = csv.reader(io.StringIO(text), delimiter=delimiter)
+        names = [name.strip() for name in next(rows, [])]
+        names = [known.get(name.lower(), name) for name in names]
+        if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+            raise StructureError(f"the column {twice[0][:30]!r} stands twice")
+        for row in rows:
+            if row:
+                yield dict(zip(names, row, strict=False))
     except csv.Error as error:
         raise StructureError(f"not CSV: {one_line(error)}") from None
 
 
 def _typed(value: Any) -> Any:
     """The number that a text is, or the text."""
-    if isinstance(value, str) and len(value) < 40:
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    number = plain_number(value) if isinstance(value, str) else None
+    return value if number is None else number
 
 
 def read_parquet(content: bytes, name: str) -> Iterator[Item]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
 from bisect import bisect_right
@@ -11,10 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Element, Lattice, Structure
 
 from ccdcgan.dft.structures.crystal import Crystal, Skipped, crystal_of
-from ccdcgan.dft.structures.decoding import MOST_ATOMS, StructureError, numbers_of
+from ccdcgan.dft.structures.decoding import (
+    MOST_ATOMS,
+    StructureError,
+    numbers_of,
+    plain_number,
+)
 from ccdcgan.dft.structures.moments import with_moments
 
 
@@ -62,14 +66,10 @@ def number_in(text: str, name: str) -> float:
     """
     if text in ("?", "."):
         raise StructureError(f"{name} is {text!r}: it was not determined")
-    # A minus sign of typography is one, too.
-    match = _NUMBER.fullmatch(text.strip().replace("\u2212", "-"))
-    if match is None or not math.isfinite(float(match[1])):
+    number = plain_number(re.sub(r"\(\d*\)?$", "", text))
+    if number is None:
         raise StructureError(f"{name} is {text[:30]!r}, which is no number")
-    return float(match[1])
-
-
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?:\(\d*\)?)?")
+    return number
 
 
 def counts_in(line: str) -> list[int] | None:
@@ -132,15 +132,66 @@ def _properties(comment: str) -> str:
     return found[1] if found else ""
 
 
+def _columns(lines: list[str]) -> list[tuple[str, int]]:
+    """Names and widths of a frame's columns."""
+    found = re.findall(r"([^:]+):[A-Za-z]:(\d+):?", _properties(lines[1]))
+    return [(name, int(width)) for name, width in found] or [("species", 1), ("pos", 3)]
+
+
+def _header_fault(lines: list[str]) -> str | None:
+    """Why a frame's header does not belong to its lines, or None."""
+    columns = _columns(lines)
+    names = [name for name, _ in columns]
+    for wanted in (("species", "symbols", "Z", "numbers"), ("pos", "positions")):
+        if not set(wanted) & set(names):
+            return f"its Properties have no {wanted[0]}, only {', '.join(names[:8])[:80]}"
+    # ASE makes room for as many columns as the header says.
+    said, least = sum(width for _, width in columns), min(len(line.split()) for line in lines[2:])
+    if said > (most := max(len(line.split()) for line in lines[2:])):
+        return f"its Properties are of {said} columns, its lines have {most}"
+    if said > least:
+        return f"its Properties are of {said} columns, one of its lines has {least}"
+    if (width := next(w for name, w in columns if name in ("pos", "positions"))) != 3:
+        return f"its pos has {width} columns, not 3"
+    # What stands in quotes or brackets has signs of its own.
+    keys = re.findall(
+        r"([^\s=]+)\s*=", re.sub(r"\"[^\"]*\"|'[^']*'|[{\[][^}\]]*[}\]]", "_", lines[1])
+    )
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    return None if twice is None else f"its header has {twice[:30]} twice"
+
+
+def _with_elements(lines: list[str]) -> list[str]:
+    """The lines of a frame with isotopes of hydrogen as hydrogen.
+
+    Raises
+    ------
+    StructureError
+        A species is no element.
+    """
+    columns = _columns(lines)
+    names = [name for name, _ in columns]
+    name = next((n for n in ("species", "symbols") if n in names), None)
+    if name is None:
+        return lines
+    place = sum(width for _, width in columns[: names.index(name)])
+    rows = [line.split() for line in lines[2:]]
+    for row in rows:
+        symbol = row[place].capitalize()
+        if not Element.is_valid_symbol(symbol):
+            raise StructureError(f"no element {row[place][:20]!r}")
+        row[place] = "H" if symbol in ("D", "T") else symbol
+    return [*lines[:2], *map(" ".join, rows)]
+
+
 def _of_frame(lines: list[str], label: str) -> Crystal | Skipped:
     from ase.io.extxyz import read_xyz
 
     if len(lines) - 2 > MOST_ATOMS:
         return Skipped(label, f"more than {MOST_ATOMS} atoms")
-    # ASE makes room for as many columns as the header says.
-    said = sum(int(n) for n in re.findall(r"[A-Za-z]:(\d+)", _properties(lines[1])))
-    if said > (columns := max(len(line.split()) for line in lines[2:])):
-        return Skipped(label, f"its Properties are of {said} columns, its lines have {columns}")
+    if reason := _header_fault(lines):
+        return Skipped(label, reason)
+    lines = _with_elements(lines)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         atoms = next(iter(read_xyz(io.StringIO("\n".join(lines) + "\n"), slice(0, 1))))
@@ -150,7 +201,10 @@ def _of_frame(lines: list[str], label: str) -> Crystal | Skipped:
     if atoms.cell.rank != 3:
         return Skipped(label, "no cell" if not cell.any() else "a cell without volume")
     structure = Structure(
-        Lattice(cell), atoms.get_chemical_symbols(), atoms.positions, coords_are_cartesian=True
+        Lattice(cell, pbc=tuple(atoms.pbc)),
+        atoms.get_chemical_symbols(),
+        atoms.positions,
+        coords_are_cartesian=True,
     )
     results = atoms.calc.results if atoms.calc else {}
     moments = results.get("magmoms", atoms.arrays.get("initial_magmoms"))
@@ -158,13 +212,12 @@ def _of_frame(lines: list[str], label: str) -> Crystal | Skipped:
         shape = (-1, 3) if np.ndim(moments) == 2 else (-1,)
         structure = with_moments(structure, numbers_of(moments, shape, "magnetic moments").tolist())
     row: dict[str, Any] = {"data": results, **atoms.info}
-    warning = None if atoms.pbc.all() else "not periodic in all directions: read as if it were"
-    return crystal_of(label, structure, row, warning)
+    return crystal_of(label, structure, row)
 
 
 def _frame_reason(error: Exception) -> str:
-    if isinstance(error, KeyError) and str(error).strip("'\"").isalpha():
-        return f"no element {error!s}"
+    if "info item Lattice" in str(error):
+        return "its Lattice is not of nine numbers"
     if "Singular matrix" in str(error):
         return "a cell without volume"
     return one_line(error)

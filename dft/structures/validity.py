@@ -43,6 +43,10 @@ LATTICE_VECTORS = (0.5, 500.0)
 #: Least volume of an atom, Å³: a tenth of that of hydrogen under the pressure of planets.
 DENSEST = 0.2
 
+#: Largest volume of an atom, Å³: ten times that in the emptiest crystals known, metal-organic
+#: frameworks of 0.13 g/cm³ (100 Å³); in picometres instead of Å it is 10⁶ times what it should be.
+EMPTIEST = 1000.0
+
 #: Volume of a cell of about equal edges and right angles is near to length times area; one of less
 #: than this share of it is flat or skewed so much that to reduce and match it would never end.
 FLATTEST = 0.01
@@ -102,12 +106,19 @@ def too_dense(crystal: Geometry) -> str | None:
     return f"less than {DENSEST} Å³ per atom" if volume < DENSEST else None
 
 
+def too_empty(crystal: Geometry) -> str | None:
+    """Whether atoms have more room than in any crystal."""
+    volume = abs(np.linalg.det(crystal.matrix)) / len(crystal.coordinates)
+    return f"more than {EMPTIEST:.0f} Å³ per atom" if volume > EMPTIEST else None
+
+
 CHEAP: tuple[Callable[[Geometry], str | None], ...] = (
     not_finite,
     atoms_out_of_range,
     length_out_of_range,
     flat,
     too_dense,
+    too_empty,
 )
 
 
