@@ -30,10 +30,10 @@ from ccdcgan.dft.relaxation.relaxer import Relaxer
 from ccdcgan.dft.structures.decoding import decode_structure
 from ccdcgan.dft.structures.matching import LOOSE_TOLERANCES, distinct, is_same
 from ccdcgan.dft.structures.sources import Prototype, primitive_cell
+from ccdcgan.dft.structures.spacegroups import spacegroup
 from ccdcgan.dft.structures.substitution import substitute
 from ccdcgan.launchers.local.predict import Prediction, Wishes, campaign_of, predict
 from ccdcgan.workflows.campaign import Campaign
-from ccdcgan.workflows.phases import spacegroup
 
 RESULTS = Path(__file__).with_suffix("") / "results.json"
 
