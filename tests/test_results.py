@@ -317,6 +317,8 @@ def test_filter_document():
     for text in ("{'a': 1}", "[1]", "", "3", "[" * 100_000):
         with pytest.raises(UserError, match="JSON"):
             parse_where(text)
+    with pytest.raises(UserError, match="has 'nsites' twice: join both by .and"):
+        parse_where('{"nsites": {"$gt": 1}, "nsites": {"$lt": 9}}')
     deep: dict = {}
     for _ in range(2000):
         deep = {"$and": [deep]}

@@ -405,6 +405,63 @@ def test_what_says_that_it_did_not_converge(
     assert any("'converged' is neither true nor false" in line for line in learnt(path)[1])
 
 
+def test_numbers_that_cannot_be(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Left out and named: of the hull, of the cell, of an atom of no element, or no number."""
+    path = tmp_path / "rows.json"
+    dummy = json.loads(json.dumps(rows[3]).replace('"Bi"', '"X"'))
+    for site in dummy["structure"]["sites"]:
+        site["species"][0]["oxidation_state"] = 0
+    odd = [
+        {**rows[0], "e_above_hull": -5.0},
+        {**rows[1], "density": 99.0},
+        dummy,
+        {**rows[2], "energy_per_atom": "-3,5"},
+    ]
+    path.write_text(json.dumps([*odd, *rows]))
+    data, lines = learnt(path)
+    expected = [formation(r.structure) for r in data.rows]
+    np.testing.assert_allclose(data.crystals.targets[:, 0], expected, atol=1e-9)
+    text = "\n".join(lines)
+    for words in (
+        "left out: rows.json#0 has e_above_hull -5, which no crystal has",
+        "left out: rows.json#1 has density 99, its cell has ",
+        "left out: rows.json#2 no element 'X'",
+        "rows.json#3: its energy_per_atom is '-3,5', which is no number",
+        "left out: rows.json#3 has no energy",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("references", "words"),
+    [
+        ("Bi=-3.9,Se=-3.5,Bi=-9", "--references has Bi twice"),
+        ("Bi=-3.9,Se=-3.5,Te=-3", "--references has Te, which is not in Bi-Se"),
+    ],
+)
+def test_references_that_do_not_fit(
+    references: str, words: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=words):
+        learnt(tmp_path / "rows.json", references=references)
+
+
+def test_references_above_the_data_s_own_and_levels_of_some(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows))
+    _, lines = learnt(path, references="Bi=-1,Se=-3.5")
+    assert any(line.startswith("--references Bi=-1 is above -3.9 eV/atom") for line in lines)
+    _, lines = learnt(path, references="Bi=-3.88,Se=-3.5")
+    assert not any("is above" in line for line in lines)
+    path.write_text(json.dumps([{**rows[0], "level_of_theory": "PBE"}, *rows[1:]]))
+    _, lines = learnt(path)
+    silent = len(rows) - 1
+    assert f"{silent} of {len(rows)} tell no level of theory: taken for that of the others" in lines
+
+
 # --- sampling -----------------------------------------------------------------------------------
 
 

@@ -116,7 +116,8 @@ def crystal_of(
     """The crystal of a structure and what stands beside it, or why it is none."""
     if reason := fault(structure):
         return Skipped(name, reason)
-    dummies = [str(e) for e in structure.composition.elements if isinstance(e, DummySpecies)]
+    elements = structure.composition.elements
+    dummies = [e.symbol for e in elements if isinstance(e, DummySpecies)]
     if dummies:
         return Skipped(name, f"no element {dummies[0][:20]!r}")
     try:

@@ -99,6 +99,10 @@ def prepared(
         Nothing can be read, or energies or properties are missing.
     """
     file = _read(path, energy)
+    for name, warning in file.odd[:NAMED]:
+        say(f"{name}: {warning}")
+    if (more := len(file.odd) - NAMED) > 0:
+        say(f"{more} more are odd in this way or another")
     ordered = [r for r in file.rows if r.structure.is_ordered]
     if not ordered:
         first = ": ".join(file.bad[0]) if file.bad else "no ordered crystal that converged"
@@ -139,6 +143,8 @@ class _File:
         What can be read and has converged.
     bad
         Names and reasons of what is left out.
+    odd
+        Names of rows, and what the user should know of them.
     passed
         Files without a structure.
     failed
@@ -149,6 +155,7 @@ class _File:
 
     rows: list[Row] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
+    odd: list[tuple[str, str]] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
     failed: int = 0
     total: int = 0
@@ -166,6 +173,8 @@ def _read(path: Path, energy: EnergyKey | None) -> _File:
         elif isinstance(item, Skipped) or not item.converged:
             found.failed += 1
         else:
+            if item.warning:
+                found.odd.append((item.id, item.warning))
             level = item.level or _run_of(item)
             found.rows.append(Row(item.id, item.structure, dict(item.numbers), level))
             if energy is not None:

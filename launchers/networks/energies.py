@@ -19,6 +19,15 @@ DISTANCE = "e_above_hull"
 #: Formation energies that can be, eV/atom: the lowest known, of oxides and fluorides, are above -5.
 PHYSICAL = (-10.0, 10.0)
 
+#: Distances to the hull that can be, eV/atom: of data against an older hull some are below 0.
+DISTANCES = (-1.0, 20.0)
+
+#: How far what follows from a cell may be from what the data say of it, as a share.
+DEVIATION = 0.2
+
+#: How far a reference may be above the element's own structure in the data, eV/atom.
+ABOVE = 0.05
+
 #: How far the energies of one element can lie from their median, eV/atom.
 OUTLYING = 25.0
 
@@ -81,9 +90,16 @@ def with_energies(
     say: Say,
 ) -> list[Row]:
     """Rows that have a formation energy that can be, eV/atom; those without one are `bad`."""
+    if foreign := sorted(set(references) - set(elements)):
+        raise UserError(
+            f"--references has {' and '.join(foreign)}, which is not in {'-'.join(elements)}"
+        )
+    faults = {r.name: fault for r in rows if (fault := _fault(r))}
+    bad += faults.items()
+    rows = [r for r in rows if r.name not in faults]
     wild = _wild_elements(rows)
     rows = [r for r in rows if r.name not in wild]
-    _complete(rows, elements, references, path)
+    _complete(rows, elements, references, path, say)
     bad += [(r.name, "has no energy") for r in rows if FORMATION_ENERGY not in r.numbers]
     energies = {r.name: r.numbers[FORMATION_ENERGY] for r in rows if FORMATION_ENERGY in r.numbers}
     low, high = PHYSICAL
@@ -93,14 +109,40 @@ def with_energies(
     return kept
 
 
+def _fault(row: Row) -> str | None:
+    """Which number of a row cannot be, or None."""
+    low, high = DISTANCES
+    if not low <= row.numbers.get(DISTANCE, 0.0) <= high:
+        return f"has {DISTANCE} {row.numbers[DISTANCE]:g}, which no crystal has"
+    volume = row.structure.volume / len(row.structure)
+    for name, own in (("density", float(row.structure.density)), ("volume_per_atom", volume)):
+        if abs(row.numbers.get(name, own) - own) > DEVIATION * own:
+            return f"has {name} {row.numbers[name]:g}, its cell has {own:.4g}"
+    return None
+
+
 def _complete(
-    rows: Sequence[Row], elements: Sequence[str], references: Mapping[str, float], path: Path
+    rows: Sequence[Row],
+    elements: Sequence[str],
+    references: Mapping[str, float],
+    path: Path,
+    say: Say,
 ) -> None:
     """Give rows their formation energies, eV/atom, where they can be had."""
     levels = sorted({r.level for r in rows if r.level})
     if len(levels) > 1:
         raise UserError(f"{path} mixes levels of theory: {levels[0]} and {levels[1]}")
-    pure = {**_lowest_elements(rows, elements), **references}
+    silent = sum(r.level is None for r in rows)
+    if levels and silent:
+        say(f"{silent} of {len(rows)} tell no level of theory: taken for that of the others")
+    lowest = _lowest_elements(rows, elements)
+    for element, energy in references.items():
+        if energy > lowest.get(element, math.inf) + ABOVE:
+            say(
+                f"--references {element}={energy:g} is above {lowest[element]:g} eV/atom, the "
+                f"lowest {element} in the data: formation energies come out too low"
+            )
+    pure = {**lowest, **references}
     for row in rows:
         if FORMATION_ENERGY in row.numbers or ENERGY not in row.numbers:
             continue
@@ -186,6 +228,8 @@ def parse_references(text: str | None) -> dict[str, float]:
         symbol, _, number = (p.strip() for p in part.partition("="))
         if not part.strip():
             continue
+        if symbol in energies:
+            raise UserError(f"--references has {symbol} twice: give each element once")
         try:
             energies[symbol] = float(number)
         except ValueError:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pymatgen.core import Composition
 
 from ccdcgan.dft.errors import UserError
-from ccdcgan.dft.mistakes import in_one_line, mistakes
+from ccdcgan.dft.mistakes import in_one_line, mistakes, shown
 from ccdcgan.dft.structures.hull import NEAR, NOISE, Thresholds
 from ccdcgan.dft.systems import composition_of, require_element
 from ccdcgan.launchers.results.columns import COLUMNS, LABELS, ORIGINS
@@ -218,6 +218,16 @@ class PhaseQuery(BaseModel):
         return {COLUMNS[name].path: direction, "uid": Sort.Ascending}
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which every name stands once."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UserError(f"the free filter has {shown(name)} twice: join both by $and")
+        found[name] = value
+    return found
+
+
 def parse_where(text: str) -> Mapping[str, Any]:
     """A free filter from JSON.
 
@@ -227,7 +237,7 @@ def parse_where(text: str) -> Mapping[str, Any]:
         The text is no JSON object.
     """
     try:
-        where = json.loads(text)
+        where = json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", "nested too deeply")
         raise UserError(f"the free filter is not valid JSON: {reason}") from None
