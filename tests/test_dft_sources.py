@@ -326,12 +326,14 @@ def test_rejections_counted(tmp_path: Path) -> None:
     kept, rejected, skipped = collect([FilesSource(path=path)], Filters(), 2, 0)
     assert [p.id for p in kept] == ["file:all.json#0", "file:all.json#1"]
     assert [len(p.structure) for p in kept] == [2, 2]
-    assert skipped == [Skipped("file:all.json#7", "lattice vector shorter than 0.5 Å")]
+    assert skipped == [
+        Skipped("file:all.json#4", "no element 'X'"),
+        Skipped("file:all.json#7", "lattice vector shorter than 0.5 Å"),
+    ]
     assert rejected == Counter(
         {
             "disordered": 1,
             "number of elements": 1,
-            "dummy species": 1,
             "too many sites": 1,
             "lattice vector too long": 1,
         }

@@ -241,6 +241,19 @@ def test_moments_without_a_magnetic_group(tmp_path: Path) -> None:
     assert moments_of(found.structure) is None and "moments are left out" in str(found.warning)
 
 
+def test_a_subgroup_beside_all_atoms(tmp_path: Path) -> None:
+    """As of programs that write every atom and keep the name: both make the same crystal."""
+    rows = "".join(
+        f"{s.specie}{i} {s.specie} {' '.join(map(str, s.frac_coords))} 1\n"
+        for i, s in enumerate(ROCKSALT)
+    )
+    found = crystal(cif(rows=rows) + LIST + "'x,y,z'\n", tmp_path)
+    assert len(found.structure) == 8 and is_same(found.structure, ROCKSALT)
+    assert "are not those of its space group" in refusal(
+        cif(rows=rows.split("\n", 1)[1]) + LIST + "'x,y,z'\n", tmp_path
+    )
+
+
 def test_many_lines_without_anything(tmp_path: Path) -> None:
     """Spaces that a pattern could take for the begin of a name again and again."""
     (tmp_path / "a.cif.gz").write_bytes(gzip.compress(b"\n" * 300_000))

@@ -188,7 +188,7 @@ def _of_block(block: str) -> tuple[Structure, str | None]:
     matrix = _matrix(values)
     sites = _sites(values)
     magnetic, moments = _magnetic_group(values, block), _moments(values)
-    listed, warning = ([], None) if magnetic else _operations(values, matrix)
+    listed, warning = ([], None) if magnetic else _operations(values, matrix, sites)
     if moments and not magnetic and len(listed) == 1:
         magnetic = _loop(["_space_group_symop_magn_operation.xyz"], [["x,y,z,+1"]])
     elif moments and not magnetic:
@@ -328,7 +328,9 @@ def _is_element(symbol: str) -> bool:
     return bool(symbol) and Element.is_valid_symbol(symbol)
 
 
-def _operations(values: _Values, matrix: NDArray[np.float64]) -> tuple[list[str], str | None]:
+def _operations(
+    values: _Values, matrix: NDArray[np.float64], sites: Sequence[Sequence[str]]
+) -> tuple[list[str], str | None]:
     """Symmetry operations, listed or by the space group's name, and what is odd about them.
 
     Raises
@@ -346,10 +348,15 @@ def _operations(values: _Values, matrix: NDArray[np.float64]) -> tuple[list[str]
     if listed:
         number = _number_of(listed)
         others = [s for s in found.values() if s and number != group_of(s[0])]
-        if others:
-            raise StructureError(
-                f"its {len(listed)} symmetry operations are not those of its space group {shown}"
-            )
+        # Some list a subgroup, or none, beside all atoms that the rest would make.
+        count = _images(sites, listed)
+        for named in others:
+            fit = [hall for hall in named if keep_metric(operations(hall)[1], matrix)]
+            if all(_images(sites, operations(hall)[0]) != count for hall in fit):
+                raise StructureError(
+                    f"its {len(listed)} symmetry operations are not those of its space group "
+                    f"{shown}"
+                )
         return listed, None
     if not given:
         if any(name in values for name in _GROUPS):
@@ -372,6 +379,18 @@ def _operations(values: _Values, matrix: NDArray[np.float64]) -> tuple[list[str]
             f"its space group {shown} has two origins: read with choice {origin_choice(fit[0])}"
         )
     return list(operations(fit[0])[0]), warning
+
+
+def _images(sites: Sequence[Sequence[str]], listed: Sequence[str]) -> int:
+    """Number of places that operations make of the rows of atoms."""
+    from pymatgen.core.operations import SymmOp
+
+    if len(sites) * len(listed) > MOST_IMAGES:
+        return 0
+    places = np.array([[float(x) for x in site[2:5]] for site in sites])
+    images = np.concatenate([SymmOp.from_xyz_str(o).operate_multi(places) for o in listed])
+    # Of such a grid are all fractions that special positions have.
+    return len(np.unique(np.round(images * 1008).astype(int) % 1008, axis=0))
 
 
 def _number_of(listed: Sequence[str]) -> int:
