@@ -94,7 +94,8 @@ def test_too_few_candidates_are_told_before_they_are_relaxed(check: Check, tmp_p
     assert code == 2
     assert "training needs at least 15" in one(found, "candidates: 1 of Bi-Se")[1]
     (folder / "good.cif").write_text("no crystal")
-    (folder / "wide.cif").write_text(rocksalt(50).to(fmt="cif"))
+    long = Structure(Lattice.tetragonal(4, 60), ["Bi", "Se"], [[0, 0, 0], [0.5, 0.5, 0.05]])
+    (folder / "long.cif").write_text(long.to(fmt="cif"))
     code, found = check(text)
     assert code == 2 and "widen database.filters" in one(found, "no prototype passes")[1]
 
