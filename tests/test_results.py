@@ -380,6 +380,10 @@ def test_query_prints_tables_csv_and_json(workdir, monkeypatch, capsys):
     assert code == 0 and json.loads(text) == [EVERY[2]]
 
     assert command(monkeypatch, capsys, *asked, "--formula", "Bi9Se") == (0, "no phase matches\n")
+    _, said = command(monkeypatch, capsys, *asked, "--engine", "sevennet")
+    assert f"none has the engine sevennet; there are SevenNet-0, {VASP}" in said
+    _, said = command(monkeypatch, capsys, *asked, "--source", "nosuch")
+    assert "none has the source nosuch; there are none" in said
     code, text = command(monkeypatch, capsys, "query", "--workdir", str(workdir))
     assert code == 0 and "more than one level of theory" in text
 

@@ -166,7 +166,16 @@ class Query(Question):
             _print(_table(phases, SHOWN_FAILED if self.label == FAILED else SHOWN))
             _note_levels(phases)
         else:
-            typer.echo("no phase matches", err=True)
+            typer.echo(f"no phase matches{self._there()}", err=True)
+
+    def _there(self) -> str:
+        """What engines and sources there are, where another one is asked for."""
+        phases = _results(self.workdir, self.config).frame()
+        for name in ("engine", "source"):
+            asked, there = getattr(self, name), sorted(set(phases[name].dropna()))
+            if asked and asked.lower() not in map(str.lower, there):
+                return f": none has the {name} {asked}; there are {', '.join(there) or 'none'}"
+        return ""
 
 
 @dataclass(kw_only=True)
