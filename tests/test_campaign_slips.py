@@ -171,6 +171,10 @@ def test_what_is_good_yaml_stays_so(tmp_path: Path) -> None:
         ("database: {sources: [{path: x}]}", ["sources.0", "'source' is missing"]),
         ("database: {sources: [aflow]}", ["database.sources.0", "keys and values"]),
         ("database: {sources: []}", ["database.sources", "at least 1 item"]),
+        (
+            "database: {sources: [{source: aflow}, {source: aflow}]}",
+            ["source aflow is given twice"],
+        ),
         ("networks: {loss: hing}", ["'wgan-gp', 'hinge' or 'bce'", "did you mean 'hinge'?"]),
         ("networks: {variant: cdcgan}", ["did you mean 'ccdcgan'?"]),
         ("networks: {goals: [{property: densty}]}", ["did you mean 'density'?"]),

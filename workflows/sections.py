@@ -104,6 +104,13 @@ class DatabaseSettings(Settings):
         (), description="Compositions to leave out of the prototypes, as in [Bi2Se3, BiSe]."
     )
 
+    @field_validator("sources")
+    @classmethod
+    def _each_once(cls, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        if twice := [s for i, s in enumerate(sources) if s in sources[:i]]:
+            raise ValueError(f"the source {twice[0].source} is given twice alike: give it once")
+        return sources
+
 
 #: Points that halve to the 4 that the paper's last kernel covers.
 PaperGrid = Literal[8, 16, 32, 64]
