@@ -79,12 +79,10 @@ def site(here, tmp_path, monkeypatch) -> Site:
     return Site(here, tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def launcher(site, monkeypatch):
-    """Looks of one launcher at two light jobs that wait."""
-    site.queue()
+def looks_of(site, number):
+    """Looks of one launcher of so many light queue jobs, at two light jobs that wait."""
     site.here.submit(toy_jobs.tree(2, 2))
-    made = launch._Launcher(site.here.pad, site.here.cluster, {"light": 2})
+    made = launch._Launcher(site.here.pad, site.here.cluster, {"light": number})
     launch.write_files(site.here.cluster, site.here.cluster.config)
 
     def look() -> list[str]:
@@ -93,6 +91,12 @@ def launcher(site, monkeypatch):
         return said
 
     return look
+
+
+@pytest.fixture
+def launcher(site, monkeypatch):
+    site.queue()
+    return looks_of(site, 2)
 
 
 @pytest.mark.parametrize("kind", ["PBS", "SGE"])
@@ -462,15 +466,7 @@ def test_a_list_that_is_empty_once_is_not_believed(launcher, site):
 )
 def test_a_queue_job_that_never_starts_is_told_once(site, kind, state, word):
     queue = site.queue(kind)
-    site.here.submit(toy_jobs.tree(2, 2))
-    made = launch._Launcher(site.here.pad, site.here.cluster, {"light": 1})
-    launch.write_files(site.here.cluster, site.here.cluster.config)
-
-    def look() -> list[str]:
-        said: list[str] = []
-        assert made.look(said.append)
-        return said
-
+    look = looks_of(site, 1)
     assert len(look()) == 1
     (number,) = queue.jobs
     queue.tell(number, state=state)

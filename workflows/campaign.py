@@ -138,12 +138,11 @@ class Campaign(Settings):
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Campaign:
-        fewest, most = self.search.min_sites, self.loop.screening.max_sites
-        if max(fewest, len(self.system)) > most:
+        least, most = max(self.search.min_sites, len(self.system)), self.loop.screening.max_sites
+        if least > most:
             raise ValueError(
                 f"loop.screening.max_sites is {most}, and search.min_sites with "
-                f"{len(self.system)} elements asks for {max(fewest, len(self.system))} atoms at "
-                "least: nothing can be found"
+                f"{len(self.system)} elements asks for {least} atoms at least: nothing can be found"
             )
         try:
             self.searched()

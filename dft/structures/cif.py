@@ -349,7 +349,7 @@ def _operations(
         number = _number_of(listed)
         others = [s for s in found.values() if s and number != group_of(s[0])]
         # Some list a subgroup, or none, beside all atoms that the rest would make.
-        count = _images(sites, listed)
+        count = _images(sites, listed) if others else 0
         for named in others:
             fit = [hall for hall in named if keep_metric(operations(hall)[1], matrix)]
             if all(_images(sites, operations(hall)[0]) != count for hall in fit):

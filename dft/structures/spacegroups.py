@@ -179,8 +179,7 @@ def _symbols() -> dict[str, tuple[int, ...]]:
             for name in (plain, *coded):
                 found[name] = (*found.get(name, ()), hall)
     for symbol, number in FORMER.items():
-        usual = _kind(settings_of(number)[0]).international_short
-        found.setdefault(_plain(symbol), found[_plain(usual)])
+        found.setdefault(_plain(symbol), found[_plain(short_symbol(number))])
     return found
 
 
@@ -200,17 +199,14 @@ def _plain(symbol: str) -> str:
 
 def named(number: int) -> str:
     """A space group for people, as R-3m (166)."""
-    return f"{_standard_symbols()[number]} ({number})"
+    return f"{short_symbol(number)} ({number})"
 
 
 @cache
-def _standard_symbols() -> dict[int, str]:
-    """Short Hermann-Mauguin symbols of the standard settings by number."""
-    found: dict[int, str] = {}
-    for hall in range(1, 531):
-        kind: Any = spglib.get_spacegroup_type(hall)
-        found.setdefault(kind.number, kind.international_short)
-    return found
+def short_symbol(number: int) -> str:
+    """Short Hermann-Mauguin symbol of a space group's usual setting, as R-3m."""
+    symbol: str = _kind(settings_of(number)[0]).international_short
+    return symbol
 
 
 def spacegroup(structure: Structure, tolerance: float = TOLERANCES[0]) -> str:

@@ -170,9 +170,13 @@ class Query(Question):
 
     def _there(self) -> str:
         """What engines and sources there are, where another one is asked for."""
+        wanted = {"engine": self.engine, "source": self.source}
+        if not any(wanted.values()):
+            # All phases are read, which takes long where there are many.
+            return ""
         phases = _results(self.workdir, self.config).frame()
-        for name in ("engine", "source"):
-            asked, there = getattr(self, name), sorted(set(phases[name].dropna()))
+        for name, asked in wanted.items():
+            there = sorted(set(phases[name].dropna()))
             if asked and asked.lower() not in map(str.lower, there):
                 return f": none has the {name} {asked}; there are {', '.join(there) or 'none'}"
         return ""

@@ -13,6 +13,7 @@ import spglib
 from numpy.typing import NDArray
 from pymatgen.core import Lattice, Structure
 
+from ccdcgan.dft.structures.spacegroups import settings_of
 from ccdcgan.models.representation.voxels import FloatArray
 from ccdcgan.models.wyckoff.placement import TOLERANCE, Placement, cell_of
 from ccdcgan.models.wyckoff.positions import Position, SpaceGroup, space_groups
@@ -107,12 +108,10 @@ def _hall(group: int) -> int:
         return {(*map(int, r), *map(int, t)) for r, t in zip(turns, places, strict=True)}
 
     own = names(general.rotations, general.translations)
-    for hall in range(1, 531):
-        kind: Any = spglib.get_spacegroup_type(hall)
-        if kind.number == group:
-            operations: Any = spglib.get_symmetry_from_database(hall)
-            if names(operations["rotations"], operations["translations"]) == own:
-                return hall
+    for hall in settings_of(group):
+        operations: Any = spglib.get_symmetry_from_database(hall)
+        if names(operations["rotations"], operations["translations"]) == own:
+            return hall
     return 0
 
 

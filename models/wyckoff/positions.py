@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ccdcgan.dft.structures.spacegroups import short_symbol
 from ccdcgan.models.representation.voxels import FloatArray
 
 #: Rows are vectors of a primitive cell in those of the conventional one, by the lattice's letter.
@@ -81,8 +81,6 @@ class SpaceGroup:
 @cache
 def space_groups() -> tuple[SpaceGroup, ...]:
     """All space groups, number n at n - 1."""
-    import spglib
-
     stored = resources.files("ccdcgan.models").joinpath("weights", "wyckoff.npz")
     with stored.open("rb") as file, np.load(file, allow_pickle=False) as data:
         table = dict(data)
@@ -101,12 +99,9 @@ def space_groups() -> tuple[SpaceGroup, ...]:
                 translations[end - m : end],
             )
         )
-    names: dict[int, str] = {}
-    for hall in range(530, 0, -1):
-        kind: Any = spglib.get_spacegroup_type(hall)
-        names[kind.number] = kind.international_short
     return tuple(
-        SpaceGroup(number, names[number], tuple(found)) for number, found in enumerate(of_group, 1)
+        SpaceGroup(number, short_symbol(number), tuple(found))
+        for number, found in enumerate(of_group, 1)
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-#: Words that VASP knows, by their first letters as it reads them; of ALGO see `minimises`.
+#: Words that VASP knows, by their first letters as it reads them; of ALGO see `no_minimiser`.
 WORDS = {
     "ALGO": "ABCDEFGNSV4TIMQR",
     "PREC": "LMHNAS",
@@ -43,12 +43,11 @@ def refuse_values(incar: Mapping[str, Any]) -> None:
         word = str(incar.get(tag) or letters[0]).strip().upper()
         if word[:1] not in letters:
             raise ValueError(f"{tag}: VASP knows no {incar[tag]!r}")
-    for tag in ("ALGO", "IALGO"):
-        if tag in incar and not minimises({tag: incar[tag]}):
-            raise ValueError(
-                f"{tag}: {incar[tag]!r} gives no energy of a ground state: Normal, Fast, VeryFast, "
-                "All, Damped and Conjugate do"
-            )
+    if other := no_minimiser(incar):
+        raise ValueError(
+            f"{other}: {incar[other]!r} gives no energy of a ground state: Normal, Fast, VeryFast, "
+            "All, Damped and Conjugate do"
+        )
     if "SYMPREC" in incar and not (_is_positive(incar["SYMPREC"]) and incar["SYMPREC"] <= ROUGHEST):
         raise ValueError(f"SYMPREC: {incar['SYMPREC']!r} is no number from 0 to {ROUGHEST:g}")
     if incar.get("ISYM", 2) not in (-1, 0, 1, 2, 3):
@@ -70,14 +69,16 @@ def refuse_values(incar: Mapping[str, Any]) -> None:
             raise ValueError(f"MAGMOM: {name}: {moment!r} is no number")
 
 
-def minimises(incar: Mapping[str, Any]) -> bool:
-    """Whether electrons are made self-consistent by ALGO and IALGO."""
+def no_minimiser(incar: Mapping[str, Any]) -> str | None:
+    """Which of ALGO and IALGO makes electrons not self-consistent; None where they become so."""
     # Of words that begin with other letters VASP reads the first one alone.
     word = str(incar.get("ALGO") or "Normal").strip().upper()
-    by_word = word in ("N", "A", "C") or word.startswith(("NORM", "AL", "CO", "F", "V", "D"))
+    if word not in ("N", "A", "C") and not word.startswith(("NORM", "AL", "CO", "F", "V", "D")):
+        return "ALGO"
     number = incar.get("IALGO", 38)
     # Below 5 VASP keeps the bands or rotates them; 90 diagonalises, for many empty ones.
-    return by_word and isinstance(number, (int, float)) and number >= 5 and number != 90
+    is_one = isinstance(number, (int, float)) and number >= 5 and number != 90
+    return None if is_one else "IALGO"
 
 
 def doubts(incar: Mapping[str, Any]) -> Iterator[str]:

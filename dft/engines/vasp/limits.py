@@ -8,7 +8,7 @@ from typing import Any
 
 from pymatgen.core import Structure
 
-from ccdcgan.dft.engines.vasp.doubts import minimises
+from ccdcgan.dft.engines.vasp.doubts import no_minimiser
 from ccdcgan.dft.engines.vasp.tags import is_noncollinear
 
 #: Largest EDIFF of each atom, in that of the engine's whole cell. With 1e-5 eV it is 1e-4 eV/atom:
@@ -30,10 +30,8 @@ def not_self_consistent(incar: Mapping[str, Any]) -> str | None:
     """The tag by which a run has no density of its own, for people; None if it has one."""
     if not _number(incar, "ICHARG") < 10:
         return f"ICHARG = {incar['ICHARG']}"
-    for tag in ("ALGO", "IALGO"):
-        if tag in incar and not minimises({tag: incar[tag]}):
-            return f"{tag} = {incar[tag]}"
-    return None
+    tag = no_minimiser(incar)
+    return None if tag is None else f"{tag} = {incar[tag]}"
 
 
 def beyond_limits(
